@@ -1,0 +1,276 @@
+/* kvstow/tier.h - the SSD tier alone: an append-only log of checked records in segment files.
+ *
+ * What it is. Records (a 4 KiB header page, then the payload) are appended to fixed-size,
+ * preallocated segment files with large sequential direct writes, read back by location through a
+ * scheduler that merges neighbours, and reclaimed a whole segment at a time. The tier knows keys,
+ * planes and an opaque description; what they mean, and which segment to give up, is the caller's
+ * business (kvstow/kvstow.h is one such caller).
+ *
+ * What it promises.
+ *  - A read delivers exactly the bytes appended at that location under that key, or an error:
+ *    header checksum, store uuid, segment generation, key, location and every plane's checksum are
+ *    compared first.
+ *  - After kvstow_tier_flush() returns 0, every record appended before it survives kill -9 and
+ *    power loss, until its segment is reclaimed or the record is erased.
+ *  - An erase that returned 0 is final: the record is not seen again, whatever happens.
+ *  - The directories together never hold more than budget_bytes.
+ *  - No call aborts, prints, or installs a signal handler.
+ *
+ * Threads. Every call is thread-safe. Completions run on the tier's own thread, one at a time: they
+ * must not block, and must not call the functions marked "blocking"; they may append and read.
+ *
+ * Buffers handed to append and read belong to the tier until the completion runs, and are 4 KiB
+ * aligned.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef KVSTOW_TIER_H
+#define KVSTOW_TIER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <kvstow/error.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define KVSTOW_PAGE_BYTES 4096u
+#define KVSTOW_TAG_BYTES 64u
+#define KVSTOW_UUID_BYTES 16u
+#define KVSTOW_MESSAGE_BYTES 512u
+
+typedef struct kvstow_tier kvstow_tier;
+
+/* 128-bit name of a record. */
+typedef struct kvstow_key {
+  uint64_t lo, hi;
+} kvstow_key;
+
+/* Where a record lies. A location dies with its segment's generation: reading it then is
+ * KVSTOW_EMISS, never another record's bytes. */
+typedef struct kvstow_loc {
+  uint32_t segment;
+  uint32_t page; /* offset in the segment file, in 4 KiB pages */
+  uint32_t generation;
+} kvstow_loc;
+
+typedef enum kvstow_engine {
+  KVSTOW_ENGINE_AUTO = 0, /* io_uring, or threads where it is not to be had */
+  KVSTOW_ENGINE_URING,    /* open fails if io_uring is not to be had */
+  KVSTOW_ENGINE_THREADS,  /* preadv/pwritev in a pool */
+} kvstow_engine;
+
+typedef struct kvstow_tier_options {
+  size_t size;              /* sizeof(kvstow_tier_options) */
+  const char *const *dirs;  /* existing or creatable directories, one a disk; segments go round */
+  uint32_t dirs_count;      /* 1..16 */
+  bool read_only;           /* inspect and verify: nothing is written, a shared lock is held */
+  uint64_t budget_bytes;    /* of all directories together, metadata included */
+  uint32_t segment_bytes;   /* power of two, 1 MiB..1 GiB; 0: as stored, or 64 MiB */
+  kvstow_engine engine;
+  uint32_t queue_depth;          /* device requests in flight, 1..1024 */
+  uint32_t merge_distance_bytes; /* gap that one merged read may skip */
+  uint32_t request_max_bytes;    /* one device request at most, >= 64 KiB */
+  bool io_scheduling;            /* sort and merge reads */
+} kvstow_tier_options;
+
+/* Fills *options with the defaults: auto engine, depth 64, 128 KiB merge distance, 4 MiB requests,
+ * scheduling on. dirs and budget_bytes are the caller's to set. */
+KVSTOW_API void kvstow_tier_options_init(kvstow_tier_options *options);
+
+/* Opens or creates a store. *why (may be NULL, KVSTOW_MESSAGE_BYTES suffice) receives the cause of
+ * a failure: file, offset, expected, found. Blocking; takes time in proportion to segments.
+ * Errors: EINVAL, EBUDGET (below one segment), EBUSY (owned by another process), EVERSION,
+ * EGEOMETRY, ENOTSTORE, ENOENT, EACCES, ENOSPC, EIO, ENOMEM, EUNSUPPORTED (forced engine). */
+KVSTOW_API int kvstow_tier_open(const kvstow_tier_options *options, kvstow_tier **tier, char *why,
+                                size_t why_bytes);
+
+/* Completes what is in flight, writes the footers of open segments, flushes, frees. NULL is fine.
+ * Blocking. The error is that of the last flush; the handle is gone in any case. */
+KVSTOW_API int kvstow_tier_close(kvstow_tier *tier);
+
+/* The store's uuid and hash seed, made at creation. */
+KVSTOW_API void kvstow_tier_identity(const kvstow_tier *tier, uint8_t uuid[KVSTOW_UUID_BYTES],
+                                     uint64_t *hash_seed);
+
+/* Copies the text of the newest error on this handle. */
+KVSTOW_API void kvstow_tier_message(const kvstow_tier *tier, char *text, size_t bytes);
+
+/* ---- records -------------------------------------------------------------------------------- */
+
+/* A record described: made by the caller for record_format, by the tier for scan. */
+typedef struct kvstow_record {
+  kvstow_key key;
+  kvstow_loc loc;        /* set by the tier */
+  uint32_t planes;       /* >= 1 */
+  uint32_t plane_bytes;  /* stride; multiple of 4096 */
+  uint64_t written_s;    /* Unix time of the append, set by the tier; advisory */
+  uint8_t tag[KVSTOW_TAG_BYTES]; /* the caller's; repeated in the segment's footer */
+} kvstow_record;
+
+/* Bytes left in a header page for the owner's description beside `planes` checksums; negative when
+ * even the checksums do not fit. */
+KVSTOW_API int64_t kvstow_record_owner_max_bytes(uint32_t planes);
+
+/* Writes a header page: identity, geometry, the owner's description; checksums zero. `page` is a
+ * 4 KiB aligned page. The tier completes it (uuid, generation, location, page checksum) at append.
+ * EINVAL if it does not fit. */
+KVSTOW_API int kvstow_record_format(void *page, const kvstow_record *record, const void *owner,
+                                    uint32_t owner_bytes);
+
+/* The plane checksums inside a header page: `planes` values of kvstow_checksum(). The caller fills
+ * them before append. Stored little-endian. */
+KVSTOW_API uint64_t *kvstow_record_sums(void *page);
+
+/* The owner's description inside a header page, and its length. */
+KVSTOW_API const void *kvstow_record_owner(const void *page, uint32_t *bytes);
+
+/* Reads the descriptive fields of a header page back (no checks). */
+KVSTOW_API void kvstow_record_parse(const void *page, kvstow_record *record);
+
+/* XXH3-64 with seed 0: the checksum of planes. */
+KVSTOW_API uint64_t kvstow_checksum(const void *bytes, size_t length);
+
+/* ---- append --------------------------------------------------------------------------------- */
+
+typedef struct kvstow_record_write {
+  void *header;        /* formatted, checksums filled */
+  const void *payload; /* planes * plane_bytes */
+  bool run_start;      /* begins a chain: starts on a 64 KiB boundary. Others are packed. */
+  kvstow_loc loc;      /* out: set when append returns 0 */
+  int result;          /* out: set when done runs */
+} kvstow_record_write;
+
+/* Called once when every write of the batch has completed; `result` is the first error or 0. */
+typedef void (*kvstow_append_done)(void *arg, int result);
+
+/* Appends a batch in order, as sequential vectored writes straight from the buffers; asynchronous.
+ * The records are readable by location once done has run. `writes` and its buffers stay the tier's
+ * until then. One record is never split over segments; a batch may be.
+ * Errors (nothing was taken, done will not run): EINVAL, ETOOBIG (larger than a segment), ENOSPC (no
+ * free segment: reclaim one and try again), EOFFLINE. */
+KVSTOW_API int kvstow_tier_append(kvstow_tier *tier, kvstow_record_write *writes, size_t count,
+                                  kvstow_append_done done, void *arg);
+
+/* How many leading records of the batch would fit without reclaiming a segment. */
+KVSTOW_API size_t kvstow_tier_fits(const kvstow_tier *tier, const kvstow_record_write *writes,
+                                   size_t count);
+
+/* Makes durable all records whose append has been accepted. One barrier for all. Blocking. */
+KVSTOW_API int kvstow_tier_flush(kvstow_tier *tier);
+
+/* ---- read ----------------------------------------------------------------------------------- */
+
+typedef enum kvstow_priority { KVSTOW_DEMAND = 0, KVSTOW_PREFETCH = 1 } kvstow_priority;
+
+typedef struct kvstow_record_read kvstow_record_read;
+typedef void (*kvstow_read_done)(kvstow_record_read *read);
+
+/* One record, or consecutive planes of one, into the caller's buffers. */
+struct kvstow_record_read {
+  kvstow_key key;
+  kvstow_loc loc;
+  uint32_t plane_bytes; /* as stored */
+  uint32_t plane_first;
+  uint32_t plane_count;     /* 0: the header alone */
+  void *header;             /* out: the 4 KiB header page */
+  void *payload;            /* out: plane_count * plane_bytes, or NULL with plane_count 0 */
+  kvstow_priority priority;
+  kvstow_read_done done;
+  void *arg;                /* the caller's */
+  int result;               /* out: 0, EMISS (recycled), ECORRUPT, EIO, ECANCELED */
+  struct kvstow_record_read *next_internal; /* the tier's */
+  void *job_internal;                       /* the tier's */
+};
+
+/* Reads a batch; asynchronous: each read's done runs once. Sorted by location, neighbours within
+ * merge_distance_bytes become one vectored device read into their own buffers. 0, or EINVAL (none was
+ * taken). */
+KVSTOW_API int kvstow_tier_read_batch(kvstow_tier *tier, kvstow_record_read *const *reads,
+                                      size_t count);
+
+/* Asks that a read not yet sent to the device complete with ECANCELED; done still runs. A read in
+ * flight can't be recalled: the device owns its buffers until done. */
+KVSTOW_API void kvstow_tier_cancel(kvstow_tier *tier, kvstow_record_read *read);
+
+/* Raises a queued prefetch to demand priority. */
+KVSTOW_API void kvstow_tier_urge(kvstow_tier *tier, kvstow_record_read *read);
+
+/* ---- segments ------------------------------------------------------------------------------- */
+
+typedef enum kvstow_segment_state {
+  KVSTOW_SEGMENT_FREE = 0,
+  KVSTOW_SEGMENT_OPEN,
+  KVSTOW_SEGMENT_SEALED,
+  KVSTOW_SEGMENT_RECLAIMED, /* given up, reads in flight; free when they end */
+  KVSTOW_SEGMENT_BAD,       /* its device failed a write; not used again */
+} kvstow_segment_state;
+
+typedef struct kvstow_segment_info {
+  kvstow_segment_state state;
+  uint32_t generation;
+  uint32_t records;       /* appended, erased ones included */
+  uint32_t dir;           /* index into dirs */
+  uint64_t used_bytes;    /* from the front, padding included */
+  uint64_t segment_bytes;
+  uint64_t opened_s;      /* Unix time of its first record */
+} kvstow_segment_info;
+
+/* Slots for segments under the budget; ids are below it. Slots without a file are FREE. */
+KVSTOW_API uint32_t kvstow_tier_segment_count(const kvstow_tier *tier);
+
+/* EINVAL for an id past the count. */
+KVSTOW_API int kvstow_tier_segment(const kvstow_tier *tier, uint32_t id, kvstow_segment_info *info);
+
+/* Calls `each` for every record of a segment that is not erased, in the order appended, from its footer
+ * (or its memory, if open). `each` returns false to stop. Blocking. EIO, ECORRUPT: the footer can't be
+ * read. */
+KVSTOW_API int kvstow_tier_scan(kvstow_tier *tier, uint32_t segment,
+                                bool (*each)(void *arg, const kvstow_record *record), void *arg);
+
+/* Gives a sealed segment up: its locations die now, its file is overwritten later. ESTATE unless
+ * sealed. Does not block. */
+KVSTOW_API int kvstow_tier_reclaim(kvstow_tier *tier, uint32_t segment);
+
+/* Seals the open segments now, so that all they hold can be reclaimed. Blocking. */
+KVSTOW_API int kvstow_tier_seal(kvstow_tier *tier);
+
+/* Erases records for good: overwrites their header pages and footer entries, then flushes. Dead
+ * locations are skipped. Blocking. */
+KVSTOW_API int kvstow_tier_erase(kvstow_tier *tier, const kvstow_loc *locs, size_t count);
+
+/* ---- statistics ----------------------------------------------------------------------------- */
+
+typedef struct kvstow_tier_stats {
+  size_t size;
+  const char *engine;        /* "io_uring" or "threads"; static storage */
+  char engine_reason[128];   /* why this one */
+  bool direct_io;            /* O_DIRECT on every directory */
+  bool offline;              /* after too many write errors */
+  uint32_t segments, segments_free, segments_sealed, segments_bad;
+  uint64_t budget_bytes, disk_bytes; /* disk_bytes: allocated by all files now */
+  uint64_t records_written, bytes_written; /* headers, padding and footers included */
+  uint64_t bytes_written_today;            /* since 00:00 UTC, this process */
+  uint64_t records_read, bytes_read;       /* asked for */
+  uint64_t read_requests;    /* asked of the scheduler */
+  uint64_t device_reads;     /* sent to the device */
+  uint64_t device_read_bytes;/* gaps included */
+  uint64_t merges;           /* requests that rode along with another */
+  uint64_t device_writes;
+  uint64_t flushes;
+  uint64_t io_errors, corrupt_headers, corrupt_planes, stale_reads, short_ios, retries;
+  uint64_t recovered_records, recovered_segments, walked_segments;
+  uint64_t recovery_us;
+} kvstow_tier_stats;
+
+KVSTOW_API void kvstow_tier_get_stats(const kvstow_tier *tier, kvstow_tier_stats *stats);
+
+/* Flips scheduling and the merge distance at run time, for comparisons. */
+KVSTOW_API void kvstow_tier_set_scheduling(kvstow_tier *tier, bool on, uint32_t merge_distance_bytes);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
