@@ -1,0 +1,428 @@
+/* kvstow/kvstow.h - a KV cache found by tokens, kept in RAM and on SSD.
+ *
+ * The contract first.
+ *
+ *  - A cache may forget; it never lies. Bytes that come back were stored under exactly the tokens,
+ *    salt and space you asked for. Whatever came from SSD was checked against its plane checksums
+ *    and its own record of the tokens; a failed check is a miss and a counter.
+ *  - After kvstow_flush() returns 0, all blocks stored before it survive kill -9 and power loss,
+ *    until they are evicted or forgotten. Anything not flushed may be lost in a crash. An
+ *    orderly kvstow_close() flushes.
+ *  - ram_bytes bounds the one region that holds all payloads and header pages; the index lies beside
+ *    it, at most 128 bytes a block (kvstow_stats.metadata_bytes). ssd_bytes bounds the directories,
+ *    metadata included.
+ *  - One process owns a directory at a time. Do not use a handle across fork().
+ *  - The library never exits, aborts, prints, or touches signals.
+ *
+ * Words. A *space* is one model in one layout. A *block* is the K and V of block_tokens consecutive
+ * tokens in all layers; only whole blocks are kept. A block is made of *planes*, one a layer, K rows
+ * then V rows, padded to plane_bytes (a multiple of 4096). A *lease* pins blocks found by a match.
+ *
+ * Threads. Every function may be called from any thread at any time, except that one kvstow_seq,
+ * one kvstow_lease and one kvstow_queue serve one thread at a time. Handles must not be destroyed
+ * while in use: close sequences, leases and queues before their store.
+ *
+ * Results. 0, or a negative KVSTOW_E... (kvstow/error.h). kvstow_message() explains the newest error
+ * of a store in words. Pointers passed in are only read during the call unless it says otherwise.
+ *
+ * Time. timeout_ms bounds every call that may wait for a device; 0 means the store's
+ * load_timeout_ms. A load that is late is a miss (KVSTOW_ETIMEDOUT), never a hang.
+ *
+ *   kvstow_options o;  kvstow_options_init(&o);
+ *   const char *dir = "/var/cache/kv";
+ *   o.dirs = &dir;  o.dirs_count = 1;  o.ram_bytes = 8ull << 30;  o.ssd_bytes = 200ull << 30;
+ *   kvstow *store;  kvstow_open(&o, &store, NULL, 0);
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef KVSTOW_KVSTOW_H
+#define KVSTOW_KVSTOW_H
+
+#include <sys/uio.h>
+
+#include <kvstow/tier.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define KVSTOW_VERSION "0.1.0"
+
+typedef struct kvstow kvstow;
+typedef struct kvstow_space kvstow_space;
+typedef struct kvstow_seq kvstow_seq;
+typedef struct kvstow_lease kvstow_lease;
+typedef struct kvstow_queue kvstow_queue;
+typedef struct kvstow_op kvstow_op;
+
+typedef int32_t kvstow_token;
+
+/* The version of the library that runs, "0.1.0". */
+KVSTOW_API const char *kvstow_version(void);
+
+/* ---- store ---------------------------------------------------------------------------------- */
+
+typedef enum kvstow_write_mode {
+  KVSTOW_WRITE_BACK = 0, /* demote when RAM fills */
+  KVSTOW_WRITE_THROUGH,  /* demote at once: eviction from RAM is free, a crash loses little */
+} kvstow_write_mode;
+
+typedef enum kvstow_event_kind {
+  KVSTOW_EVENT_STORED = 0, /* a block became readable */
+  KVSTOW_EVENT_DEMOTED,    /* it is on SSD now */
+  KVSTOW_EVENT_PROMOTED,   /* it came back to RAM */
+  KVSTOW_EVENT_EVICTED,    /* it is in neither tier any more */
+  KVSTOW_EVENT_CORRUPT,    /* its SSD copy failed a check and was dropped */
+} kvstow_event_kind;
+
+typedef struct kvstow_event {
+  kvstow_event_kind kind;
+  kvstow_key key;    /* of the block: equal in every store with the same hash seed */
+  kvstow_key root;   /* of its space and salt */
+  uint32_t depth;    /* position in its chain */
+} kvstow_event;
+
+/* Runs on a thread of the library, one at a time, in order. It must not block for long and must not
+ * call this store. When it is too slow events are dropped and counted (kvstow_stats.events_dropped). */
+typedef void (*kvstow_event_fn)(void *arg, const kvstow_event *event);
+
+typedef struct kvstow_options {
+  size_t size;              /* sizeof(kvstow_options) */
+  const char *const *dirs;  /* one a disk; NULL: RAM only */
+  uint32_t dirs_count;
+  uint64_t ram_bytes;       /* >= 8 MiB; rounded down to 2 MiB */
+  uint64_t ssd_bytes;       /* of all dirs together; 0: RAM only */
+  uint32_t segment_bytes;   /* 0: as stored, or 64 MiB, less for small budgets */
+  kvstow_engine engine;
+  uint32_t queue_depth;
+  const char *ram_policy;   /* "lru", "name:key=value,...", or a path to a shared object */
+  const char *ssd_policy;
+  kvstow_write_mode write_mode;
+  uint32_t high_watermark_pct;   /* demotion starts when so much of RAM is dirty or hot */
+  uint32_t low_watermark_pct;    /* and goes on down to this */
+  uint32_t reinsert_pct;         /* of a reclaimed segment, what may be rewritten; 0: nothing */
+  uint64_t write_bytes_a_day;    /* to SSD; beyond it demotion is refused. 0: no limit */
+  uint32_t load_timeout_ms;      /* what timeout_ms 0 means */
+  uint32_t store_timeout_ms;     /* how long a store may wait for dirty RAM to be written */
+  bool merge_reads;              /* the read scheduler */
+  bool populate;                 /* touch the region's pages at open, in the background */
+  uint64_t hash_seed;            /* of a RAM-only store; 0: random. On SSD the directory has it. */
+  kvstow_event_fn on_event;      /* may be NULL */
+  void *event_arg;
+} kvstow_options;
+
+/* Fills in the defaults: lru, write back, watermarks 90 and 80 %, reinsert 25 %, 10 s timeouts. */
+KVSTOW_API void kvstow_options_init(kvstow_options *options);
+
+/* Opens or creates a store. `why` (may be NULL; KVSTOW_MESSAGE_BYTES suffice) gets the cause of a
+ * failure in words. Blocking, in proportion to segments, not bytes. Errors: those of
+ * kvstow_tier_open, EPOLICY, and EBUDGET for a RAM budget too small. */
+KVSTOW_API int kvstow_open(const kvstow_options *options, kvstow **store, char *why,
+                           size_t why_bytes);
+
+/* Demotes all blocks RAM alone holds, as far as the SSD budget and the daily limit go, and makes
+ * everything on SSD durable. RAM keeps its copies. Blocking, bounded by device speed. 0, or EIO,
+ * ENOSPC (some had no room), EOFFLINE. Without SSD: 0. */
+KVSTOW_API int kvstow_flush(kvstow *store);
+
+/* Flushes, stops the threads, frees. NULL is fine. Leases, sequences and queues still open make it
+ * EBUSY and the store stays open. Otherwise the handle is gone and the result is the flush's. */
+KVSTOW_API int kvstow_close(kvstow *store);
+
+/* Copies the text of the newest error of this store. */
+KVSTOW_API void kvstow_message(const kvstow *store, char *text, size_t bytes);
+
+/* The RAM region: one mapping, never moved, never purged, until close. For pinning it to a GPU or
+ * registering it with a NIC. */
+KVSTOW_API void kvstow_region(const kvstow *store, void **base, size_t *bytes);
+
+/* ---- spaces --------------------------------------------------------------------------------- */
+
+typedef struct kvstow_space_options {
+  size_t size;             /* sizeof(kvstow_space_options) */
+  const char *name;        /* for people; up to 31 bytes are kept */
+  const void *fingerprint; /* whatever makes KV interchangeable: weights, types, rope, versions */
+  size_t fingerprint_bytes;
+  uint32_t layers;         /* 0: opaque blocks of any length up to opaque_max_bytes */
+  uint32_t k_bytes;        /* one token, one layer */
+  uint32_t v_bytes;        /* may be 0 (MLA) */
+  uint32_t block_tokens;   /* 0: 256, halved until a block is at most 16 MiB */
+  uint32_t opaque_max_bytes;
+  uint32_t ttl_s;          /* blocks older than this are misses; 0: no limit */
+  bool replace_layout;     /* drop what is stored under this fingerprint in another layout */
+} kvstow_space_options;
+
+KVSTOW_API void kvstow_space_options_init(kvstow_space_options *options);
+
+/* Opens a space; opening the same one twice gives the same handle. It lives as long as the store.
+ * Errors: EINVAL; ETOOBIG (a block larger than a segment or an eighth of RAM, or a header too small
+ * for so many tokens and layers); EGEOMETRY (this fingerprint is held in another layout). */
+KVSTOW_API int kvstow_space_open(kvstow *store, const kvstow_space_options *options,
+                                 kvstow_space **space);
+
+/* Tokens in a block. */
+KVSTOW_API uint32_t kvstow_space_block_tokens(const kvstow_space *space);
+/* Stride of planes and size of a block's payload as stored, padding included. */
+KVSTOW_API uint32_t kvstow_space_plane_bytes(const kvstow_space *space);
+KVSTOW_API uint32_t kvstow_space_payload_bytes(const kvstow_space *space);
+
+/* A token prefix in a space: the argument of most calls. The first whole blocks of `tokens` are
+ * meant; a tail shorter than a block is ignored. */
+typedef struct kvstow_prefix {
+  size_t size;               /* sizeof(kvstow_prefix) */
+  kvstow_space *space;
+  const kvstow_token *tokens;
+  size_t tokens_count;
+  const void *salt;          /* tenant, LoRA, image: other salts never see these blocks */
+  size_t salt_bytes;
+  uint64_t session;          /* hints for policies, 0 unknown: the conversation, */
+  uint32_t category;         /* the request's class, */
+  uint64_t recompute_cost;   /* what a lost block costs */
+} kvstow_prefix;
+
+#define KVSTOW_PREFIX(space_, tokens_, count_)                                                     \
+  {.size = sizeof(kvstow_prefix), .space = (space_), .tokens = (tokens_), .tokens_count = (count_)}
+
+/* ---- store blocks --------------------------------------------------------------------------- */
+
+/* One block's bytes, gathered: layer 0 K rows, layer 0 V rows, layer 1 K rows ... without padding.
+ * For an opaque space: the blob. */
+typedef struct kvstow_source {
+  const struct iovec *iov;
+  int iovcnt;
+} kvstow_source;
+
+typedef enum kvstow_flags {
+  KVSTOW_NOWAIT = 1u << 0,     /* store: EFULL instead of waiting for dirty RAM to be written */
+  KVSTOW_NO_PROMOTE = 1u << 1, /* match: leave SSD blocks where they are until they are read */
+  KVSTOW_BYPASS_RAM = 1u << 2, /* read: SSD blocks go straight to the caller; RAM need not keep them */
+} kvstow_flags;
+
+/* Stores `count` blocks of the prefix, beginning with block `first`, by copy; hashed on the way.
+ * Blocks already held are skipped (and count as used). *stored (may be NULL): leading blocks now held.
+ * 0, or EFULL / ENOMEM when RAM is full of blocks in use, EINVAL. */
+KVSTOW_API int kvstow_store(const kvstow_prefix *prefix, size_t first, size_t count,
+                            const kvstow_source *sources, uint32_t flags, size_t *stored);
+
+/* Zero-copy store. reserve hands out room in the region; the caller fills it in any way (memcpy, DMA) at
+ * the stored layout (layer l at l * plane_bytes: K rows, then V rows at block_tokens * k_bytes), then
+ * commits or aborts. Blocks are invisible until commit. */
+typedef struct kvstow_slot {
+  void *payload;  /* NULL: this block is held already, nothing to fill */
+  size_t bytes;   /* room */
+  void *internal;
+} kvstow_slot;
+
+/* opaque_bytes: for opaque spaces the length of every blob, else 0. All `count` slots or none. */
+KVSTOW_API int kvstow_reserve(const kvstow_prefix *prefix, size_t first, size_t count,
+                              size_t opaque_bytes, uint32_t flags, kvstow_slot *slots);
+KVSTOW_API int kvstow_commit(kvstow *store, kvstow_slot *slots, size_t count);
+KVSTOW_API void kvstow_abort(kvstow *store, kvstow_slot *slots, size_t count);
+
+/* ---- sequences: a context that grows -------------------------------------------------------- */
+
+/* Begins a sequence after `prefix` (whole blocks: its KV is taken as stored elsewhere, by a match or
+ * an earlier sequence). ESTATE if the prefix is not a whole number of blocks. */
+KVSTOW_API int kvstow_seq_open(const kvstow_prefix *prefix, kvstow_seq **seq);
+
+/* Names the next `count` tokens. */
+KVSTOW_API int kvstow_seq_tokens(kvstow_seq *seq, const kvstow_token *tokens, size_t count);
+
+/* Appends the K and V rows of the next `count` tokens of one layer; tokens must have been named
+ * first. Layers advance independently; a block is sealed, and becomes visible, when the last layer has
+ * filled it. KVSTOW_EFULL: RAM has no room now; nothing was taken, try again or give up.
+ * ESTATE: more rows than tokens. */
+KVSTOW_API int kvstow_seq_append(kvstow_seq *seq, uint32_t layer, const void *k, const void *v,
+                                 size_t count);
+
+/* Tokens sealed into blocks so far, the prefix included. */
+KVSTOW_API size_t kvstow_seq_sealed_tokens(const kvstow_seq *seq);
+
+/* Ends the sequence; the open block is dropped. NULL is fine. */
+KVSTOW_API void kvstow_seq_close(kvstow_seq *seq);
+
+/* ---- find and restore ----------------------------------------------------------------------- */
+
+typedef struct kvstow_held {
+  size_t tokens;      /* leading tokens held */
+  size_t blocks;      /* = ram_blocks + ssd_blocks */
+  size_t ram_blocks;
+  size_t ssd_blocks;  /* in RAM not yet, or not at all */
+} kvstow_held;
+
+/* What is held, without lease, promotion, or effect on eviction: for schedulers. 0 even if
+ * nothing is held. */
+KVSTOW_API int kvstow_exists(const kvstow_prefix *prefix, kvstow_held *held);
+
+/* Leases the longest chain held and starts promoting its SSD blocks, in order. EMISS (and *lease NULL) if
+ * not even the first block is held. `held` may be NULL. Does not wait for any device. */
+KVSTOW_API int kvstow_match(const kvstow_prefix *prefix, uint32_t flags, kvstow_lease **lease,
+                            kvstow_held *held);
+
+/* Batch forms: results[i] is what the single call would have returned. Always 0, or EINVAL. */
+KVSTOW_API int kvstow_exists_batch(const kvstow_prefix *prefixes, size_t count, kvstow_held *held,
+                                   int *results);
+KVSTOW_API int kvstow_match_batch(const kvstow_prefix *prefixes, size_t count, uint32_t flags,
+                                  kvstow_lease **leases, kvstow_held *held, int *results);
+
+/* A hint that this prefix is needed soon: promotes, holds nothing, returns at once. */
+KVSTOW_API int kvstow_prefetch(const kvstow_prefix *prefix);
+
+/* Waits until the promotions of a lease have ended. held->tokens is then the leading run that is verified
+ * and readable: smaller than what match said if a block failed its checks. */
+KVSTOW_API int kvstow_lease_wait(kvstow_lease *lease, uint32_t timeout_ms, kvstow_held *held);
+
+/* Which part to read. Counts of 0 mean "to the end". */
+typedef struct kvstow_range {
+  uint32_t layer_first, layer_count;
+  size_t token_first, token_count;
+} kvstow_range;
+
+/* Reads layer by layer: for each layer of the range, the K rows of all its tokens, then their V rows, into
+ * the caller's iovecs in order. 0, or what stopped it: ECORRUPT, EMISS, EIO (the lease has shrunk:
+ * kvstow_lease_tokens tells how far it holds), ETIMEDOUT, EINVAL (sizes). On failure the
+ * destinations' content is undefined. */
+KVSTOW_API int kvstow_read(kvstow_lease *lease, const kvstow_range *range, const struct iovec *iov,
+                           int iovcnt, uint32_t flags, uint32_t timeout_ms);
+
+/* Reads whole payloads as stored, one buffer a block. With KVSTOW_BYPASS_RAM and buffers 4 KiB
+ * aligned, SSD blocks move in one transfer without a copy. bytes[i] (may be NULL) gets the
+ * unpadded length of an opaque block. */
+KVSTOW_API int kvstow_read_blocks(kvstow_lease *lease, size_t first, size_t count,
+                                  void *const *payloads, size_t *bytes, uint32_t flags,
+                                  uint32_t timeout_ms);
+
+/* A pointer to a block's payload in RAM, as stored, read-only; valid until kvstow_unview or release. A
+ * viewed block stays in RAM. */
+KVSTOW_API int kvstow_view(kvstow_lease *lease, size_t block, uint32_t timeout_ms,
+                           const void **payload, size_t *bytes);
+KVSTOW_API void kvstow_unview(kvstow_lease *lease, size_t block);
+
+/* Leading tokens of the lease not known to be bad. */
+KVSTOW_API size_t kvstow_lease_tokens(const kvstow_lease *lease);
+
+/* Gives the lease back. NULL is fine. Asynchronous reads on it must have completed. */
+KVSTOW_API void kvstow_lease_release(kvstow_lease *lease);
+
+/* ---- asynchronous twins --------------------------------------------------------------------- */
+
+/* Completions arrive in a queue, which an event loop watches through its descriptor. */
+typedef struct kvstow_completion {
+  void *user;  /* what the call was given */
+  int result;  /* what the blocking call would have returned */
+} kvstow_completion;
+
+KVSTOW_API int kvstow_queue_create(kvstow *store, kvstow_queue **queue);
+/* EBUSY while operations are pending on it. NULL is fine. */
+KVSTOW_API int kvstow_queue_destroy(kvstow_queue *queue);
+/* Readable while completions wait. Owned by the queue. */
+KVSTOW_API int kvstow_queue_fd(const kvstow_queue *queue);
+/* Takes up to `max` completions; returns how many. timeout_ms 0: does not wait. */
+KVSTOW_API int kvstow_queue_poll(kvstow_queue *queue, kvstow_completion *completions, int max,
+                                 uint32_t timeout_ms);
+
+/* The twins. Buffers and iovecs stay the library's until the completion has been polled. *op (may be
+ * NULL) is for kvstow_cancel and dies when its completion is polled. */
+KVSTOW_API int kvstow_lease_wait_async(kvstow_lease *lease, uint32_t timeout_ms,
+                                       kvstow_queue *queue, void *user, kvstow_op **op);
+KVSTOW_API int kvstow_read_async(kvstow_lease *lease, const kvstow_range *range,
+                                 const struct iovec *iov, int iovcnt, uint32_t flags,
+                                 uint32_t timeout_ms, kvstow_queue *queue, void *user,
+                                 kvstow_op **op);
+KVSTOW_API int kvstow_read_blocks_async(kvstow_lease *lease, size_t first, size_t count,
+                                        void *const *payloads, size_t *bytes, uint32_t flags,
+                                        uint32_t timeout_ms, kvstow_queue *queue, void *user,
+                                        kvstow_op **op);
+/* The prefix's tokens and salt and the sources are the library's until completion. */
+KVSTOW_API int kvstow_store_async(const kvstow_prefix *prefix, size_t first, size_t count,
+                                  const kvstow_source *sources, kvstow_queue *queue, void *user,
+                                  kvstow_op **op);
+KVSTOW_API int kvstow_flush_async(kvstow *store, kvstow_queue *queue, void *user, kvstow_op **op);
+
+/* Asks that an operation end now; it completes with ECANCELED, or with its result if it was faster. */
+KVSTOW_API void kvstow_cancel(kvstow_op *op);
+
+/* ---- keep and forget ------------------------------------------------------------------------ */
+
+/* Pins (or unpins) the blocks of a prefix held now: neither tier evicts them. For system prompts.
+ * *blocks (may be NULL): how many. Pins end with the process. EFULL: pins would exceed half of RAM. */
+KVSTOW_API int kvstow_pin(const kvstow_prefix *prefix, bool pinned, size_t *blocks);
+
+/* Forgets the blocks of `prefix` from block `first` on and every block that extends them. When it
+ * returns 0 they are gone from RAM and, for good, from SSD. Blocks leased or in use: EBUSY, after all
+ * others are gone. Blocking. */
+KVSTOW_API int kvstow_forget(const kvstow_prefix *prefix, size_t first, size_t *blocks);
+
+/* All blocks of one salt (a tenant leaves), and of a whole space. */
+KVSTOW_API int kvstow_forget_salt(kvstow_space *space, const void *salt, size_t salt_bytes,
+                                  size_t *blocks);
+KVSTOW_API int kvstow_forget_space(kvstow_space *space, size_t *blocks);
+
+/* ---- statistics ----------------------------------------------------------------------------- */
+
+/* Latency of one kind of call, microseconds, from a histogram with 3 % wide buckets. */
+typedef struct kvstow_latency {
+  uint64_t count;
+  double mean_us, p50_us, p99_us, p999_us, max_us;
+} kvstow_latency;
+
+typedef struct kvstow_stats {
+  size_t size;
+  /* occupancy, now */
+  uint64_t blocks, ram_blocks, ssd_blocks, dirty_blocks, pinned_blocks, leases;
+  uint64_t ram_budget_bytes, ram_payload_bytes, ram_used_bytes; /* used: slabs and headers included */
+  uint64_t ram_capacity_blocks;   /* of the block size used most, measured */
+  uint64_t metadata_bytes;        /* index and entries */
+  double metadata_bytes_a_block;
+  double fragmentation;           /* of used RAM, the share that holds no payload or header */
+  /* matches */
+  uint64_t matches, match_blocks_asked, match_tokens_asked;
+  uint64_t ram_hit_blocks, ssd_hit_blocks, hit_tokens;
+  /* store and restore */
+  uint64_t stored_blocks, stored_tokens, stored_bytes, duplicate_blocks, store_refused;
+  uint64_t read_tokens, read_bytes;
+  /* movement */
+  uint64_t demoted_blocks, demoted_bytes, promoted_blocks, promoted_bytes;
+  uint64_t evicted_blocks, ram_evictions, reinserted_blocks, admission_refused;
+  uint64_t segments_reclaimed, stored_waits;
+  double write_amplification;     /* bytes to SSD / bytes of blocks demoted the first time */
+  /* chain prefetch */
+  uint64_t prefetch_issued, prefetch_used, prefetch_wasted, prefetch_late;
+  /* trouble */
+  uint64_t corrupt_blocks, failed_loads, timeouts, cancels, collisions, expired_blocks;
+  uint64_t events_dropped;
+  uint64_t recovered_blocks, recovery_us;
+  kvstow_latency match_latency, store_latency, read_latency, load_latency;
+  kvstow_tier_stats tier;         /* zero without SSD */
+} kvstow_stats;
+
+KVSTOW_API void kvstow_get_stats(const kvstow *store, kvstow_stats *stats);
+
+/* The same as JSON or as Prometheus text exposition. Returns the length without the final NUL, like
+ * snprintf: larger than `bytes` - 1 means truncated. */
+KVSTOW_API size_t kvstow_stats_json(const kvstow *store, char *text, size_t bytes);
+KVSTOW_API size_t kvstow_stats_prometheus(const kvstow *store, char *text, size_t bytes);
+
+/* What the cache wrote into a record's header page: for tools that read stores through
+ * kvstow/tier.h. */
+typedef struct kvstow_block_info {
+  char space_name[32];
+  kvstow_key space;   /* hash of the fingerprint */
+  kvstow_key root;    /* hash of fingerprint, layout and salt */
+  kvstow_key parent;  /* key of the block before; the root for the first */
+  uint32_t depth;
+  uint32_t tokens_count;
+  uint32_t payload_bytes; /* without padding */
+  uint32_t layers, k_bytes, v_bytes;
+  const kvstow_token *tokens; /* inside the page */
+} kvstow_block_info;
+
+/* ECORRUPT if the owner area is not the cache's. */
+KVSTOW_API int kvstow_block_describe(const void *header_page, kvstow_block_info *info);
+
+/* The part of it that the segment's footer repeats: root, parent, space, depth, counts. */
+KVSTOW_API int kvstow_tag_describe(const uint8_t tag[KVSTOW_TAG_BYTES], kvstow_block_info *info);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
