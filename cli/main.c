@@ -1,0 +1,58 @@
+/* main.c - the `kvstow` command: finds the subcommand and runs it.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/commands.h"
+
+typedef struct command {
+  const char *name;
+  const char *summary;
+  int (*run)(int argc, char **argv);
+} command;
+
+static const command commands[] = {
+    {"bench", "measure, each figure beside its limit", cmd_bench},
+};
+
+enum { COMMANDS = sizeof commands / sizeof commands[0] };
+
+static void print_help(FILE *out) {
+  fputs(
+      "kvstow: KV-cache offload to RAM and SSD\n"
+      "\n"
+      "Usage: kvstow COMMAND [OPTION]...\n"
+      "\n",
+      out);
+  for (size_t i = 0; i < COMMANDS; i++) {
+    fprintf(out, "  %-8s %s\n", commands[i].name, commands[i].summary);
+  }
+  fputs(
+      "\n"
+      "`kvstow COMMAND --help` tells the options of one; man kvstow tells more.\n"
+      "Exit codes: 0 success, 1 a check failed, 2 bad usage.\n",
+      out);
+}
+
+int main(int argc, char **argv) {
+  if (argc < 2) {
+    print_help(stderr);
+    return EXIT_USAGE;
+  }
+  const char *name = argv[1];
+  if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
+    print_help(stdout);
+    return EXIT_OK;
+  }
+  if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0) {
+    puts("kvstow " KVSTOW_VERSION);
+    return EXIT_OK;
+  }
+  for (size_t i = 0; i < COMMANDS; i++) {
+    if (strcmp(name, commands[i].name) == 0) return commands[i].run(argc - 1, argv + 1);
+  }
+  fprintf(stderr, "kvstow: no command '%s'; `kvstow --help` lists them\n", name);
+  return EXIT_USAGE;
+}
