@@ -1,0 +1,305 @@
+/* pool.c - see pool.h.
+ *
+ * A class is one payload size (headers are a class too). A slab is one allocation cut into equal slots, at
+ * most SLOTS_MAX; its size is the multiple of the slot size that wastes least of jemalloc's size
+ * classes. A frame's number is its payload's slab and slot, so that addresses are computed, not
+ * stored: what a block costs here is 8 bytes, its header's number and its owner.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "kvcache/pool.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "kvcache/region.h"
+#include "kvstow/error.h"
+
+#define SLOT_BITS 9u
+#define SLOTS_MAX (1u << SLOT_BITS)
+#define HEADER_BYTES 4096u
+#define NONE UINT32_MAX
+#define SLABS_SHARE 16u /* a slab of several slots is at most this part of the region */
+#define SLAB_BYTES_MAX ((size_t)64 << 20)
+
+struct slab {
+  char *base;               /* NULL: this table row is unused */
+  uint32_t class_index;
+  uint32_t slots;
+  uint32_t used;
+  uint32_t prev, next;      /* among the class's slabs with free slots; next: free rows too */
+  uint32_t *header;         /* per slot: the header's number; NULL in the header class */
+  uint32_t *owner;
+  uint64_t taken[SLOTS_MAX / 64];
+};
+
+struct size_class {
+  uint32_t slot_bytes;
+  uint32_t best_slots; /* in a full-size slab */
+  uint32_t partial;    /* head of slabs with free slots */
+  uint64_t used;       /* slots */
+  uint64_t slots;
+};
+
+struct kvs_pool {
+  struct kvs_region *region;
+  struct slab *slabs;
+  uint32_t slabs_count, slabs_room, slabs_free; /* rows used so far, rows there, list of unused */
+  struct size_class *classes; /* [0] is headers */
+  uint32_t classes_count;
+  uint64_t slab_bytes, metadata_bytes;
+};
+
+static size_t slab_cost(uint32_t slots, uint32_t slot_bytes) {
+  return kvs_region_cost((size_t)slots * slot_bytes);
+}
+
+/* The number of slots that leaves the smallest part of a slab unused; fewer slots on near ties. */
+static uint32_t best_slots(const struct kvs_pool *pool, uint32_t slot_bytes) {
+  size_t max_bytes = kvs_region_bytes(pool->region) / SLABS_SHARE;
+  if (max_bytes > SLAB_BYTES_MAX) max_bytes = SLAB_BYTES_MAX;
+  uint32_t best = 1;
+  double best_share = (double)slot_bytes / (double)slab_cost(1, slot_bytes);
+  for (uint32_t n = 2; n <= SLOTS_MAX && (size_t)n * slot_bytes <= max_bytes; n++) {
+    const double share = (double)n * slot_bytes / (double)slab_cost(n, slot_bytes);
+    if (share > best_share + 0.002) best = n, best_share = share;
+  }
+  return best;
+}
+
+static uint32_t find_class(struct kvs_pool *pool, uint32_t slot_bytes, uint32_t first) {
+  for (uint32_t i = first; i < pool->classes_count; i++)
+    if (pool->classes[i].slot_bytes == slot_bytes) return i;
+  struct size_class *grown =
+      realloc(pool->classes, (pool->classes_count + 1) * sizeof *pool->classes);
+  if (grown == NULL) return NONE;
+  pool->classes = grown;
+  grown[pool->classes_count] = (struct size_class){
+      .slot_bytes = slot_bytes, .best_slots = best_slots(pool, slot_bytes), .partial = NONE};
+  return pool->classes_count++;
+}
+
+/* ---- slabs ---------------------------------------------------------------------------------- */
+
+static void link_partial(struct kvs_pool *pool, uint32_t index) {
+  struct slab *slab = &pool->slabs[index];
+  struct size_class *class = &pool->classes[slab->class_index];
+  slab->prev = NONE;
+  slab->next = class->partial;
+  if (slab->next != NONE) pool->slabs[slab->next].prev = index;
+  class->partial = index;
+}
+
+static void unlink_partial(struct kvs_pool *pool, uint32_t index) {
+  struct slab *slab = &pool->slabs[index];
+  if (slab->prev != NONE)
+    pool->slabs[slab->prev].next = slab->next;
+  else
+    pool->classes[slab->class_index].partial = slab->next;
+  if (slab->next != NONE) pool->slabs[slab->next].prev = slab->prev;
+}
+
+static uint32_t take_row(struct kvs_pool *pool) {
+  if (pool->slabs_free != NONE) {
+    const uint32_t row = pool->slabs_free;
+    pool->slabs_free = pool->slabs[row].next;
+    return row;
+  }
+  if (pool->slabs_count == pool->slabs_room) {
+    if (pool->slabs_room >= (NONE >> SLOT_BITS)) return NONE;
+    const uint32_t room = pool->slabs_room == 0 ? 64 : pool->slabs_room * 2;
+    struct slab *grown = realloc(pool->slabs, room * sizeof *grown);
+    if (grown == NULL) return NONE;
+    pool->metadata_bytes += (room - pool->slabs_room) * sizeof *grown;
+    pool->slabs = grown;
+    pool->slabs_room = room;
+  }
+  return pool->slabs_count++;
+}
+
+static void give_row(struct kvs_pool *pool, uint32_t row) {
+  pool->slabs[row].base = NULL;
+  pool->slabs[row].next = pool->slabs_free;
+  pool->slabs_free = row;
+}
+
+static uint32_t make_slab(struct kvs_pool *pool, uint32_t class_index) {
+  const struct size_class *class = &pool->classes[class_index];
+  const uint32_t row = take_row(pool);
+  if (row == NONE) return NONE;
+  uint32_t slots = class->best_slots;
+  char *base = kvs_region_take(pool->region, (size_t)slots * class->slot_bytes);
+  while (base == NULL && slots > 1) { /* the region's last corner */
+    slots /= 2;
+    base = kvs_region_take(pool->region, (size_t)slots * class->slot_bytes);
+  }
+  uint32_t *numbers = NULL;
+  if (base != NULL && class_index != 0) {
+    numbers = malloc((size_t)slots * 2 * sizeof *numbers);
+    if (numbers == NULL) kvs_region_give(pool->region, base), base = NULL;
+  }
+  if (base == NULL) {
+    give_row(pool, row);
+    return NONE;
+  }
+  struct slab *slab = &pool->slabs[row];
+  memset(slab, 0, sizeof *slab);
+  slab->base = base;
+  slab->class_index = class_index;
+  slab->slots = slots;
+  slab->header = numbers;
+  slab->owner = numbers == NULL ? NULL : numbers + slots;
+  pool->slab_bytes += slab_cost(slots, class->slot_bytes);
+  if (numbers != NULL) pool->metadata_bytes += (size_t)slots * 2 * sizeof *numbers;
+  pool->classes[class_index].slots += slots;
+  link_partial(pool, row);
+  return row;
+}
+
+static void drop_slab(struct kvs_pool *pool, uint32_t row) {
+  struct slab *slab = &pool->slabs[row];
+  struct size_class *class = &pool->classes[slab->class_index];
+  unlink_partial(pool, row);
+  pool->slab_bytes -= slab_cost(slab->slots, class->slot_bytes);
+  if (slab->header != NULL) pool->metadata_bytes -= (size_t)slab->slots * 2 * sizeof(uint32_t);
+  class->slots -= slab->slots;
+  kvs_region_give(pool->region, slab->base);
+  free(slab->header);
+  give_row(pool, row);
+}
+
+static uint32_t take_slot(struct kvs_pool *pool, uint32_t class_index) {
+  uint32_t row = pool->classes[class_index].partial;
+  if (row == NONE) row = make_slab(pool, class_index);
+  if (row == NONE) return NONE;
+  struct slab *slab = &pool->slabs[row];
+  for (uint32_t word = 0; word * 64 < slab->slots; word++) {
+    if (slab->taken[word] == UINT64_MAX) continue;
+    const uint32_t slot = word * 64 + (uint32_t)__builtin_ctzll(~slab->taken[word]);
+    if (slot >= slab->slots) break;
+    slab->taken[word] |= (uint64_t)1 << (slot % 64);
+    if (++slab->used == slab->slots) unlink_partial(pool, row);
+    pool->classes[class_index].used++;
+    return row << SLOT_BITS | slot;
+  }
+  return NONE; /* unreachable: partial slabs have a free slot */
+}
+
+static void give_slot(struct kvs_pool *pool, uint32_t number) {
+  const uint32_t row = number >> SLOT_BITS, slot = number & (SLOTS_MAX - 1);
+  struct slab *slab = &pool->slabs[row];
+  slab->taken[slot / 64] &= ~((uint64_t)1 << (slot % 64));
+  if (slab->used-- == slab->slots) link_partial(pool, row);
+  pool->classes[slab->class_index].used--;
+  if (slab->used == 0) drop_slab(pool, row); /* any size may have it next */
+}
+
+static char *slot_address(const struct kvs_pool *pool, uint32_t number) {
+  const struct slab *slab = &pool->slabs[number >> SLOT_BITS];
+  return slab->base +
+         (size_t)(number & (SLOTS_MAX - 1)) * pool->classes[slab->class_index].slot_bytes;
+}
+
+/* ---- frames --------------------------------------------------------------------------------- */
+
+uint32_t kvs_pool_take(struct kvs_pool *pool, uint32_t payload_bytes) {
+  const uint32_t class_index = find_class(pool, payload_bytes, 1);
+  if (class_index == NONE) return KVS_NO_FRAME;
+  const uint32_t header = take_slot(pool, 0);
+  if (header == NONE) return KVS_NO_FRAME;
+  const uint32_t frame = take_slot(pool, class_index);
+  if (frame == NONE) {
+    give_slot(pool, header);
+    return KVS_NO_FRAME;
+  }
+  struct slab *slab = &pool->slabs[frame >> SLOT_BITS];
+  slab->header[frame & (SLOTS_MAX - 1)] = header;
+  slab->owner[frame & (SLOTS_MAX - 1)] = KVS_NO_OWNER;
+  return frame;
+}
+
+void kvs_pool_give(struct kvs_pool *pool, uint32_t frame) {
+  give_slot(pool, pool->slabs[frame >> SLOT_BITS].header[frame & (SLOTS_MAX - 1)]);
+  give_slot(pool, frame);
+}
+
+void *kvs_pool_payload(const struct kvs_pool *pool, uint32_t frame) {
+  return slot_address(pool, frame);
+}
+
+void *kvs_pool_header(const struct kvs_pool *pool, uint32_t frame) {
+  return slot_address(pool,
+                      pool->slabs[frame >> SLOT_BITS].header[frame & (SLOTS_MAX - 1)]);
+}
+
+uint32_t kvs_pool_owner(const struct kvs_pool *pool, uint32_t frame) {
+  return pool->slabs[frame >> SLOT_BITS].owner[frame & (SLOTS_MAX - 1)];
+}
+
+void kvs_pool_set_owner(struct kvs_pool *pool, uint32_t frame, uint32_t owner) {
+  pool->slabs[frame >> SLOT_BITS].owner[frame & (SLOTS_MAX - 1)] = owner;
+}
+
+void kvs_pool_neighbours(struct kvs_pool *pool, uint32_t frame,
+                         void (*each)(void *arg, uint32_t frame, uint32_t owner), void *arg) {
+  const uint32_t row = frame >> SLOT_BITS;
+  for (uint32_t slot = 0; slot < SLOTS_MAX; slot++) {
+    const struct slab *slab = &pool->slabs[row]; /* `each` may drop the slab */
+    if (slab->base == NULL || slot >= slab->slots || slab->owner == NULL) return;
+    if ((slab->taken[slot / 64] >> (slot % 64) & 1) == 0) continue;
+    each(arg, row << SLOT_BITS | slot, slab->owner[slot]);
+  }
+}
+
+/* ---- life and statistics -------------------------------------------------------------------- */
+
+int kvs_pool_create(uint64_t bytes, bool populate, struct kvs_pool **out) {
+  struct kvs_pool *pool = calloc(1, sizeof *pool);
+  if (pool == NULL) return KVSTOW_ENOMEM;
+  pool->slabs_free = NONE;
+  int rc = kvs_region_create(bytes, populate, &pool->region);
+  if (rc == 0 && find_class(pool, HEADER_BYTES, 0) == NONE) rc = KVSTOW_ENOMEM;
+  if (rc != 0) {
+    kvs_pool_destroy(pool);
+    return rc;
+  }
+  *out = pool;
+  return 0;
+}
+
+void kvs_pool_destroy(struct kvs_pool *pool) {
+  if (pool == NULL) return;
+  for (uint32_t i = 0; i < pool->slabs_count; i++)
+    if (pool->slabs[i].base != NULL) {
+      free(pool->slabs[i].header);
+      kvs_region_give(pool->region, pool->slabs[i].base);
+    }
+  kvs_region_destroy(pool->region);
+  free(pool->slabs);
+  free(pool->classes);
+  free(pool);
+}
+
+void kvs_pool_region(const struct kvs_pool *pool, void **base, size_t *bytes) {
+  *base = kvs_region_base(pool->region);
+  *bytes = kvs_region_bytes(pool->region);
+}
+
+void kvs_pool_get_stats(const struct kvs_pool *pool, struct kvs_pool_stats *stats) {
+  memset(stats, 0, sizeof *stats);
+  stats->region_bytes = kvs_region_bytes(pool->region);
+  stats->slab_bytes = pool->slab_bytes;
+  stats->metadata_bytes = pool->metadata_bytes;
+  const struct size_class *most = NULL;
+  for (uint32_t i = 1; i < pool->classes_count; i++) {
+    const struct size_class *class = &pool->classes[i];
+    stats->frames += class->used;
+    stats->payload_bytes += class->used * class->slot_bytes;
+    if (most == NULL || class->used * class->slot_bytes > most->used * most->slot_bytes)
+      most = class;
+  }
+  stats->frame_bytes = stats->payload_bytes + stats->frames * HEADER_BYTES;
+  if (most != NULL) {
+    const uint64_t left = stats->region_bytes - stats->slab_bytes;
+    stats->capacity_frames = most->slots + left / (most->slot_bytes + (uint64_t)HEADER_BYTES);
+  }
+}
