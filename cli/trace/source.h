@@ -1,0 +1,26 @@
+/* cli/trace/source.h - what a trace source looks like to the reader; internal to cli/trace/.
+ *
+ * A source embeds `struct trace_source` first and fills in requests whose ids are already dense. */
+#ifndef CLI_TRACE_SOURCE_H
+#define CLI_TRACE_SOURCE_H
+
+#include "cli/trace/trace.h"
+
+enum { TRACE_WHY_BYTES = 512 };
+
+struct trace_source {
+  int (*next)(struct trace_source *source, struct trace_request *request); /* as trace_next() */
+  void (*close)(struct trace_source *source);
+  uint32_t unique;
+  uint32_t block_tokens;
+  char why[TRACE_WHY_BYTES];
+};
+
+/* Bounds on one request: beyond them a file is not a trace but a mistake. */
+#define TRACE_BLOCKS_MAX (1u << 22)
+#define TRACE_TOKENS_MAX (1u << 30)
+
+struct trace_source *mooncake_open(const char *path, char *why, size_t why_bytes);
+struct trace_source *conversations_open(const char *params, char *why, size_t why_bytes);
+
+#endif

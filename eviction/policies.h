@@ -1,0 +1,12 @@
+/* eviction/policies.h - the shipped policies, one a file, in the order kvstow_policy_at() lists.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef EVICTION_POLICIES_H
+#define EVICTION_POLICIES_H
+
+#include <kvstow/policy.h>
+
+extern const kvstow_policy_ops kvstow_policy_fifo;
+extern const kvstow_policy_ops kvstow_policy_lru;
+
+#endif
