@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <kvstow/kvstow.h>
+
 #include "cli/commands.h"
 
 typedef struct command {

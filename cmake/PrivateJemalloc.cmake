@@ -1,9 +1,22 @@
-# A private copy of jemalloc: Debian's position-independent archive with every public name X
-# changed to kvstow__je_X, so that linking kvstow does not replace the host's malloc.
-# docs/decisions.md tells why. Sets KVSTOW_JEMALLOC_ARCHIVE and the target kvstow_jemalloc_archive.
+# A private copy of jemalloc: a position-independent archive with every public name X changed to
+# kvstow__je_X, so that linking kvstow does not replace the host's malloc. docs/decisions.md tells
+# why. Sets KVSTOW_JEMALLOC_ARCHIVE and the target kvstow_jemalloc_archive.
+#
+# The archive is the one scripts/build-jemalloc made, or the distribution's. The latter works, but
+# uses so much static TLS that libkvstow.so can't be loaded with dlopen().
 
-find_path(JEMALLOC_INCLUDE_DIR jemalloc/jemalloc.h REQUIRED)
-find_library(JEMALLOC_PIC_ARCHIVE NAMES libjemalloc_pic.a REQUIRED)
+set(KVSTOW_JEMALLOC_ROOT "" CACHE PATH "Where scripts/build-jemalloc installed")
+if(KVSTOW_JEMALLOC_ROOT)
+  find_path(JEMALLOC_INCLUDE_DIR jemalloc/jemalloc.h HINTS ${KVSTOW_JEMALLOC_ROOT}/include
+            NO_DEFAULT_PATH REQUIRED)
+  find_library(JEMALLOC_PIC_ARCHIVE NAMES libjemalloc_pic.a HINTS ${KVSTOW_JEMALLOC_ROOT}/lib
+               NO_DEFAULT_PATH REQUIRED)
+else()
+  find_path(JEMALLOC_INCLUDE_DIR jemalloc/jemalloc.h REQUIRED)
+  find_library(JEMALLOC_PIC_ARCHIVE NAMES libjemalloc_pic.a REQUIRED)
+  message(NOTICE "kvstow: with ${JEMALLOC_PIC_ARCHIVE}, libkvstow.so must be linked, not "
+          "dlopen()ed; see scripts/build-jemalloc")
+endif()
 
 # The public names. Those jemalloc defines and uses itself are all here; its internal names begin
 # with je_ and are made local when the library is linked.
