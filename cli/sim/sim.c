@@ -1,0 +1,129 @@
+/* cli/sim/sim.c - checks the options, picks the simulation, times it. */
+#include "cli/sim/sim.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "cli/sim/tier.h"
+
+int sim_tier_init(struct sim_tier *tier, const char *policy, const char *params, uint64_t capacity,
+                  uint32_t unique, uint64_t seed, char *why, size_t why_bytes) {
+  memset(tier, 0, sizeof *tier);
+  if (kvstow_policy_find(policy, &tier->ops, why, why_bytes) < 0)
+    return -1;
+  tier->entries = calloc(unique, sizeof *tier->entries);
+  if (tier->entries == NULL) {
+    snprintf(why, why_bytes, "out of memory for %u blocks", unique);
+    return -1;
+  }
+  tier->chunk = (char *)tier->entries;
+  tier->nodes = (kvstow_nodes){
+      .chunks = &tier->chunk, .shift = 31, .stride = (uint32_t)sizeof *tier->entries};
+  tier->capacity = capacity;
+  const kvstow_policy_config config = {.size = sizeof config,
+                                       .nodes = &tier->nodes,
+                                       .capacity = capacity,
+                                       .seed = seed,
+                                       .params = params};
+  const int rc = tier->ops->create(&config, &tier->policy);
+  if (rc < 0) {
+    snprintf(why, why_bytes, "policy %s%s%s: %s", policy, params != NULL ? " with parameters " : "",
+             params != NULL ? params : "", kvstow_strerror(rc));
+    sim_tier_finish(tier);
+    return -1;
+  }
+  return 0;
+}
+
+void sim_tier_finish(struct sim_tier *tier) {
+  if (tier->policy != NULL)
+    tier->ops->destroy(tier->policy);
+  free(tier->entries);
+  memset(tier, 0, sizeof *tier);
+}
+
+int sim_two_tiers_init(struct sim_tier *ram, struct sim_tier *ssd, const struct trace *trace,
+                       const struct sim_options *options, uint64_t ssd_blocks, char *why,
+                       size_t why_bytes) {
+  const bool same = options->ssd_policy == NULL;
+  memset(ssd, 0, sizeof *ssd);
+  if (sim_tier_init(ram, options->policy, options->params, options->blocks, trace->unique,
+                    options->seed, why, why_bytes) < 0)
+    return -1;
+  if (sim_tier_init(ssd, same ? options->policy : options->ssd_policy,
+                    same ? options->params : NULL, ssd_blocks, trace->unique, options->seed, why,
+                    why_bytes) < 0) {
+    sim_tier_finish(ram);
+    return -1;
+  }
+  return 0;
+}
+
+struct sim_facts *sim_facts_of(const struct trace *trace, char *why, size_t why_bytes) {
+  struct sim_facts *facts = malloc(trace->unique * sizeof *facts);
+  if (facts == NULL) {
+    snprintf(why, why_bytes, "out of memory for %u blocks", trace->unique);
+    return NULL;
+  }
+  memset(facts, 0xff, trace->unique * sizeof *facts);
+  for (uint64_t r = 0; r < trace->request_count; r++) {
+    const struct trace_request *request = &trace->requests[r];
+    for (uint32_t i = 0; i < request->blocks; i++) {
+      struct sim_facts *block = &facts[request->ids[i]];
+      if (block->depth != UINT32_MAX)
+        continue;
+      block->depth = i;
+      block->parent = i > 0 ? request->ids[i - 1] : KVSTOW_NO_ID;
+    }
+  }
+  return facts;
+}
+
+static double seconds_now(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+static int run_one(const struct trace *trace, const struct sim_options *options,
+                   struct sim_result *result, char *why, size_t why_bytes) {
+  if (strcmp(options->policy, "infinite") == 0)
+    return sim_infinite(trace, result, why, why_bytes);
+  if (strcmp(options->policy, "belady") == 0)
+    return sim_belady(trace, options, result, why, why_bytes);
+  if (strcmp(options->policy, "opt") == 0)
+    return sim_opt(trace, options, result, why, why_bytes);
+  return sim_one_tier(trace, options, result, why, why_bytes);
+}
+
+int sim_run(const struct trace *trace, const struct sim_options *options,
+            struct sim_result *result, char *why, size_t why_bytes) {
+  memset(result, 0, sizeof *result);
+  if (trace->unique > INT32_MAX) {
+    snprintf(why, why_bytes, "%s: %u distinct blocks, more than %d", trace->name, trace->unique,
+             INT32_MAX);
+    return -1;
+  }
+  if (options->blocks == 0 || (options->tiers != SIM_ONE && options->ssd_blocks == 0)) {
+    snprintf(why, why_bytes, "a tier of 0 blocks");
+    return -1;
+  }
+  result->size_blocks = options->blocks;
+  result->ssd_size_blocks = options->tiers == SIM_ONE ? 0 : options->ssd_blocks;
+  result->requests = trace->request_count;
+  result->accesses = trace->accesses;
+  result->unique = trace->unique;
+  result->input_tokens = trace->input_tokens;
+
+  const double start = seconds_now();
+  int rc = -1;
+  switch (options->tiers) {
+    case SIM_ONE: rc = run_one(trace, options, result, why, why_bytes); break;
+    case SIM_IDEAL: rc = sim_two_ideal(trace, options, result, why, why_bytes); break;
+    case SIM_ENGINE: rc = sim_two_engine(trace, options, result, why, why_bytes); break;
+  }
+  result->seconds = seconds_now() - start;
+  return rc;
+}

@@ -1,0 +1,181 @@
+/* cli/sim/tier.h - one tier of a simulation: a policy, and which blocks it holds.
+ *
+ * Ids are dense, so an entry is found by index: the policy's node and our flag lie side by side in
+ * 24 bytes. Nothing here allocates after init. Internal to cli/sim/. */
+#ifndef CLI_SIM_TIER_H
+#define CLI_SIM_TIER_H
+
+#include <kvstow/policy.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "cli/sim/sim.h"
+
+struct sim_entry {
+  uint32_t node[KVSTOW_POLICY_NODE_BYTES / sizeof(uint32_t)];
+  uint32_t held; /* in the policy */
+};
+
+struct sim_tier {
+  const kvstow_policy_ops *ops;
+  void *policy;
+  struct sim_entry *entries; /* by id */
+  char *chunk;               /* the same, as kvstow_nodes wants it */
+  kvstow_nodes nodes;
+  uint64_t capacity;
+  uint64_t count;
+};
+
+int sim_tier_init(struct sim_tier *tier, const char *policy, const char *params, uint64_t capacity,
+                  uint32_t unique, uint64_t seed, char *why, size_t why_bytes);
+void sim_tier_finish(struct sim_tier *tier); /* a zeroed tier is fine */
+
+static inline bool sim_tier_holds(const struct sim_tier *tier, uint32_t id) {
+  return tier->entries[id].held != 0;
+}
+
+static inline void sim_tier_insert(struct sim_tier *tier, uint32_t id, const kvstow_access *access) {
+  memset(&tier->entries[id], 0, sizeof tier->entries[id]);
+  tier->ops->insert(tier->policy, id, access);
+  tier->entries[id].held = 1;
+  tier->count++;
+}
+
+static inline void sim_tier_touch(struct sim_tier *tier, uint32_t id, const kvstow_access *access) {
+  tier->ops->touch(tier->policy, id, access);
+}
+
+/* KVSTOW_NO_ID when the tier is empty. */
+static inline uint32_t sim_tier_victim(struct sim_tier *tier, const kvstow_access *incoming) {
+  const uint32_t id = tier->ops->victim(tier->policy, incoming);
+  if (id != KVSTOW_NO_ID) {
+    tier->entries[id].held = 0;
+    tier->count--;
+  }
+  return id;
+}
+
+static inline void sim_tier_remove(struct sim_tier *tier, uint32_t id) {
+  tier->ops->remove(tier->policy, id);
+  tier->entries[id].held = 0;
+  tier->count--;
+}
+
+/* What a policy is told of the request's block `at`. The key is a scrambled id: one to one. */
+static inline void sim_access_block(kvstow_access *access, const struct trace_request *request,
+                                    uint32_t at, uint32_t block_tokens) {
+  uint64_t key = request->ids[at] + 0x9e3779b97f4a7c15u;
+  key = (key ^ key >> 30) * 0xbf58476d1ce4e5b9u;
+  key = (key ^ key >> 27) * 0x94d049bb133111ebu;
+  access->key_lo = key ^ key >> 31;
+  access->key_hi = request->ids[at];
+  access->depth = at;
+  const uint64_t before = (uint64_t)at * block_tokens;
+  const uint64_t rest = request->input_tokens > before ? request->input_tokens - before : 0;
+  access->tokens = rest < block_tokens ? (uint32_t)rest : block_tokens;
+}
+
+static inline void sim_access_parent(kvstow_access *access, const struct trace_request *request,
+                                     uint32_t at, const struct sim_tier *tier) {
+  access->parent = KVSTOW_NO_ID;
+  if (at > 0 && sim_tier_holds(tier, request->ids[at - 1]))
+    access->parent = request->ids[at - 1];
+}
+
+/* What is common to all blocks of request number `number` (from 1). */
+static inline void sim_access_request(kvstow_access *access, const struct trace_request *request,
+                                      uint64_t number) {
+  memset(access, 0, sizeof *access);
+  access->request = number;
+  access->session = request->session;
+  access->now_ms = request->timestamp_ms;
+  access->chain_blocks = request->blocks;
+}
+
+/* What never changes about a block: its predecessor and its place in the chain. An id stands for a
+ * prefix, so the first request that has it tells. Demotion needs them when no request is near. */
+struct sim_facts {
+  uint32_t parent; /* KVSTOW_NO_ID for the first of a chain */
+  uint32_t depth;
+};
+
+/* By id; free() it. NULL with `why` when out of memory. */
+struct sim_facts *sim_facts_of(const struct trace *trace, char *why, size_t why_bytes);
+
+/* Turns an access of some block of a request into one of another block, which enters `tier` without
+ * being asked for: demoted, say. */
+static inline void sim_access_other(kvstow_access *access, const struct sim_facts *facts,
+                                    uint32_t id, const struct sim_tier *tier,
+                                    uint32_t block_tokens) {
+  const struct trace_request alone = {.blocks = 1, .ids = &id, .input_tokens = block_tokens};
+  sim_access_block(access, &alone, 0, block_tokens);
+  access->depth = facts[id].depth;
+  access->chain_blocks = 0;
+  access->parent = facts[id].parent;
+  if (access->parent != KVSTOW_NO_ID && !sim_tier_holds(tier, access->parent))
+    access->parent = KVSTOW_NO_ID;
+}
+
+/* Index of the request's i-th block in the order of touching. */
+static inline uint32_t sim_at(const struct trace_request *request, enum sim_order order,
+                              uint32_t i) {
+  return order == SIM_FRONT ? i : request->blocks - 1 - i;
+}
+
+/* Tokens in the request's first `blocks` blocks: the last one may be partly filled. */
+static inline uint64_t sim_tokens(const struct trace_request *request, uint64_t blocks,
+                                  uint32_t block_tokens) {
+  const uint64_t tokens = blocks * block_tokens;
+  return tokens < request->input_tokens ? tokens : request->input_tokens;
+}
+
+/* The leading run of one request, by tier. */
+struct sim_hits {
+  uint32_t ram, ssd;
+  uint64_t ram_tokens, ssd_tokens;
+};
+
+/* The next block of the run is in RAM, or else on SSD. */
+static inline void sim_hits_add(struct sim_hits *hits, const struct trace_request *request,
+                                bool ram, uint32_t block_tokens) {
+  const uint64_t before = (uint64_t)hits->ram + hits->ssd;
+  const uint64_t tokens =
+      sim_tokens(request, before + 1, block_tokens) - sim_tokens(request, before, block_tokens);
+  if (ram) {
+    hits->ram++;
+    hits->ram_tokens += tokens;
+  } else {
+    hits->ssd++;
+    hits->ssd_tokens += tokens;
+  }
+}
+
+static inline void sim_hits_count(const struct sim_hits *hits, struct sim_result *result) {
+  result->ram_hit_blocks += hits->ram;
+  result->ssd_hit_blocks += hits->ssd;
+  result->ram_hit_tokens += hits->ram_tokens;
+  result->ssd_hit_tokens += hits->ssd_tokens;
+  result->prefix_hit_blocks += (uint64_t)hits->ram + hits->ssd;
+  result->prefix_hit_tokens += hits->ram_tokens + hits->ssd_tokens;
+}
+
+/* Both tiers with the policies of the options. On failure neither needs finishing, both may be. */
+int sim_two_tiers_init(struct sim_tier *ram, struct sim_tier *ssd, const struct trace *trace,
+                       const struct sim_options *options, uint64_t ssd_blocks, char *why,
+                       size_t why_bytes);
+
+/* The kinds of simulation; each fills the counts of *result. 0, or -1 with `why`. */
+int sim_one_tier(const struct trace *trace, const struct sim_options *options,
+                 struct sim_result *result, char *why, size_t why_bytes);
+int sim_infinite(const struct trace *trace, struct sim_result *result, char *why,
+                 size_t why_bytes);
+int sim_belady(const struct trace *trace, const struct sim_options *options,
+               struct sim_result *result, char *why, size_t why_bytes);
+int sim_opt(const struct trace *trace, const struct sim_options *options,
+            struct sim_result *result, char *why, size_t why_bytes);
+int sim_two_ideal(const struct trace *trace, const struct sim_options *options,
+                  struct sim_result *result, char *why, size_t why_bytes);
+int sim_two_engine(const struct trace *trace, const struct sim_options *options,
+                   struct sim_result *result, char *why, size_t why_bytes);
+
+#endif

@@ -1,0 +1,371 @@
+/* cli/sim/two_engine.c - RAM and SSD as kvcache/ and tier/ run them. The rules, which they share:
+ *
+ * RAM is `blocks` frames: free, hot (in the RAM policy) or clean (its bytes are on SSD too).
+ *  R1 A block used: hot is touched; clean goes back into the policy, keeping its frame and its copy
+ *     on SSD; on SSD only, it is promoted: copied into a frame, inserted, its record stays where it
+ *     is and counts as used; held nowhere, it is stored: a frame, inserted.
+ *  R2 A frame comes from the free ones, else from the oldest clean block, which is then on SSD only;
+ *     with neither, the store waits until one block is demoted (a stall).
+ *  R3 Demotion starts when free + clean < (1 - high) x frames, and goes on until they are
+ *     >= (1 - low) x frames. Each step takes one victim of the RAM policy. With a copy on SSD it
+ *     is just clean, and its record counts as used; without, it is written at the head first.
+ *
+ * SSD is segments of `segment_blocks` records, filled front to back, reclaimed whole.
+ *  S1 A record written enters the SSD policy: it is valued.
+ *  S2 When the open segment is full and none is free, one is reclaimed. First victims of the SSD
+ *     policy are condemned: out of the policy, still readable; used again (R1, R3), they are
+ *     inserted again. This goes on until some sealed segment has at most 1/4 of its records valued,
+ *     or at least 1/4 of all records are condemned, or nothing is left to condemn.
+ *  S3 Reclaimed is the sealed segment with the fewest valued records, the oldest of these.
+ *  S4 Its valued records are rewritten at the head if they are at most 1/4 of the segment, else
+ *     dropped. What leaves is no longer on SSD: hot blocks in RAM just lose their copy; clean ones
+ *     would be lost with their frame, so they go back into the RAM policy.
+ *
+ * Left out: time (demotion is instant), leases (a block of this very request may be evicted before
+ * its turn; it is then stored anew), admission. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/sim/tier.h"
+
+enum { SEGMENT_BLOCKS = 32, SEGMENTS_MIN = 4 };
+#define HIGH_DEFAULT 0.90
+#define LOW_DEFAULT 0.80
+#define NOWHERE UINT32_MAX
+
+struct block { /* what the engine knows of an id, beside the two policies */
+  uint32_t segment;      /* NOWHERE: not on SSD */
+  uint32_t newer, older; /* in the clean list */
+  bool clean;
+};
+
+struct segment {
+  uint64_t sequence; /* when it was opened: greater is younger; 0: free */
+  uint32_t used;
+  uint32_t valued; /* records whose blocks are in the SSD policy */
+};
+
+struct engine {
+  struct sim_tier ram, ssd;
+  struct block *blocks;
+  struct sim_facts *facts;
+  uint64_t free_frames, clean_frames;
+  uint32_t clean_head, clean_tail; /* youngest, oldest */
+  double start_below, stop_at;     /* of free + clean */
+  struct segment *segments;
+  uint32_t *records; /* segment_blocks ids a segment */
+  uint32_t segment_count, segment_blocks, open;
+  uint64_t sequence;
+  uint64_t on_ssd, condemned; /* records; on_ssd counts both kinds */
+  const struct trace *trace;
+  struct sim_result *result;
+  kvstow_access now; /* the request under way, for blocks that move on its account */
+};
+
+/* ---- frames ---- */
+
+static void clean_push(struct engine *engine, uint32_t id) {
+  struct block *block = &engine->blocks[id];
+  block->clean = true;
+  block->newer = KVSTOW_NO_ID;
+  block->older = engine->clean_head;
+  if (engine->clean_head != KVSTOW_NO_ID)
+    engine->blocks[engine->clean_head].newer = id;
+  else
+    engine->clean_tail = id;
+  engine->clean_head = id;
+  engine->clean_frames++;
+}
+
+static void clean_remove(struct engine *engine, uint32_t id) {
+  struct block *block = &engine->blocks[id];
+  if (block->newer != KVSTOW_NO_ID)
+    engine->blocks[block->newer].older = block->older;
+  else
+    engine->clean_head = block->older;
+  if (block->older != KVSTOW_NO_ID)
+    engine->blocks[block->older].newer = block->newer;
+  else
+    engine->clean_tail = block->newer;
+  block->clean = false;
+  engine->clean_frames--;
+}
+
+static bool in_ram(const struct engine *engine, uint32_t id) {
+  return sim_tier_holds(&engine->ram, id) || engine->blocks[id].clean;
+}
+
+static const kvstow_access *access_of(struct engine *engine, uint32_t id,
+                                      const struct sim_tier *tier) {
+  sim_access_other(&engine->now, engine->facts, id, tier, engine->trace->block_tokens);
+  return &engine->now;
+}
+
+/* ---- segments ---- */
+
+static void value(struct engine *engine, uint32_t id) {
+  sim_tier_insert(&engine->ssd, id, access_of(engine, id, &engine->ssd));
+  engine->segments[engine->blocks[id].segment].valued++;
+}
+
+/* R1, R3: the record of `id` counts as used. */
+static void use_record(struct engine *engine, uint32_t id) {
+  if (sim_tier_holds(&engine->ssd, id)) {
+    sim_tier_touch(&engine->ssd, id, access_of(engine, id, &engine->ssd));
+    return;
+  }
+  value(engine, id);
+  engine->condemned--;
+}
+
+static bool is_sealed(const struct engine *engine, const struct segment *segment) {
+  return segment->used == engine->segment_blocks;
+}
+
+static bool is_poor(const struct engine *engine, const struct segment *segment) {
+  return is_sealed(engine, segment) && (uint64_t)segment->valued * 4 <= engine->segment_blocks;
+}
+
+/* S3. Every segment is sealed when this is asked. */
+static uint32_t poorest(const struct engine *engine) {
+  uint32_t best = 0;
+  for (uint32_t i = 1; i < engine->segment_count; i++) {
+    const struct segment *a = &engine->segments[i], *b = &engine->segments[best];
+    if (a->valued < b->valued || (a->valued == b->valued && a->sequence < b->sequence))
+      best = i;
+  }
+  return best;
+}
+
+/* S2 */
+static void condemn(struct engine *engine) {
+  if (is_poor(engine, &engine->segments[poorest(engine)]))
+    return;
+  while (engine->condemned * 4 < engine->on_ssd) {
+    const uint32_t id = sim_tier_victim(&engine->ssd, NULL);
+    if (id == KVSTOW_NO_ID)
+      return;
+    struct segment *segment = &engine->segments[engine->blocks[id].segment];
+    segment->valued--;
+    engine->condemned++;
+    if (is_poor(engine, segment))
+      return;
+  }
+}
+
+/* S1, without counting: places the record in the open segment, which has room. */
+static void place_record(struct engine *engine, uint32_t id) {
+  struct segment *segment = &engine->segments[engine->open];
+  engine->records[(uint64_t)engine->open * engine->segment_blocks + segment->used++] = id;
+  engine->blocks[id].segment = engine->open;
+  engine->on_ssd++;
+  engine->result->ssd_writes++;
+}
+
+/* S4: one record of a segment on its way out; whether it is to be rewritten. */
+static bool leave(struct engine *engine, uint32_t id, bool rewrite) {
+  const bool valued = sim_tier_holds(&engine->ssd, id);
+  engine->on_ssd--;
+  engine->blocks[id].segment = NOWHERE;
+  if (valued && rewrite)
+    return true;
+  if (valued)
+    sim_tier_remove(&engine->ssd, id);
+  else
+    engine->condemned--;
+  engine->result->valued_drops += valued;
+  if (engine->blocks[id].clean) {
+    clean_remove(engine, id);
+    sim_tier_insert(&engine->ram, id, access_of(engine, id, &engine->ram));
+  }
+  return false;
+}
+
+static void reclaim(struct engine *engine) {
+  condemn(engine);
+  const uint32_t chosen = poorest(engine);
+  struct segment *segment = &engine->segments[chosen];
+  uint32_t *records = engine->records + (uint64_t)chosen * engine->segment_blocks;
+  const bool rewrite = (uint64_t)segment->valued * 4 <= engine->segment_blocks;
+  const uint32_t used = segment->used;
+  segment->used = 0;
+  segment->sequence = ++engine->sequence;
+  engine->open = chosen;
+  engine->result->reclaims++;
+  /* Kept records slide to the front of the same array: placing one never overtakes the reading. */
+  for (uint32_t i = 0; i < used; i++) {
+    const uint32_t id = records[i];
+    if (!leave(engine, id, rewrite))
+      continue;
+    place_record(engine, id);
+    engine->result->ssd_rewrites++;
+  }
+  segment->valued = segment->used;
+}
+
+static void open_segment(struct engine *engine) {
+  for (uint32_t i = 0; i < engine->segment_count; i++) {
+    if (engine->segments[i].sequence == 0) {
+      engine->segments[i].sequence = ++engine->sequence;
+      engine->open = i;
+      return;
+    }
+  }
+  reclaim(engine);
+}
+
+static void write_record(struct engine *engine, uint32_t id) {
+  if (is_sealed(engine, &engine->segments[engine->open]))
+    open_segment(engine);
+  place_record(engine, id);
+  value(engine, id);
+}
+
+/* ---- demotion and use ---- */
+
+static bool demote_one(struct engine *engine) {
+  const uint32_t id = sim_tier_victim(&engine->ram, NULL);
+  if (id == KVSTOW_NO_ID)
+    return false;
+  if (engine->blocks[id].segment != NOWHERE)
+    use_record(engine, id);
+  else
+    write_record(engine, id);
+  clean_push(engine, id);
+  return true;
+}
+
+/* R3. One round takes no more victims than there are frames: when SSD is smaller than the clean
+ * part of RAM, each write makes another clean block hot (S4), and the mark can't be reached. */
+static void demote_ahead(struct engine *engine) {
+  if ((double)(engine->free_frames + engine->clean_frames) >= engine->start_below)
+    return;
+  for (uint64_t left = engine->ram.capacity; left > 0; left--)
+    if ((double)(engine->free_frames + engine->clean_frames) >= engine->stop_at ||
+        !demote_one(engine))
+      return;
+}
+
+/* R2 */
+static void take_frame(struct engine *engine) {
+  if (engine->free_frames > 0) {
+    engine->free_frames--;
+    return;
+  }
+  if (engine->clean_frames == 0) {
+    engine->result->stalls++;
+    demote_one(engine);
+  }
+  clean_remove(engine, engine->clean_tail);
+}
+
+/* R1 */
+static void use(struct engine *engine, const struct trace_request *request, uint32_t at,
+                kvstow_access *access) {
+  const uint32_t id = request->ids[at];
+  struct block *block = &engine->blocks[id];
+  const bool hot = sim_tier_holds(&engine->ram, id);
+  if (!hot && block->clean) {
+    clean_remove(engine, id);
+  } else if (!hot) {
+    const bool stored = block->segment == NOWHERE;
+    if (stored)
+      engine->result->misses++;
+    take_frame(engine); /* may reclaim a segment, this block's too: it is then stored, not read */
+    if (block->segment != NOWHERE)
+      use_record(engine, id);
+    else if (!stored)
+      engine->result->misses++;
+  }
+  sim_access_block(access, request, at, engine->trace->block_tokens);
+  sim_access_parent(access, request, at, &engine->ram);
+  if (hot)
+    sim_tier_touch(&engine->ram, id, access);
+  else
+    sim_tier_insert(&engine->ram, id, access);
+  demote_ahead(engine);
+}
+
+static void count_hits(struct engine *engine, const struct trace_request *request) {
+  struct sim_hits hits = {.ram = 0};
+  while (hits.ram + hits.ssd < request->blocks) {
+    const uint32_t id = request->ids[hits.ram + hits.ssd];
+    const bool ram = in_ram(engine, id);
+    if (!ram && engine->blocks[id].segment == NOWHERE)
+      break;
+    sim_hits_add(&hits, request, ram, engine->trace->block_tokens);
+  }
+  sim_hits_count(&hits, engine->result);
+}
+
+/* ---- the whole ---- */
+
+static int engine_init(struct engine *engine, const struct trace *trace,
+                       const struct sim_options *options, char *why, size_t why_bytes) {
+  const double high = options->high > 0 ? options->high : HIGH_DEFAULT;
+  const double low = options->low > 0 ? options->low : LOW_DEFAULT;
+  uint32_t segment_blocks =
+      options->segment_blocks != 0 ? options->segment_blocks : (uint32_t)SEGMENT_BLOCKS;
+  if (!(low <= high && high <= 1)) {
+    snprintf(why, why_bytes, "watermarks: low %g, high %g: want 0 < low <= high <= 1", low, high);
+    return -1;
+  }
+  if (segment_blocks > options->ssd_blocks / SEGMENTS_MIN)
+    segment_blocks = (uint32_t)(options->ssd_blocks / SEGMENTS_MIN);
+  const uint64_t segments = segment_blocks > 0 ? options->ssd_blocks / segment_blocks : 0;
+  if (segments == 0 || segments >= NOWHERE) {
+    snprintf(why, why_bytes, "SSD of %llu blocks: want at least %d",
+             (unsigned long long)options->ssd_blocks, SEGMENTS_MIN);
+    return -1;
+  }
+  engine->trace = trace;
+  engine->segment_count = (uint32_t)segments;
+  engine->segment_blocks = segment_blocks;
+  engine->free_frames = options->blocks;
+  engine->clean_head = engine->clean_tail = KVSTOW_NO_ID;
+  engine->start_below = (1 - high) * (double)options->blocks;
+  engine->stop_at = (1 - low) * (double)options->blocks;
+  engine->blocks = malloc(trace->unique * sizeof *engine->blocks);
+  engine->segments = calloc(segments, sizeof *engine->segments);
+  engine->records = malloc(segments * segment_blocks * sizeof *engine->records);
+  if (engine->blocks == NULL || engine->segments == NULL || engine->records == NULL) {
+    snprintf(why, why_bytes, "out of memory for %llu segments", (unsigned long long)segments);
+    return -1;
+  }
+  for (uint32_t i = 0; i < trace->unique; i++)
+    engine->blocks[i] = (struct block){.segment = NOWHERE};
+  engine->segments[0].sequence = engine->sequence = 1;
+  engine->facts = sim_facts_of(trace, why, why_bytes);
+  if (engine->facts == NULL)
+    return -1;
+  return sim_two_tiers_init(&engine->ram, &engine->ssd, trace, options, segments * segment_blocks,
+                            why, why_bytes);
+}
+
+static void engine_finish(struct engine *engine) {
+  sim_tier_finish(&engine->ram);
+  sim_tier_finish(&engine->ssd);
+  free(engine->blocks);
+  free(engine->facts);
+  free(engine->segments);
+  free(engine->records);
+}
+
+int sim_two_engine(const struct trace *trace, const struct sim_options *options,
+                   struct sim_result *result, char *why, size_t why_bytes) {
+  struct engine engine = {.result = result};
+  const int rc = engine_init(&engine, trace, options, why, why_bytes);
+  for (uint64_t r = 0; rc == 0 && r < trace->request_count; r++) {
+    const struct trace_request *request = &trace->requests[r];
+    kvstow_access access;
+    count_hits(&engine, request);
+    sim_access_request(&access, request, r + 1);
+    engine.now = access;
+    for (uint32_t i = 0; i < request->blocks; i++)
+      use(&engine, request, sim_at(request, options->order, i), &access);
+  }
+  result->ssd_size_blocks = (uint64_t)engine.segment_count * engine.segment_blocks;
+  engine_finish(&engine);
+  return rc;
+}

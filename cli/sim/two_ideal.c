@@ -1,0 +1,84 @@
+/* cli/sim/two_ideal.c - RAM and SSD as a textbook has them.
+ *
+ * Exclusive: a block is in one tier. A block used goes to RAM; what RAM evicts goes to SSD (one
+ * write); what SSD evicts is gone. With LRU in both, the hits of the two together are those of one
+ * LRU of the combined size. */
+#include <stdlib.h>
+
+#include "cli/sim/tier.h"
+
+struct two {
+  struct sim_tier ram, ssd;
+  const struct trace *trace;
+  struct sim_facts *facts;
+  struct sim_result *result;
+};
+
+static void count_hits(struct two *two, const struct trace_request *request) {
+  struct sim_hits hits = {.ram = 0};
+  for (; hits.ram + hits.ssd < request->blocks;) {
+    const uint32_t id = request->ids[hits.ram + hits.ssd];
+    const bool ram = sim_tier_holds(&two->ram, id);
+    if (!ram && !sim_tier_holds(&two->ssd, id))
+      break;
+    sim_hits_add(&hits, request, ram, two->trace->block_tokens);
+  }
+  sim_hits_count(&hits, two->result);
+}
+
+/* Makes room for one block in RAM. */
+static void demote(struct two *two, const kvstow_access *incoming) {
+  const uint32_t id = sim_tier_victim(&two->ram, incoming);
+  kvstow_access access = *incoming;
+  sim_access_other(&access, two->facts, id, &two->ssd, two->trace->block_tokens);
+  if (two->ssd.count == two->ssd.capacity) {
+    const uint32_t gone = sim_tier_victim(&two->ssd, &access);
+    if (gone == access.parent)
+      access.parent = KVSTOW_NO_ID;
+  }
+  sim_tier_insert(&two->ssd, id, &access);
+  two->result->ssd_writes++;
+}
+
+static void use(struct two *two, const struct trace_request *request, uint32_t at,
+                kvstow_access *access) {
+  const uint32_t id = request->ids[at];
+  sim_access_block(access, request, at, two->trace->block_tokens);
+  sim_access_parent(access, request, at, &two->ram);
+  if (sim_tier_holds(&two->ram, id)) {
+    sim_tier_touch(&two->ram, id, access);
+    return;
+  }
+  if (sim_tier_holds(&two->ssd, id))
+    sim_tier_remove(&two->ssd, id);
+  else
+    two->result->misses++;
+  if (two->ram.count == two->ram.capacity)
+    demote(two, access);
+  sim_access_parent(access, request, at, &two->ram);
+  sim_tier_insert(&two->ram, id, access);
+}
+
+int sim_two_ideal(const struct trace *trace, const struct sim_options *options,
+                  struct sim_result *result, char *why, size_t why_bytes) {
+  struct two two = {.trace = trace, .result = result};
+  int rc = -1;
+  two.facts = sim_facts_of(trace, why, why_bytes);
+  if (two.facts == NULL || sim_two_tiers_init(&two.ram, &two.ssd, trace, options,
+                                              options->ssd_blocks, why, why_bytes) < 0)
+    goto out;
+  for (uint64_t r = 0; r < trace->request_count; r++) {
+    const struct trace_request *request = &trace->requests[r];
+    kvstow_access access;
+    count_hits(&two, request);
+    sim_access_request(&access, request, r + 1);
+    for (uint32_t i = 0; i < request->blocks; i++)
+      use(&two, request, sim_at(request, options->order, i), &access);
+  }
+  rc = 0;
+out:
+  sim_tier_finish(&two.ram);
+  sim_tier_finish(&two.ssd);
+  free(two.facts);
+  return rc;
+}
