@@ -187,7 +187,7 @@ bool report_json(const struct replay_report *r, FILE *out) {
     json_object_set_new(o, "after_restart", after);
     put_count(o, "survivor_hit_blocks", r->survivor_hit_blocks);
   }
-  bool ok = o != NULL && json_dumpf(o, out, JSON_INDENT(1) | JSON_REAL_PRECISION(6)) == 0;
+  bool ok = o != NULL && json_dumpf(o, out, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) == 0;
   json_decref(o);
   ok = ok && fputc('\n', out) != EOF;
   return ok && fflush(out) == 0;
