@@ -67,8 +67,12 @@
 /* ---- failure -------------------------------------------------------------------------------- */
 
 static uint64_t kv_run_seed; /* of the test that runs; printed with every failure */
+static bool kv_forked;       /* this is a child of the test */
 
-/* Ends the test. On a thread of the test, where cmocka's longjmp would be wrong, ends the process. */
+enum { KV_CHILD_FAILED = 99 };
+
+/* Ends the test. On a thread of the test, and in a child, where cmocka's longjmp would be wrong, ends the
+ * process. */
 __attribute__((format(printf, 3, 4), noreturn)) static inline void
 kv_fail_at(const char *file, int line, const char *format, ...) {
   char text[1024];
@@ -78,6 +82,8 @@ kv_fail_at(const char *file, int line, const char *format, ...) {
   va_end(args);
   fprintf(stderr, "%s:%d: %s (KVSTOW_SEED=%" PRIu64 ")\n", file, line, text, kv_run_seed);
   fflush(stderr);
+  if (kv_forked)
+    _exit(KV_CHILD_FAILED);
   if (gettid() != getpid())
     abort();
   _fail(file, line);
@@ -161,6 +167,27 @@ static inline void kv_sleep_ms(unsigned ms) {
   struct timespec left = {ms / 1000, (long)(ms % 1000) * 1000000l};
   while (nanosleep(&left, &left) != 0 && errno == EINTR) {
   }
+}
+
+/* A child whose failed checks end it with KV_CHILD_FAILED. It must leave through _exit. */
+static inline pid_t kv_fork(void) {
+  fflush(stdout);
+  fflush(stderr);
+  pid_t pid = fork();
+  if (pid < 0)
+    KV_FAIL("fork: %s", strerror(errno));
+  if (pid == 0)
+    kv_forked = true;
+  return pid;
+}
+
+/* Waits for a child that must end by itself; its exit status. */
+static inline int kv_wait(pid_t pid) {
+  int status = 0;
+  while (waitpid(pid, &status, 0) < 0)
+    KV_CHECK(errno == EINTR, "waitpid: %s", strerror(errno));
+  KV_CHECK(WIFEXITED(status), "the child died of signal %d", WTERMSIG(status));
+  return WEXITSTATUS(status);
 }
 
 /* Memory for direct I/O. */
