@@ -9,20 +9,21 @@
  *   seed           1        same seed, same trace, on every machine
  *   requests       10000
  *   block_tokens   512      as Mooncake's traces
- *   rate           0.5      sessions a second [Mooncake conversation, FAST'25: 3.3 requests/s / turns]
+ *   rate           1.67     sessions a second [Mooncake conversation, FAST'25: 12031 requests in an
+ *                           hour, over 2 turns]
  *   systems        64       distinct system prompts
- *   zipf           1.0      exponent of their popularity [cross-user reuse is concentrated:
- *                           10 % of blocks are 77 % of reuse, arXiv 2506.02634]
- *   system_tokens  1500     median length of a system prompt (lognormal, sigma 0.6)
- *   turns          4        mean turns of a session, geometric, cut at 20 [2506.02634: most sessions
- *                           have few turns, with a tail]
- *   first          1020     median tokens of the first message [Azure LLM trace 2023, conversation:
- *   first_sigma    1.0      median 1020, 90th percentile 2734]
- *   next           200      median tokens of a later message
- *   output         129      median tokens of an answer [the same trace: median 129,
- *   output_sigma   0.9      10th percentile 54, 90th 424]
- *   gap            60       mean seconds from an answer to the next message, exponential [2506.02634:
- *                           reuse times of one request category are close to exponential]
+ *   zipf           1.0      exponent of their popularity [reuse is skewed: 10 % of blocks are 77 % of
+ *                           it, arXiv 2506.02634]
+ *   system_tokens  1000     median length of a system prompt, lognormal with sigma 0.6
+ *   turns          2        mean turns of a session, geometric, cut at 20
+ *   first          1020     median tokens of the first message, lognormal [Azure LLM trace 2023,
+ *   first_sigma    1.0      conversation: median 1020, 90th percentile 2734]; later ones, too
+ *   next           400      median tokens of a later message. With it, system_tokens and turns, a
+ *                           cache without limit hits 62 %, as their consumer trace [2506.02634]
+ *   output         129      median tokens of an answer [the Azure trace: median 129, 10th
+ *   output_sigma   0.9      percentile 54, 90th 424]
+ *   gap            373      mean seconds from an answer to the next message, exponential [80 % of
+ *                           reuse within 10 minutes, and exponential within a category: 2506.02634]
  *   max_tokens     131072   a session whose context would exceed this ends
  *
  * Logarithms and exponentials are ours (below), because libm's last bit differs between systems. */
@@ -371,10 +372,10 @@ static bool set_one(const struct setting *settings, size_t count, const char *te
 }
 
 static bool parse(struct settings *set, const char *params, char *why, size_t why_bytes) {
-  *set = (struct settings){.seed = 1, .requests = 10000, .block_tokens = 512, .rate = 0.5,
-                           .systems = 64, .zipf = 1.0, .system_tokens = 1500, .turns = 4,
-                           .first = 1020, .first_sigma = 1.0, .next = 200, .output = 129,
-                           .output_sigma = 0.9, .gap = 60, .max_tokens = 131072};
+  *set = (struct settings){.seed = 1, .requests = 10000, .block_tokens = 512, .rate = 1.67,
+                           .systems = 64, .zipf = 1.0, .system_tokens = 1000, .turns = 2,
+                           .first = 1020, .first_sigma = 1.0, .next = 400, .output = 129,
+                           .output_sigma = 0.9, .gap = 373, .max_tokens = 131072};
   const struct setting settings[] = {
       {"seed", &set->seed, 0, 0x1p53, true},
       {"requests", &set->requests, 1, 1e9, true},
