@@ -16,6 +16,10 @@ static void print_help(FILE *out) {
 }
 
 int cmd_bench(int argc, char **argv) {
+  if (argc == 2 && strcmp(argv[1], "--names") == 0) {
+    for (const bench *b = bench_table; b->name; b++) puts(b->name);
+    return EXIT_OK;
+  }
   if (argc < 2) {
     fputs("kvstow bench: which one?\n", stderr);
     print_help(stderr);

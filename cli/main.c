@@ -16,6 +16,10 @@ typedef struct command {
 } command;
 
 static const command commands[] = {
+    {"replay", "drive the engine, or a simulation of it, with a trace of requests", cmd_replay},
+    {"inspect", "the spaces and segments of a store", cmd_inspect},
+    {"verify", "read every byte of a store and name each bad record", cmd_verify},
+    {"stat", "a store in one screen", cmd_stat},
     {"bench", "measure, each figure beside its limit", cmd_bench},
 };
 
@@ -53,7 +57,11 @@ int main(int argc, char **argv) {
     return EXIT_OK;
   }
   for (size_t i = 0; i < COMMANDS; i++) {
-    if (strcmp(name, commands[i].name) == 0) return commands[i].run(argc - 1, argv + 1);
+    if (strcmp(name, commands[i].name) != 0) continue;
+    char title[32]; /* what getopt's messages begin with */
+    snprintf(title, sizeof title, "kvstow %s", name);
+    argv[1] = title;
+    return commands[i].run(argc - 1, argv + 1);
   }
   fprintf(stderr, "kvstow: no command '%s'; `kvstow --help` lists them\n", name);
   return EXIT_USAGE;

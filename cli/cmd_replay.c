@@ -1,0 +1,365 @@
+/* cmd_replay.c - `kvstow replay`: reads the options once for both halves, --sim and --real.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/commands.h"
+#include "cli/models.h"
+#include "cli/replay.h"
+
+static const char usage_text[] =
+    "Usage: kvstow replay --sim  --trace T --policy P[,P...] --size S[,S...]\n"
+    "       kvstow replay --sim  --trace T --policy P --ram S --ssd S [--tiers ideal|engine]\n"
+    "       kvstow replay --real --dir D --trace T [--policy P] --ram S --ssd S\n"
+    "\n"
+    "Drives a trace of requests as a server would: matches each request's prefix, restores the\n"
+    "blocks held, stores the missing ones. --real moves real bytes through a store and checks\n"
+    "every one that comes back; --sim moves none and is fast.\n"
+    "\n"
+    "  --trace T             Mooncake JSONL, plain or .zst; - for stdin; or a generator:\n"
+    "                        gen:conversations?requests=2000&seed=7\n"
+    "  --limit N             the first N requests\n"
+    "  --policy P[,P...]     eviction policies by name or path to a shared object (/ in it)\n"
+    "  --policy-params K=V,...  parameters for each of them\n"
+    "  --ssd-policy P        the SSD's; as in RAM without it\n"
+    "  --ram S, --ssd S      budgets: bytes (4GiB), blocks (3655blk), or percent of the trace's\n"
+    "                        unique blocks (2%)\n"
+    "  --block-tokens N      tokens in a block\n"
+    "  --bytes-per-token N   KV bytes of a token, all layers\n"
+    "  --model NAME          a known layout instead; --model help lists them\n"
+    "  --seed N              for policies that draw lots\n"
+    "  --high X, --low X     watermarks of RAM, shares between 0 and 1\n"
+    "  --json                for programs\n"
+    "  --help                this text\n"
+    "\n"
+    "Only with --sim:\n"
+    "  --size S[,S...]       one tier: every policy at every size\n"
+    "  --order front|back    in which order a request's blocks are touched\n"
+    "  --tiers ideal|engine  two tiers: block by block, or with segments as the engine has them\n"
+    "  --segment-blocks N    blocks in a segment, with --tiers engine\n"
+    "  --csv                 rows of comma-separated values\n"
+    "\n"
+    "Only with --real:\n"
+    "  --dir D               the store's directory; run again with the same one, the replay\n"
+    "                        starts from what survived\n"
+    "  --part I/N            only the I-th of N equal runs of requests\n"
+    "  --engine E            auto, uring or threads\n"
+    "  --write-through       demote at once instead of when RAM fills\n";
+
+enum {
+  OPT_SIM = 256,
+  OPT_REAL,
+  OPT_TRACE,
+  OPT_LIMIT,
+  OPT_POLICY,
+  OPT_POLICY_PARAMS,
+  OPT_SSD_POLICY,
+  OPT_RAM,
+  OPT_SSD,
+  OPT_BLOCK_TOKENS,
+  OPT_BYTES_PER_TOKEN,
+  OPT_MODEL,
+  OPT_SEED,
+  OPT_HIGH,
+  OPT_LOW,
+  OPT_JSON,
+  OPT_CSV,
+  OPT_SIZE,
+  OPT_ORDER,
+  OPT_TIERS,
+  OPT_SEGMENT_BLOCKS,
+  OPT_DIR,
+  OPT_PART,
+  OPT_ENGINE,
+  OPT_WRITE_THROUGH,
+  OPT_HELP,
+};
+
+static const struct option options[] = {
+    {"sim", no_argument, NULL, OPT_SIM},
+    {"real", no_argument, NULL, OPT_REAL},
+    {"trace", required_argument, NULL, OPT_TRACE},
+    {"limit", required_argument, NULL, OPT_LIMIT},
+    {"policy", required_argument, NULL, OPT_POLICY},
+    {"policy-params", required_argument, NULL, OPT_POLICY_PARAMS},
+    {"ssd-policy", required_argument, NULL, OPT_SSD_POLICY},
+    {"ram", required_argument, NULL, OPT_RAM},
+    {"ssd", required_argument, NULL, OPT_SSD},
+    {"block-tokens", required_argument, NULL, OPT_BLOCK_TOKENS},
+    {"bytes-per-token", required_argument, NULL, OPT_BYTES_PER_TOKEN},
+    {"model", required_argument, NULL, OPT_MODEL},
+    {"seed", required_argument, NULL, OPT_SEED},
+    {"high", required_argument, NULL, OPT_HIGH},
+    {"low", required_argument, NULL, OPT_LOW},
+    {"json", no_argument, NULL, OPT_JSON},
+    {"csv", no_argument, NULL, OPT_CSV},
+    {"size", required_argument, NULL, OPT_SIZE},
+    {"order", required_argument, NULL, OPT_ORDER},
+    {"tiers", required_argument, NULL, OPT_TIERS},
+    {"segment-blocks", required_argument, NULL, OPT_SEGMENT_BLOCKS},
+    {"dir", required_argument, NULL, OPT_DIR},
+    {"part", required_argument, NULL, OPT_PART},
+    {"engine", required_argument, NULL, OPT_ENGINE},
+    {"write-through", no_argument, NULL, OPT_WRITE_THROUGH},
+    {"help", no_argument, NULL, OPT_HELP},
+    {NULL, 0, NULL, 0},
+};
+
+static const char *option_name(int code) {
+  for (const struct option *o = options; o->name; o++) {
+    if (o->val == code) return o->name;
+  }
+  return "?";
+}
+
+static int bad_value(int code, const char *value, const char *wanted) {
+  fprintf(stderr, "kvstow replay: --%s %s: expected %s\n", option_name(code), value, wanted);
+  return EXIT_USAGE;
+}
+
+static bool parse_number(const char *text, uint64_t max, uint64_t *number) {
+  if (*text < '0' || *text > '9') return false;
+  char *end;
+  errno = 0;
+  const unsigned long long value = strtoull(text, &end, 10);
+  if (errno != 0 || *end != '\0' || value > max) return false;
+  *number = value;
+  return true;
+}
+
+static int parse_u64(int code, const char *text, uint64_t min, uint64_t max, uint64_t *number) {
+  if (parse_number(text, max, number) && *number >= min) return -1;
+  char wanted[80];
+  if (max == UINT64_MAX) {
+    snprintf(wanted, sizeof wanted, "a whole number, %llu or more", (unsigned long long)min);
+  } else {
+    snprintf(wanted, sizeof wanted, "a whole number from %llu to %llu", (unsigned long long)min,
+             (unsigned long long)max);
+  }
+  return bad_value(code, text, wanted);
+}
+
+static int parse_u32(int code, const char *text, uint32_t *number) {
+  uint64_t value = 0;
+  const int status = parse_u64(code, text, 1, UINT32_MAX, &value);
+  *number = (uint32_t)value;
+  return status;
+}
+
+static int parse_share(int code, const char *text, double *share) {
+  char *end;
+  *share = strtod(text, &end);
+  if (end != text && *end == '\0' && *share > 0.0 && *share <= 1.0) return -1;
+  return bad_value(code, text, "a share above 0 and up to 1");
+}
+
+static int parse_size(int code, const char *text, struct size *size) {
+  if (size_parse(text, size)) return -1;
+  return bad_value(code, text, "a size: 4096, 64KiB, 4GiB, 3655blk or 2%");
+}
+
+static int parse_sizes(char *list, struct replay_args *args) {
+  const char *items[REPLAY_SIZES_MAX];
+  const int count = replay_split(list, items, REPLAY_SIZES_MAX);
+  if (count < 0) return bad_value(OPT_SIZE, "list", "at most 64 sizes with commas between");
+  for (int i = 0; i < count; i++) {
+    const int status = parse_size(OPT_SIZE, items[i], &args->sizes[i]);
+    if (status >= 0) return status;
+  }
+  args->size_count = (unsigned)count;
+  return -1;
+}
+
+static int parse_policies(char *list, struct replay_args *args) {
+  const int count = replay_split(list, args->policies, REPLAY_POLICIES_MAX);
+  if (count < 0) return bad_value(OPT_POLICY, "list", "at most 64 policies with commas between");
+  args->policy_count = (unsigned)count;
+  return -1;
+}
+
+static int parse_part(char *text, struct replay_args *args) {
+  uint64_t part, parts;
+  char *slash = strchr(text, '/');
+  if (slash) {
+    *slash = '\0';
+    if (parse_number(text, UINT32_MAX, &part) && parse_number(slash + 1, UINT32_MAX, &parts) &&
+        part >= 1 && part <= parts) {
+      args->part = (uint32_t)part;
+      args->parts = (uint32_t)parts;
+      return -1;
+    }
+    *slash = '/';
+  }
+  return bad_value(OPT_PART, text, "I/N with I from 1 to N, as in 1/2");
+}
+
+static int parse_model(const char *name, struct replay_args *args) {
+  char names[1024];
+  if (model_find(name)) {
+    args->model = name;
+    return -1;
+  }
+  model_names(names, sizeof names);
+  if (strcmp(name, "help") == 0) {
+    puts(names);
+    return EXIT_OK;
+  }
+  return bad_value(OPT_MODEL, name, names);
+}
+
+/* One of two words. */
+static int parse_either(int code, const char *text, const char *first, const char *second,
+                        bool *is_second) {
+  *is_second = strcmp(text, second) == 0;
+  if (*is_second || strcmp(text, first) == 0) return -1;
+  char wanted[80];
+  snprintf(wanted, sizeof wanted, "%s or %s", first, second);
+  return bad_value(code, text, wanted);
+}
+
+/* -1 to go on, or an exit code. */
+static int parse_option(int code, char *value, struct replay_args *args) {
+  bool second;
+  int status = -1;
+  switch (code) {
+    case OPT_TRACE:
+      args->trace = value;
+      return -1;
+    case OPT_LIMIT:
+      return parse_u64(code, value, 1, UINT64_MAX, &args->limit);
+    case OPT_POLICY:
+      return parse_policies(value, args);
+    case OPT_POLICY_PARAMS:
+      args->policy_params = value;
+      return -1;
+    case OPT_SSD_POLICY:
+      args->ssd_policy = value;
+      return -1;
+    case OPT_RAM:
+      args->has_ram = true;
+      return parse_size(code, value, &args->ram);
+    case OPT_SSD:
+      args->has_ssd = true;
+      return parse_size(code, value, &args->ssd);
+    case OPT_BLOCK_TOKENS:
+      return parse_u32(code, value, &args->block_tokens);
+    case OPT_BYTES_PER_TOKEN:
+      return parse_u64(code, value, 1, UINT64_C(1) << 40, &args->bytes_per_token);
+    case OPT_MODEL:
+      return parse_model(value, args);
+    case OPT_SEED:
+      return parse_u64(code, value, 0, UINT64_MAX, &args->seed);
+    case OPT_HIGH:
+      return parse_share(code, value, &args->high);
+    case OPT_LOW:
+      return parse_share(code, value, &args->low);
+    case OPT_JSON:
+      args->output = REPLAY_JSON;
+      return -1;
+    case OPT_CSV:
+      args->output = REPLAY_CSV;
+      return -1;
+    case OPT_SIZE:
+      return parse_sizes(value, args);
+    case OPT_ORDER:
+      status = parse_either(code, value, "front", "back", &second);
+      args->order = second ? REPLAY_BACK : REPLAY_FRONT;
+      return status;
+    case OPT_TIERS:
+      status = parse_either(code, value, "ideal", "engine", &second);
+      args->tiers = second ? REPLAY_TIERS_ENGINE : REPLAY_TIERS_IDEAL;
+      return status;
+    case OPT_SEGMENT_BLOCKS:
+      return parse_u32(code, value, &args->segment_blocks);
+    case OPT_DIR:
+      args->dir = value;
+      return -1;
+    case OPT_PART:
+      return parse_part(value, args);
+    case OPT_ENGINE:
+      if (strcmp(value, "auto") != 0 && strcmp(value, "uring") != 0 &&
+          strcmp(value, "threads") != 0) {
+        return bad_value(code, value, "auto, uring or threads");
+      }
+      args->engine = value;
+      return -1;
+    case OPT_WRITE_THROUGH:
+      args->write_through = true;
+      return -1;
+    case OPT_HELP:
+      fputs(usage_text, stdout);
+      return EXIT_OK;
+    default:
+      return EXIT_USAGE; /* getopt_long has said why */
+  }
+}
+
+/* Which half an option belongs to; the other half refuses it rather than ignoring it. */
+static bool only_sim(int code) {
+  return code == OPT_SIZE || code == OPT_ORDER || code == OPT_TIERS || code == OPT_CSV ||
+         code == OPT_SEGMENT_BLOCKS;
+}
+
+static bool only_real(int code) {
+  return code == OPT_DIR || code == OPT_PART || code == OPT_ENGINE || code == OPT_WRITE_THROUGH;
+}
+
+static int usage_error(const char *message) {
+  fprintf(stderr, "kvstow replay: %s; `kvstow replay --help` tells more\n", message);
+  return EXIT_USAGE;
+}
+
+/* What needs more than one option to be judged. */
+static int check(const struct replay_args *args, bool sim, bool real, int sim_option,
+                 int real_option) {
+  char message[80];
+  if (sim == real) return usage_error("one of --sim and --real is needed");
+  if (!args->trace) return usage_error("--trace is needed");
+  if (real && sim_option) {
+    snprintf(message, sizeof message, "--%s goes with --sim", option_name(sim_option));
+    return usage_error(message);
+  }
+  if (sim && real_option) {
+    snprintf(message, sizeof message, "--%s goes with --real", option_name(real_option));
+    return usage_error(message);
+  }
+  if (args->model && args->bytes_per_token) {
+    return usage_error("--model and --bytes-per-token exclude each other");
+  }
+  if (args->low > 0 && args->high > 0 && args->low > args->high) {
+    return usage_error("--low is above --high");
+  }
+  if (!real) return -1;
+  if (!args->dir) return usage_error("--real needs --dir, the store's directory");
+  if (!args->has_ram || !args->has_ssd) return usage_error("--real needs --ram and --ssd");
+  if (args->policy_count > 1) return usage_error("--real takes one --policy");
+  return -1;
+}
+
+int cmd_replay(int argc, char **argv) {
+  struct replay_args args = {0};
+  bool sim = false, real = false;
+  int sim_option = 0, real_option = 0;
+  optind = 0;
+  for (int code; (code = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+    if (only_sim(code)) sim_option = code;
+    if (only_real(code)) real_option = code;
+    sim |= code == OPT_SIM;
+    real |= code == OPT_REAL;
+    if (code == OPT_SIM || code == OPT_REAL) continue;
+    const int status = parse_option(code, optarg, &args);
+    if (status >= 0) return status;
+  }
+  if (optind < argc) {
+    fprintf(stderr, "kvstow replay: %s: not an option; is --trace missing before it?\n",
+            argv[optind]);
+    return EXIT_USAGE;
+  }
+  const int status = check(&args, sim, real, sim_option, real_option);
+  if (status >= 0) return status;
+  return sim ? cmd_replay_sim(&args) : cmd_replay_real(&args);
+}
