@@ -7,6 +7,8 @@
 #include <jansson.h>
 #include <stdlib.h>
 
+#include "cli/table.h"
+
 static double ratio(double part, double whole) { return whole > 0 ? part / whole : 0; }
 
 static uint64_t hit_blocks(const struct report_served *s) {
@@ -158,6 +160,7 @@ static void put_budgets(json_t *o, const struct replay_report *r) {
   put_count(o, "ssd_peak_bytes", r->ssd_peak_bytes);
   put_count(o, "ssd_budget_bytes", r->ssd_budget_bytes);
   put_count(o, "segment_bytes", r->segment_bytes);
+  put_count(o, "segment_blocks", r->segment_blocks);
 }
 
 static void put_trouble(json_t *o, const struct replay_report *r) {
@@ -195,29 +198,16 @@ bool report_json(const struct replay_report *r, FILE *out) {
 
 /* ---- text ----------------------------------------------------------------------------------- */
 
-enum { SIZE_CHARS = 24 };
-
-static const char *size_text(uint64_t bytes, char text[SIZE_CHARS]) {
-  static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-  double value = (double)bytes;
-  unsigned unit = 0;
-  while (value >= 1024 && unit < 4) {
-    value /= 1024;
-    unit++;
-  }
-  snprintf(text, SIZE_CHARS, unit == 0 ? "%.0f %s" : "%.1f %s", value, units[unit]);
-  return text;
-}
-
-static const char *time_text(double us, char text[SIZE_CHARS]) {
-  if (us < 1e3) snprintf(text, SIZE_CHARS, "%.0f us", us);
-  else if (us < 1e6) snprintf(text, SIZE_CHARS, "%.1f ms", us / 1e3);
-  else snprintf(text, SIZE_CHARS, "%.2f s", us / 1e6);
+static const char *time_text(double us, char text[TABLE_CELL_BYTES]) {
+  if (us < 1e3) snprintf(text, TABLE_CELL_BYTES, "%.0f us", us);
+  else if (us < 1e6) snprintf(text, TABLE_CELL_BYTES, "%.1f ms", us / 1e3);
+  else snprintf(text, TABLE_CELL_BYTES, "%.2f s", us / 1e6);
   return text;
 }
 
 static void served_line(FILE *out, const char *name, uint64_t blocks, const struct report_served *s) {
-  fprintf(out, "  %-18s %12" PRIu64 " %8.2f %%\n", name, blocks,
+  char count[TABLE_CELL_BYTES];
+  fprintf(out, "  %-18s %12s %8.2f %%\n", name, format_count(count, blocks),
           100 * ratio((double)blocks, (double)s->blocks));
 }
 
@@ -226,16 +216,20 @@ static void served_text(FILE *out, const char *title, const struct report_served
   served_line(out, "from RAM", s->ram_hit_blocks, s);
   served_line(out, "from SSD", s->ssd_hit_blocks, s);
   served_line(out, "recomputed", s->recompute_blocks, s);
-  fprintf(out, "  %.2f %% of %" PRIu64 " prompt tokens in %" PRIu64 " requests served\n",
-          100 * ratio((double)s->hit_tokens, (double)s->tokens), s->tokens, s->requests);
+  char tokens[TABLE_CELL_BYTES], requests[TABLE_CELL_BYTES];
+  fprintf(out, "  of %s prompt tokens in %s requests %.2f %% were served\n",
+          format_count(tokens, s->tokens), format_count(requests, s->requests),
+          100 * ratio((double)s->hit_tokens, (double)s->tokens));
 }
 
 static void latency_line(FILE *out, const char *name, double tokens_s, double megabytes_s,
                          const struct report_latency *l) {
-  char p50[SIZE_CHARS], p99[SIZE_CHARS], p999[SIZE_CHARS];
+  char rate[TABLE_CELL_BYTES], p50[TABLE_CELL_BYTES], p99[TABLE_CELL_BYTES], p999[TABLE_CELL_BYTES];
   fprintf(out, "  %-18s", name);
-  if (tokens_s > 0) fprintf(out, " %12.0f %10.0f", tokens_s, megabytes_s);
-  else fprintf(out, " %12s %10s", "-", "-");
+  if (tokens_s > 0)
+    fprintf(out, " %12s %10.0f", format_count(rate, (uint64_t)tokens_s), megabytes_s);
+  else
+    fprintf(out, " %12s %10s", "-", "-");
   if (l != NULL && l->count > 0) {
     fprintf(out, " %10s %10s %10s", time_text(l->p50_us, p50), time_text(l->p99_us, p99),
             time_text(l->p999_us, p999));
@@ -257,7 +251,7 @@ static void speed_text(const struct replay_report *r, FILE *out) {
 
 static void inside_text(const struct replay_report *r, FILE *out) {
   const kvstow_stats *s = &r->stats;
-  char a[SIZE_CHARS], b[SIZE_CHARS];
+  char a[TABLE_CELL_BYTES], b[TABLE_CELL_BYTES];
   fputs("\ninside\n", out);
   fprintf(out, "  %-18s %" PRIu64 " issued, %" PRIu64 " used, %" PRIu64 " wasted, %" PRIu64 " late\n",
           "prefetch", s->prefetch_issued, s->prefetch_used, s->prefetch_wasted, s->prefetch_late);
@@ -265,7 +259,7 @@ static void inside_text(const struct replay_report *r, FILE *out) {
           "SSD reads", s->tier.merges, s->tier.read_requests,
           100 * ratio((double)s->tier.merges, (double)s->tier.read_requests), s->tier.device_reads);
   fprintf(out, "  %-18s %s read, %s written, write amplification %.3f\n", "SSD traffic",
-          size_text(s->tier.device_read_bytes, a), size_text(s->tier.bytes_written, b),
+          format_bytes(a, s->tier.device_read_bytes), format_bytes(b, s->tier.bytes_written),
           s->write_amplification);
   fprintf(out, "  %-18s %s, %s (%s)\n", "I/O engine", s->tier.engine != NULL ? s->tier.engine : "none",
           s->tier.direct_io ? "O_DIRECT" : "buffered", s->tier.engine_reason);
@@ -273,14 +267,14 @@ static void inside_text(const struct replay_report *r, FILE *out) {
 }
 
 static void budgets_text(const struct replay_report *r, FILE *out) {
-  char a[SIZE_CHARS], b[SIZE_CHARS], c[SIZE_CHARS], d[SIZE_CHARS];
+  char a[TABLE_CELL_BYTES], b[TABLE_CELL_BYTES], c[TABLE_CELL_BYTES], d[TABLE_CELL_BYTES];
   fputs("\nbudgets\n", out);
   fprintf(out, "  %-18s peak RSS %s; budget %s + harness %s (of it %s buffers)\n", "memory",
-          size_text(r->peak_rss_bytes, a), size_text(r->ram_budget_bytes, b),
-          size_text(r->before_rss_bytes, c), size_text(r->buffer_bytes, d));
+          format_bytes(a, r->peak_rss_bytes), format_bytes(b, r->ram_budget_bytes),
+          format_bytes(c, r->before_rss_bytes), format_bytes(d, r->buffer_bytes));
   fprintf(out, "  %-18s %s used, at most %s; budget %s in segments of %s\n", "SSD",
-          size_text(r->ssd_bytes, a), size_text(r->ssd_peak_bytes, b),
-          size_text(r->ssd_budget_bytes, c), size_text(r->segment_bytes, d));
+          format_bytes(a, r->ssd_bytes), format_bytes(b, r->ssd_peak_bytes),
+          format_bytes(c, r->ssd_budget_bytes), format_bytes(d, r->segment_bytes));
 }
 
 static void trouble_text(const struct replay_report *r, FILE *out) {
@@ -298,10 +292,10 @@ static void trouble_text(const struct replay_report *r, FILE *out) {
 }
 
 void report_text(const struct replay_report *r, FILE *out) {
-  char a[SIZE_CHARS];
+  char a[TABLE_CELL_BYTES];
   fprintf(out, "%s, policy %s, %s, %.1f s\n", r->trace, r->policy, r->write_mode, r->wall_s);
   fprintf(out, "%s: %u layers, K %u + V %u bytes a token; blocks of %u tokens, %s\n", r->model,
-          r->layers, r->k_bytes, r->v_bytes, r->block_tokens, size_text(r->block_bytes, a));
+          r->layers, r->k_bytes, r->v_bytes, r->block_tokens, format_bytes(a, r->block_bytes));
   if (r->block_tokens != r->trace_block_tokens) {
     fprintf(out, "%u tokens stand for the trace's %u%s\n", r->block_tokens, r->trace_block_tokens,
             r->scaled_down ? ", so that a block is at most 2 MiB (--block-tokens decides)" : "");

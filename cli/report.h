@@ -62,6 +62,7 @@ struct replay_report {
   uint64_t ram_budget_bytes, ssd_budget_bytes;
   uint64_t ssd_bytes, ssd_peak_bytes; /* allocated in the directory, as the file system says */
   uint32_t segment_bytes;
+  uint64_t segment_blocks; /* records that fit one, about */
 
   kvstow_stats stats; /* after the flush, of this run */
 };
