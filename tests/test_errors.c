@@ -1,0 +1,999 @@
+/* tests/test_errors.c - what goes wrong gets a code and a sentence, and the process lives.
+ *
+ * The sentence must name what, where, and (where it means anything) what was expected and found.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+
+#include "support/kv.h"
+
+static const kv_shape small = {4, 64, 64, 32, 0}; /* 16 KiB a block */
+
+enum { RAM = 8 * 1024 * 1024, SSD = 16 * 1024 * 1024 + 512 * 1024, SEGMENT = 1024 * 1024 };
+
+static void options_for(kvstow_options *options, const char *const *dir) {
+  kv_options(options, dir, RAM, SSD, SEGMENT);
+}
+
+/* Opening must fail with one of two codes and a message that contains `word` (may be NULL). */
+static void refuses_either_at(int line, const kvstow_options *options, int code, int other,
+                              const char *word) {
+  char why[KVSTOW_MESSAGE_BYTES];
+  memset(why, 0x7f, sizeof why);
+  kvstow *store = (kvstow *)1;
+  int rc = kvstow_open(options, &store, why, sizeof why);
+  if (rc == 0)
+    kvstow_close(store);
+  if (rc != code && rc != other)
+    kv_fail_at(__FILE__, line, "open: %s, expected %s (%s)", kvstow_errname(rc),
+               kvstow_errname(code), rc == 0 ? "" : why);
+  if (memchr(why, 0, sizeof why) == NULL || strlen(why) < 5)
+    kv_fail_at(__FILE__, line, "no message with %s", kvstow_errname(rc));
+  if (word != NULL && strstr(why, word) == NULL)
+    kv_fail_at(__FILE__, line, "the message does not name \"%s\": \"%s\"", word, why);
+  /* a short buffer is respected, none at all is fine */
+  char tiny[8];
+  memset(tiny, 0x11, sizeof tiny);
+  rc = kvstow_open(options, &store, tiny, 4);
+  if (rc == 0 || memchr(tiny, 0, 4) == NULL || tiny[4] != 0x11)
+    kv_fail_at(__FILE__, line, "a short message buffer is not respected");
+  rc = kvstow_open(options, &store, NULL, 0);
+  if (rc == 0)
+    kv_fail_at(__FILE__, line, "opened at the third attempt");
+}
+#define refuses_either(options, code, other, word)                                                 \
+  refuses_either_at(__LINE__, options, code, other, word)
+#define refuses(options, code, word) refuses_either_at(__LINE__, options, code, code, word)
+
+static void works(const kvstow_options *options) {
+  kvstow *store = kv_open(options);
+  kvstow_space *space = kv_space(store, "works", &small);
+  kv_doc d;
+  kv_doc_init(&d, space, &small, 1, 1, 4, NULL, 0);
+  KV_OK(kv_doc_store(&d, 0, 4, 0));
+  KV_CHECK(kv_doc_restore(&d, 0) == 4, "the store does not work");
+  kv_doc_finish(&d);
+  KV_OK(kvstow_close(store));
+}
+
+static void has_message(const kvstow *store) {
+  char text[KVSTOW_MESSAGE_BYTES];
+  memset(text, 0x7f, sizeof text);
+  kvstow_message(store, text, sizeof text);
+  KV_CHECK(memchr(text, 0, sizeof text) != NULL && strlen(text) >= 5, "no message");
+}
+
+static void message_names(const kvstow *store, const char *word) {
+  char text[KVSTOW_MESSAGE_BYTES];
+  has_message(store);
+  kvstow_message(store, text, sizeof text);
+  KV_CHECK(strstr(text, word) != NULL, "the message does not name \"%s\": \"%s\"", word, text);
+}
+
+/* ---- codes ---------------------------------------------------------------------------------- */
+
+static void every_code_has_a_name_and_a_text(void **state) {
+  (void)state;
+#define NAME(name, number, text)                                                                   \
+  assert_string_equal(kvstow_errname(-(number)), "KVSTOW_" #name);                                 \
+  assert_string_equal(kvstow_strerror(KVSTOW_##name), text);
+  KVSTOW_ERRORS(NAME)
+#undef NAME
+  assert_string_equal(kvstow_errname(0), "0");
+  static const int unknown[] = {1, 100, -1000, INT32_MIN, INT32_MAX};
+  for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++) {
+    assert_non_null(kvstow_strerror(unknown[i]));
+    assert_non_null(kvstow_errname(unknown[i]));
+  }
+  assert_non_null(kvstow_strerror(0));
+  assert_string_equal(kvstow_version(), KVSTOW_VERSION);
+}
+
+/* ---- directories ---------------------------------------------------------------------------- */
+
+static void missing_parent_is_named(void **state) {
+  (void)state;
+  const char *base = kv_dir("errors");
+  char path[4200];
+  snprintf(path, sizeof path, "%s/not/there", base);
+  const char *dir = path;
+  kvstow_options options;
+  options_for(&options, &dir);
+  refuses(&options, KVSTOW_ENOENT, "not/there");
+}
+
+static void missing_directory_is_created(void **state) {
+  (void)state;
+  const char *base = kv_dir("errors");
+  char path[4200];
+  snprintf(path, sizeof path, "%s/new", base);
+  const char *dir = path;
+  kvstow_options options;
+  options_for(&options, &dir);
+  works(&options);
+}
+
+static void file_in_place_of_directory_is_refused(void **state) {
+  (void)state;
+  const char *base = kv_dir("errors");
+  char path[4200];
+  snprintf(path, sizeof path, "%s/plain", base);
+  int fd = open(path, O_CREAT | O_WRONLY, 0644);
+  assert_true(fd >= 0 && write(fd, "mine", 4) == 4);
+  close(fd);
+  const char *dir = path;
+  kvstow_options options;
+  options_for(&options, &dir);
+  char why[KVSTOW_MESSAGE_BYTES];
+  kvstow *store;
+  int rc = kvstow_open(&options, &store, why, sizeof why);
+  KV_CHECK(rc == KVSTOW_ENOTSTORE || rc == KVSTOW_EINVAL || rc == KVSTOW_ENOENT, "%s: %s",
+           kvstow_errname(rc), why);
+  KV_CHECK(strstr(why, "plain") != NULL, "the message does not name the file: %s", why);
+  struct stat status;
+  assert_int_equal(stat(path, &status), 0);
+  assert_int_equal(status.st_size, 4);
+}
+
+static void foreign_directory_is_left_alone(void **state) {
+  (void)state;
+  const char *dir = kv_dir("errors");
+  char path[4200];
+  snprintf(path, sizeof path, "%s/thesis.tex", dir);
+  int fd = open(path, O_CREAT | O_WRONLY, 0644);
+  assert_true(fd >= 0 && write(fd, "chapter 1", 9) == 9);
+  close(fd);
+  kvstow_options options;
+  options_for(&options, &dir);
+  refuses(&options, KVSTOW_ENOTSTORE, dir);
+  DIR *d = opendir(dir);
+  int entries = 0;
+  for (struct dirent *entry; (entry = readdir(d)) != NULL;)
+    entries += entry->d_name[0] != '.' || strlen(entry->d_name) > 2;
+  closedir(d);
+  assert_int_equal(entries, 1); /* nothing was put beside it */
+}
+
+static void unwritable_directory_is_refused(void **state) {
+  (void)state;
+  const char *base = kv_dir("errors");
+  char path[4200];
+  snprintf(path, sizeof path, "%s/locked", base);
+  assert_int_equal(mkdir(path, 0555), 0);
+  if (geteuid() == 0)
+    assert_int_equal(chmod(base, 0755), 0);
+  pid_t pid = kv_fork();
+  if (pid == 0) {
+    if (geteuid() == 0 && (setgid(65534) != 0 || setuid(65534) != 0))
+      _exit(77);
+    if (access(base, X_OK) != 0)
+      _exit(77); /* a directory above is closed to others */
+    const char *dir = path;
+    kvstow_options options;
+    options_for(&options, &dir);
+    refuses(&options, KVSTOW_EACCES, "locked");
+    _exit(0);
+  }
+  const int status = kv_wait(pid);
+  if (status == 77)
+    skip();
+  assert_int_equal(status, 0);
+  chmod(path, 0755);
+}
+
+/* ---- owners --------------------------------------------------------------------------------- */
+
+static void second_owner_in_this_process_is_refused(void **state) {
+  (void)state;
+  const char *dir = kv_dir("errors");
+  kvstow_options options;
+  options_for(&options, &dir);
+  kvstow *store = kv_open(&options);
+  refuses(&options, KVSTOW_EBUSY, dir);
+  KV_OK(kvstow_close(store));
+  works(&options); /* and free again */
+}
+
+static void second_owner_in_another_process_is_refused(void **state) {
+  (void)state;
+  const char *dir = kv_dir("errors");
+  int go[2];
+  assert_int_equal(pipe(go), 0);
+  pid_t pid = kv_fork(); /* before this process has threads */
+  if (pid == 0) {
+    char byte;
+    close(go[1]);
+    if (read(go[0], &byte, 1) != 1)
+      _exit(2);
+    kvstow_options options;
+    options_for(&options, &dir);
+    refuses(&options, KVSTOW_EBUSY, dir);
+    _exit(0);
+  }
+  close(go[0]);
+  kvstow_options options;
+  options_for(&options, &dir);
+  kvstow *store = kv_open(&options);
+  assert_int_equal(write(go[1], "x", 1), 1);
+  assert_int_equal(kv_wait(pid), 0);
+  close(go[1]);
+  kvstow_space *space = kv_space(store, "owner", &small); /* the first owner noticed nothing */
+  kv_doc d;
+  kv_doc_init(&d, space, &small, 1, 1, 4, NULL, 0);
+  KV_OK(kv_doc_store(&d, 0, 4, 0));
+  KV_CHECK(kv_doc_restore(&d, 0) == 4, "the owner lost blocks");
+  kv_doc_finish(&d);
+  KV_OK(kvstow_close(store));
+}
+
+/* ---- formats -------------------------------------------------------------------------------- */
+
+/* Changes bytes of the copies of `super`; with `sum` the copies' checksums are made right again. */
+static void patch_super(const char *dir, size_t offset, const void *bytes, size_t length, bool sum,
+                        int copies) {
+  char path[4200];
+  snprintf(path, sizeof path, "%s/super", dir);
+  int fd = open(path, O_RDWR);
+  KV_CHECK(fd >= 0, "%s: %s", path, strerror(errno));
+  unsigned char page[4096];
+  for (int copy = 0; copy < copies; copy++) {
+    assert_int_equal(pread(fd, page, sizeof page, copy * 4096), sizeof page);
+    memcpy(page + offset, bytes, length);
+    if (sum) {
+      memset(page + 4088, 0, 8);
+      const uint64_t checksum = kvstow_checksum(page, sizeof page);
+      memcpy(page + 4088, &checksum, 8);
+    }
+    assert_int_equal(pwrite(fd, page, sizeof page, copy * 4096), sizeof page);
+  }
+  close(fd);
+}
+
+static void other_formats_are_refused_by_name(void **state) {
+  (void)state;
+  const uint32_t version = 999, endian = 0x04030201, header_bytes = 8192;
+  kvstow_options options;
+  const char *dir = kv_dir("errors");
+  options_for(&options, &dir);
+  works(&options);
+  patch_super(dir, 12, &version, sizeof version, true, 2);
+  refuses(&options, KVSTOW_EVERSION, "999");
+
+  dir = kv_dir("errors");
+  options_for(&options, &dir);
+  works(&options);
+  patch_super(dir, 8, &endian, sizeof endian, true, 2);
+  refuses_either(&options, KVSTOW_EVERSION, KVSTOW_EGEOMETRY, dir);
+
+  dir = kv_dir("errors");
+  options_for(&options, &dir);
+  works(&options);
+  patch_super(dir, 44, &header_bytes, sizeof header_bytes, true, 2);
+  refuses_either(&options, KVSTOW_EVERSION, KVSTOW_EGEOMETRY, dir);
+
+  dir = kv_dir("errors");
+  options_for(&options, &dir);
+  works(&options);
+  patch_super(dir, 0, "notours!", 8, true, 2);
+  refuses_either(&options, KVSTOW_ENOTSTORE, KVSTOW_ECORRUPT, dir);
+
+  dir = kv_dir("errors");
+  options_for(&options, &dir);
+  works(&options);
+  patch_super(dir, 100, "garbage", 7, false, 2);
+  refuses_either(&options, KVSTOW_ENOTSTORE, KVSTOW_ECORRUPT, dir);
+}
+
+static void one_bad_copy_of_the_super_is_survived(void **state) {
+  (void)state;
+  const char *dir = kv_dir("errors");
+  kvstow_options options;
+  options_for(&options, &dir);
+  works(&options);
+  patch_super(dir, 100, "garbage", 7, false, 1);
+  works(&options);
+}
+
+static void other_segment_size_is_refused(void **state) {
+  (void)state;
+  const char *dir = kv_dir("errors");
+  kvstow_options options;
+  options_for(&options, &dir);
+  works(&options);
+  options.segment_bytes = 4 * SEGMENT;
+  refuses(&options, KVSTOW_EGEOMETRY, dir);
+  options.segment_bytes = 0; /* as stored */
+  works(&options);
+}
+
+/* ---- full disks ----------------------------------------------------------------------------- */
+
+/* Stores far more than the disk holds; whatever happens, what comes back is right, and the newest blocks
+ * do come back. */
+static void fill_beyond_the_disk(kvstow *store) {
+  kvstow_space *space = kv_space(store, "full", &small);
+  enum { COUNT = 160, BLOCKS = 16 };
+  size_t restored = 0, accepted = 0;
+  for (uint64_t doc = 0; doc < COUNT; doc++) {
+    kv_doc d;
+    kv_doc_init(&d, space, &small, 1, doc, BLOCKS, NULL, 0);
+    int rc = kv_doc_store(&d, 0, BLOCKS, 0);
+    KV_CHECK(rc == 0 || rc == KVSTOW_EFULL || rc == KVSTOW_ENOMEM, "store: %s", kvstow_errname(rc));
+    accepted += rc == 0;
+    kv_doc_finish(&d);
+    if (doc % 8 == 7) {
+      rc = kvstow_flush(store);
+      KV_CHECK(rc == 0 || rc == KVSTOW_ENOSPC || rc == KVSTOW_EIO || rc == KVSTOW_EOFFLINE,
+               "flush: %s", kvstow_errname(rc));
+      if (rc != 0)
+        has_message(store);
+    }
+  }
+  for (uint64_t doc = 0; doc < COUNT; doc++) {
+    kv_doc d;
+    kv_doc_init(&d, space, &small, 1, doc, BLOCKS, NULL, 0);
+    restored += kv_doc_restore(&d, doc % 2 ? KVSTOW_BYPASS_RAM : 0);
+    kv_doc_finish(&d);
+  }
+  KV_CHECK(accepted >= COUNT * 9 / 10, "only %zu of %d stores were taken", accepted, (int)COUNT);
+  KV_CHECK(restored >= 4 * BLOCKS, "only %zu blocks came back", restored);
+}
+
+static void full_file_system_costs_hits_not_answers(void **state) {
+  (void)state;
+  if (geteuid() != 0) {
+    skip();
+  }
+  char path[4200];
+  snprintf(path, sizeof path, "%s/small", kv_dir("errors"));
+  assert_int_equal(mkdir(path, 0755), 0);
+  if (mount("none", path, "tmpfs", 0, "size=12m") != 0)
+    skip();
+  const char *dir = path;
+  kvstow_options options;
+  kv_options(&options, &dir, RAM, 64 * KV_MIB, 4 * KV_MIB);
+  char why[KVSTOW_MESSAGE_BYTES] = "";
+  kvstow *store = NULL;
+  int rc = kvstow_open(&options, &store, why, sizeof why);
+  if (rc == 0) {
+    fill_beyond_the_disk(store);
+    rc = kvstow_close(store);
+    if (rc != 0 && rc != KVSTOW_ENOSPC && rc != KVSTOW_EIO && rc != KVSTOW_EOFFLINE) {
+      umount2(path, MNT_DETACH);
+      KV_FAIL("close: %s", kvstow_errname(rc));
+    }
+    rc = kvstow_open(&options, &store, why, sizeof why); /* and what was written is found again */
+    if (rc == 0) {
+      const kvstow_stats s = kv_stats(store);
+      kvstow_close(store);
+      umount2(path, MNT_DETACH);
+      KV_CHECK(s.recovered_blocks > 0, "nothing recovered from a full file system");
+      return;
+    }
+  }
+  umount2(path, MNT_DETACH);
+  /* refusing to open for want of space would be an answer too, with its name; then nothing is tested
+   * of the rest, and that is a failure: 12 MiB hold two segments */
+  KV_FAIL("open: %s: %s", kvstow_errname(rc), why);
+}
+
+static void file_system_without_room_for_a_segment_says_so(void **state) {
+  (void)state;
+  if (geteuid() != 0)
+    skip();
+  char path[4200];
+  snprintf(path, sizeof path, "%s/tiny", kv_dir("errors"));
+  assert_int_equal(mkdir(path, 0755), 0);
+  if (mount("none", path, "tmpfs", 0, "size=64k") != 0)
+    skip();
+  const char *dir = path;
+  kvstow_options options;
+  kv_options(&options, &dir, RAM, 64 * KV_MIB, 4 * KV_MIB);
+  char why[KVSTOW_MESSAGE_BYTES] = "";
+  kvstow *store = NULL;
+  int rc = kvstow_open(&options, &store, why, sizeof why);
+  bool right = rc == KVSTOW_ENOSPC;
+  if (rc == 0) { /* or it opens, and lives from RAM alone */
+    kvstow_space *space = kv_space(store, "tiny", &small);
+    kv_doc d;
+    kv_doc_init(&d, space, &small, 1, 1, 4, NULL, 0);
+    right = kv_doc_store(&d, 0, 4, 0) == 0 && kv_doc_restore(&d, 0) == 4;
+    rc = kvstow_flush(store);
+    right = right && (rc == KVSTOW_ENOSPC || rc == KVSTOW_EOFFLINE);
+    has_message(store);
+    right = right && kv_doc_restore(&d, 0) == 4;
+    kv_doc_finish(&d);
+    kvstow_close(store);
+  }
+  umount2(path, MNT_DETACH);
+  KV_CHECK(right, "open or flush: %s: %s", kvstow_errname(rc), why);
+}
+
+static void file_size_limit_costs_hits_not_answers(void **state) {
+  (void)state;
+  const char *dir = kv_dir("errors");
+  pid_t pid = kv_fork();
+  if (pid == 0) {
+    signal(SIGXFSZ, SIG_IGN);
+    const struct rlimit limit = {2 * KV_MIB, 2 * KV_MIB};
+    if (setrlimit(RLIMIT_FSIZE, &limit) != 0)
+      _exit(77);
+    kvstow_options options;
+    kv_options(&options, &dir, RAM, 64 * KV_MIB, 4 * KV_MIB);
+    char why[KVSTOW_MESSAGE_BYTES] = "";
+    kvstow *store = NULL;
+    int rc = kvstow_open(&options, &store, why, sizeof why);
+    if (rc != 0) {
+      KV_CHECK(rc == KVSTOW_ENOSPC || rc == KVSTOW_EIO || rc == KVSTOW_EACCES, "open: %s: %s",
+               kvstow_errname(rc), why);
+      _exit(0);
+    }
+    fill_beyond_the_disk(store);
+    rc = kvstow_close(store);
+    KV_CHECK(rc <= 0, "close: %d", rc);
+    _exit(0);
+  }
+  const int status = kv_wait(pid);
+  if (status == 77)
+    skip();
+  assert_int_equal(status, 0);
+}
+
+/* ---- budgets and geometry ------------------------------------------------------------------- */
+
+static void budgets_too_small_are_refused(void **state) {
+  (void)state;
+  const char *dir = kv_dir("errors");
+  kvstow_options options;
+  options_for(&options, &dir);
+  options.ram_bytes = 4 * KV_MIB;
+  refuses(&options, KVSTOW_EBUDGET, NULL);
+  options.ram_bytes = 0;
+  refuses(&options, KVSTOW_EBUDGET, NULL);
+  options_for(&options, &dir);
+  options.ssd_bytes = 512 * KV_KIB;
+  refuses(&options, KVSTOW_EBUDGET, NULL);
+  options_for(&options, &dir);
+  options.segment_bytes = 64 * KV_MIB;
+  refuses(&options, KVSTOW_EBUDGET, NULL);
+  options_for(&options, NULL);
+  options.ram_bytes = 1;
+  refuses(&options, KVSTOW_EBUDGET, NULL);
+  options_for(&options, &dir); /* and the attempts left nothing in the way */
+  works(&options);
+}
+
+static void no_budget_for_ssd_means_ram_only(void **state) {
+  (void)state;
+  const char *dir = kv_dir("errors");
+  kvstow_options options;
+  kv_options(&options, NULL, RAM, 0, 0);
+  works(&options);
+  options_for(&options, &dir);
+  options.ssd_bytes = 0;
+  works(&options);
+}
+
+static void space_options_for(kvstow_space_options *options, const char *fingerprint) {
+  kvstow_space_options_init(options);
+  options->name = fingerprint;
+  options->fingerprint = fingerprint;
+  options->fingerprint_bytes = strlen(fingerprint);
+  options->layers = small.layers;
+  options->k_bytes = small.k_bytes;
+  options->v_bytes = small.v_bytes;
+  options->block_tokens = small.block_tokens;
+}
+
+static void blocks_too_big_are_refused(void **state) {
+  (void)state;
+  const char *dir = kv_dir("errors");
+  kvstow_options options;
+  options_for(&options, &dir);
+  kvstow *store = kv_open(&options);
+  kvstow_space *space;
+  kvstow_space_options so;
+  space_options_for(&so, "too big"); /* larger than a segment, and than an eighth of RAM */
+  so.layers = 16;
+  so.k_bytes = so.v_bytes = 1024;
+  so.block_tokens = 256;
+  KV_RESULT(kvstow_space_open(store, &so, &space), KVSTOW_ETOOBIG);
+  has_message(store);
+  so.layers = 5; /* 2.5 MiB */
+  KV_RESULT(kvstow_space_open(store, &so, &space), KVSTOW_ETOOBIG);
+  so.layers = 1; /* the header page has no room for so many tokens */
+  so.k_bytes = 4;
+  so.v_bytes = 4;
+  so.block_tokens = 4096;
+  KV_RESULT(kvstow_space_open(store, &so, &space), KVSTOW_ETOOBIG);
+  has_message(store);
+  so.layers = 2000; /* nor for so many layers */
+  so.block_tokens = 1;
+  KV_RESULT(kvstow_space_open(store, &so, &space), KVSTOW_ETOOBIG);
+  space_options_for(&so, "too big, opaque");
+  so.layers = so.k_bytes = so.v_bytes = 0;
+  so.opaque_max_bytes = 4 * KV_MIB;
+  KV_RESULT(kvstow_space_open(store, &so, &space), KVSTOW_ETOOBIG);
+  KV_OK(kvstow_close(store));
+}
+
+/* Products that overflow 32 bits must not come out small. */
+static void huge_geometries_are_refused(void **state) {
+  (void)state;
+  static const struct {
+    uint32_t layers, k, v, tokens;
+  } shapes[] = {{1, 1u << 31, 1u << 31, 256},
+                {1, 1u << 24, 0, 256},
+                {65536, 65536, 65536, 1},
+                {4, UINT32_MAX, UINT32_MAX, 1},
+                {4, UINT32_MAX, 1, 32},
+                {1, 64, 64, UINT32_MAX},
+                {UINT32_MAX, 1, 1, 1},
+                {1, 1u << 20, 1u << 20, 1u << 12}};
+  kvstow_options options;
+  kv_options(&options, NULL, RAM, 0, 0);
+  kvstow *store = kv_open(&options);
+  for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+    kvstow_space_options so;
+    space_options_for(&so, "huge");
+    so.layers = shapes[i].layers;
+    so.k_bytes = shapes[i].k;
+    so.v_bytes = shapes[i].v;
+    so.block_tokens = shapes[i].tokens;
+    kvstow_space *space;
+    int rc = kvstow_space_open(store, &so, &space);
+    KV_CHECK(rc == KVSTOW_ETOOBIG || rc == KVSTOW_EINVAL, "shape %zu: %s", i, kvstow_errname(rc));
+    has_message(store);
+  }
+  KV_OK(kvstow_close(store));
+}
+
+static void other_layout_is_refused_or_replaced(void **state) {
+  (void)state;
+  static const kv_shape other = {2, 64, 64, 32, 0};
+  const char *dir = kv_dir("errors");
+  kvstow_options options;
+  options_for(&options, &dir);
+  kvstow *store = kv_open(&options);
+  kvstow_space *space = kv_space(store, "model", &small);
+  kv_doc d;
+  kv_doc_init(&d, space, &small, 1, 1, 6, NULL, 0);
+  KV_OK(kv_doc_store(&d, 0, 6, 0));
+  kvstow_space_options so;
+  space_options_for(&so, "model");
+  so.layers = other.layers;
+  kvstow_space *wrong = NULL;
+  KV_RESULT(kvstow_space_open(store, &so, &wrong), KVSTOW_EGEOMETRY); /* while it is open */
+  has_message(store);
+  kv_doc_finish(&d);
+  KV_OK(kvstow_close(store));
+
+  store = kv_open(&options); /* and when only the disk knows */
+  KV_RESULT(kvstow_space_open(store, &so, &wrong), KVSTOW_EGEOMETRY);
+  has_message(store);
+  space = kv_space(store, "model", &small); /* the right one opens still, with its blocks */
+  kv_doc_init(&d, space, &small, 1, 1, 6, NULL, 0);
+  KV_CHECK(kv_doc_restore(&d, 0) == 6, "the refusal cost blocks");
+  kv_doc_finish(&d);
+  KV_OK(kvstow_close(store));
+
+  store = kv_open(&options);
+  so.replace_layout = true;
+  KV_OK(kvstow_space_open(store, &so, &space));
+  kv_doc_init(&d, space, &other, 1, 1, 6, NULL, 0);
+  KV_CHECK(kv_doc_held(&d) == 0, "blocks of another layout are held");
+  KV_OK(kv_doc_store(&d, 0, 6, 0));
+  KV_CHECK(kv_doc_restore(&d, 0) == 6, "the new layout does not work");
+  kv_doc_finish(&d);
+  KV_OK(kvstow_close(store));
+
+  store = kv_open(&options); /* and for good */
+  space_options_for(&so, "model");
+  KV_RESULT(kvstow_space_open(store, &so, &wrong), KVSTOW_EGEOMETRY);
+  space = kv_space(store, "model", &other);
+  kv_doc_init(&d, space, &other, 1, 1, 6, NULL, 0);
+  KV_CHECK(kv_doc_restore(&d, 0) == 6, "the new layout was lost");
+  kv_doc_finish(&d);
+  KV_OK(kvstow_close(store));
+}
+
+static void unknown_policies_are_refused_by_name(void **state) {
+  (void)state;
+  const char *dir = kv_dir("errors");
+  kvstow_options options;
+  options_for(&options, &dir);
+  options.ram_policy = "no-such-policy";
+  refuses(&options, KVSTOW_EPOLICY, "no-such-policy");
+  options_for(&options, &dir);
+  options.ssd_policy = "other-policy:a=1";
+  refuses(&options, KVSTOW_EPOLICY, "other-policy");
+  options_for(&options, &dir);
+  options.ram_policy = "./no-such-file.so";
+  refuses(&options, KVSTOW_EPOLICY, "no-such-file.so");
+  options_for(&options, &dir);
+  options.ram_policy = "lru:bogus=1";
+  refuses(&options, KVSTOW_EPOLICY, "bogus");
+  options_for(&options, &dir);
+  works(&options);
+}
+
+/* ---- arguments ------------------------------------------------------------------------------ */
+
+static void open_checks_its_arguments(void **state) {
+  (void)state;
+  const char *dir = kv_dir("errors");
+  char why[KVSTOW_MESSAGE_BYTES];
+  kvstow *store = NULL;
+  kvstow_options options;
+  KV_RESULT(kvstow_open(NULL, &store, why, sizeof why), KVSTOW_EINVAL);
+  options_for(&options, &dir);
+  KV_RESULT(kvstow_open(&options, NULL, why, sizeof why), KVSTOW_EINVAL);
+  options.size = 0;
+  refuses(&options, KVSTOW_EINVAL, NULL);
+  options_for(&options, &dir);
+  options.size = 3;
+  refuses(&options, KVSTOW_EINVAL, NULL);
+  options_for(&options, &dir);
+  options.segment_bytes = 3 * 1024 * 1024;
+  refuses(&options, KVSTOW_EINVAL, "segment");
+  options_for(&options, &dir);
+  options.segment_bytes = 4096;
+  refuses(&options, KVSTOW_EINVAL, "segment");
+  options_for(&options, &dir);
+  options.engine = (kvstow_engine)77;
+  refuses(&options, KVSTOW_EINVAL, NULL);
+  options_for(&options, &dir);
+  options.write_mode = (kvstow_write_mode)77;
+  refuses(&options, KVSTOW_EINVAL, NULL);
+  options_for(&options, &dir);
+  options.queue_depth = 1000000;
+  refuses(&options, KVSTOW_EINVAL, NULL);
+  options_for(&options, &dir);
+  options.dirs_count = 1000;
+  {
+    const char *many[1000];
+    for (int i = 0; i < 1000; i++)
+      many[i] = dir;
+    options.dirs = many;
+    refuses(&options, KVSTOW_EINVAL, NULL);
+  }
+  options_for(&options, &dir);
+  const char *null_dir = NULL;
+  options.dirs = &null_dir;
+  refuses(&options, KVSTOW_EINVAL, NULL);
+  options_for(&options, &dir);
+  options.high_watermark_pct = 1000;
+  refuses(&options, KVSTOW_EINVAL, NULL);
+  options_for(&options, &dir);
+  options.high_watermark_pct = 50;
+  options.low_watermark_pct = 80;
+  refuses(&options, KVSTOW_EINVAL, NULL);
+  KV_OK(kvstow_close(NULL));
+  kvstow_seq_close(NULL);
+  kvstow_lease_release(NULL);
+  KV_OK(kvstow_queue_destroy(NULL));
+}
+
+static void spaces_check_their_arguments(void **state) {
+  (void)state;
+  kvstow_options options;
+  kv_options(&options, NULL, RAM, 0, 0);
+  kvstow *store = kv_open(&options);
+  kvstow_space *space;
+  kvstow_space_options so;
+  KV_RESULT(kvstow_space_open(store, NULL, &space), KVSTOW_EINVAL);
+  space_options_for(&so, "x");
+  KV_RESULT(kvstow_space_open(store, &so, NULL), KVSTOW_EINVAL);
+  so.size = 1;
+  KV_RESULT(kvstow_space_open(store, &so, &space), KVSTOW_EINVAL);
+  has_message(store);
+  space_options_for(&so, "x");
+  so.fingerprint = NULL; /* what makes KV interchangeable can't be nothing */
+  KV_RESULT(kvstow_space_open(store, &so, &space), KVSTOW_EINVAL);
+  has_message(store);
+  space_options_for(&so, "x");
+  so.fingerprint_bytes = 0;
+  KV_RESULT(kvstow_space_open(store, &so, &space), KVSTOW_EINVAL);
+  space_options_for(&so, "x");
+  so.k_bytes = so.v_bytes = 0;
+  KV_RESULT(kvstow_space_open(store, &so, &space), KVSTOW_EINVAL);
+  space_options_for(&so, "x");
+  so.layers = 0;
+  so.opaque_max_bytes = 0;
+  KV_RESULT(kvstow_space_open(store, &so, &space), KVSTOW_EINVAL);
+  /* a name that is too long is cut, and no name is fine */
+  char name[200];
+  memset(name, 'n', sizeof name - 1);
+  name[sizeof name - 1] = 0;
+  space_options_for(&so, "long name");
+  so.name = name;
+  KV_OK(kvstow_space_open(store, &so, &space));
+  space_options_for(&so, "no name");
+  so.name = NULL;
+  KV_OK(kvstow_space_open(store, &so, &space));
+  /* block_tokens 0: 256, halved until a block is at most 16 MiB, here an eighth of 8 MiB at most */
+  space_options_for(&so, "default tokens");
+  so.block_tokens = 0;
+  so.layers = 2;
+  KV_OK(kvstow_space_open(store, &so, &space));
+  assert_int_equal(kvstow_space_block_tokens(space), 256);
+  KV_OK(kvstow_close(store));
+}
+
+static void store_checks_its_arguments(void **state) {
+  (void)state;
+  kvstow_options options;
+  kv_options(&options, NULL, RAM, 0, 0);
+  kvstow *store = kv_open(&options);
+  kvstow_space *space = kv_space(store, "arguments", &small);
+  kv_doc d;
+  kv_doc_init(&d, space, &small, 1, 1, 4, NULL, 0);
+  const size_t bytes = kv_block_bytes(0, &small);
+  char *block = malloc(bytes + 1);
+  memset(block, 3, bytes + 1);
+  struct iovec iov = {block, bytes};
+  kvstow_source source = {&iov, 1};
+  size_t stored;
+  kvstow_slot slot;
+
+  KV_RESULT(kvstow_store(NULL, 0, 1, &source, 0, &stored), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_store(&d.prefix, 0, 1, NULL, 0, &stored), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_store(&d.prefix, 4, 1, &source, 0, &stored), KVSTOW_EINVAL); /* past the end */
+  KV_RESULT(kvstow_store(&d.prefix, 0, 5, &source, 0, &stored), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_store(&d.prefix, SIZE_MAX, 2, &source, 0, &stored), KVSTOW_EINVAL);
+  has_message(store);
+  iov.iov_len = bytes - 1; /* sizes */
+  KV_RESULT(kvstow_store(&d.prefix, 0, 1, &source, 0, &stored), KVSTOW_EINVAL);
+  has_message(store);
+  iov.iov_len = bytes + 1;
+  KV_RESULT(kvstow_store(&d.prefix, 0, 1, &source, 0, &stored), KVSTOW_EINVAL);
+  iov.iov_len = bytes;
+  source.iov = NULL;
+  KV_RESULT(kvstow_store(&d.prefix, 0, 1, &source, 0, &stored), KVSTOW_EINVAL);
+  source.iov = &iov;
+  source.iovcnt = -1;
+  KV_RESULT(kvstow_store(&d.prefix, 0, 1, &source, 0, &stored), KVSTOW_EINVAL);
+  source.iovcnt = 0;
+  KV_RESULT(kvstow_store(&d.prefix, 0, 1, &source, 0, &stored), KVSTOW_EINVAL);
+  source.iovcnt = 1;
+  kvstow_prefix bad = d.prefix;
+  bad.size = 0;
+  KV_RESULT(kvstow_store(&bad, 0, 1, &source, 0, &stored), KVSTOW_EINVAL);
+  bad = d.prefix;
+  bad.space = NULL;
+  KV_RESULT(kvstow_store(&bad, 0, 1, &source, 0, &stored), KVSTOW_EINVAL);
+  bad = d.prefix;
+  bad.tokens = NULL;
+  KV_RESULT(kvstow_store(&bad, 0, 1, &source, 0, &stored), KVSTOW_EINVAL);
+  bad = d.prefix;
+  bad.salt = NULL;
+  bad.salt_bytes = 5;
+  KV_RESULT(kvstow_store(&bad, 0, 1, &source, 0, &stored), KVSTOW_EINVAL);
+  KV_CHECK(kv_doc_held(&d) == 0, "a refused store left blocks");
+  KV_RESULT(kvstow_reserve(NULL, 0, 1, 0, 0, &slot), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_reserve(&d.prefix, 0, 1, 0, 0, NULL), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_reserve(&d.prefix, 3, 2, 0, 0, &slot), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_commit(NULL, &slot, 1), KVSTOW_EINVAL);
+
+  kvstow_lease *lease = NULL;
+  kvstow_held held;
+  KV_RESULT(kvstow_match(NULL, 0, &lease, &held), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_match(&d.prefix, 0, NULL, &held), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_exists(NULL, &held), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_exists(&d.prefix, NULL), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_prefetch(NULL), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_pin(NULL, true, NULL), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_forget(NULL, 0, NULL), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_forget_space(NULL, NULL), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_forget_salt(NULL, "x", 1, NULL), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_flush(NULL), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_match(&d.prefix, 0, &lease, &held), KVSTOW_EMISS);
+  assert_null(lease);
+  bad = d.prefix;
+  bad.tokens_count = small.block_tokens - 1; /* not one whole block */
+  KV_RESULT(kvstow_match(&bad, 0, &lease, &held), KVSTOW_EMISS);
+  KV_OK(kvstow_exists(&bad, &held));
+  assert_int_equal(held.tokens, 0);
+
+  KV_OK(kv_doc_store(&d, 0, 4, 0));
+  KV_OK(kvstow_match(&d.prefix, 0, &lease, &held));
+  kvstow_range range = {0, 0, 0, 0};
+  const size_t all = 4 * bytes;
+  char *out = malloc(all + 1);
+  struct iovec to = {out, all - 1};
+  KV_RESULT(kvstow_read(lease, &range, &to, 1, 0, 0), KVSTOW_EINVAL);
+  to.iov_len = all + 1;
+  KV_RESULT(kvstow_read(lease, &range, &to, 1, 0, 0), KVSTOW_EINVAL);
+  has_message(store);
+  to.iov_len = all;
+  KV_RESULT(kvstow_read(NULL, &range, &to, 1, 0, 0), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_read(lease, NULL, &to, 1, 0, 0), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_read(lease, &range, NULL, 1, 0, 0), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_read(lease, &range, &to, -1, 0, 0), KVSTOW_EINVAL);
+  KV_OK(kvstow_read(lease, &range, &to, 1, 0, 0));
+  range.layer_first = small.layers;
+  KV_RESULT(kvstow_read(lease, &range, &to, 1, 0, 0), KVSTOW_EINVAL);
+  range = (kvstow_range){1, small.layers, 0, 0};
+  KV_RESULT(kvstow_read(lease, &range, &to, 1, 0, 0), KVSTOW_EINVAL);
+  range = (kvstow_range){0, 0, 4 * small.block_tokens, 1};
+  KV_RESULT(kvstow_read(lease, &range, &to, 1, 0, 0), KVSTOW_EINVAL);
+  range = (kvstow_range){0, 0, 1, SIZE_MAX};
+  KV_RESULT(kvstow_read(lease, &range, &to, 1, 0, 0), KVSTOW_EINVAL);
+  range = (kvstow_range){1, UINT32_MAX, 0, 0};
+  KV_RESULT(kvstow_read(lease, &range, &to, 1, 0, 0), KVSTOW_EINVAL);
+  void *payload = out;
+  const void *view;
+  size_t view_bytes;
+  KV_RESULT(kvstow_read_blocks(lease, 4, 1, &payload, NULL, 0, 0), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_read_blocks(lease, 3, SIZE_MAX, &payload, NULL, 0, 0), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_read_blocks(lease, 0, 1, NULL, NULL, 0, 0), KVSTOW_EINVAL);
+  payload = NULL;
+  KV_RESULT(kvstow_read_blocks(lease, 0, 1, &payload, NULL, 0, 0), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_view(lease, 4, 0, &view, &view_bytes), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_view(lease, 0, 0, NULL, &view_bytes), KVSTOW_EINVAL);
+  kvstow_unview(lease, 2); /* never viewed, and far out: nothing happens */
+  kvstow_unview(lease, 400);
+  KV_CHECK(kv_doc_read_blocks(&d, lease, 0, 4, 0, 0) == 0, "the lease no longer works");
+  kvstow_lease_release(lease);
+  KV_CHECK(kvstow_lease_tokens(NULL) == 0, "tokens of no lease");
+
+  kvstow_stats stats;
+  memset(&stats, 0x33, sizeof stats);
+  stats.size = 0; /* how much room there is: none */
+  kvstow_get_stats(store, &stats);
+  kvstow_get_stats(store, NULL);
+  KV_CHECK(kvstow_stats_json(store, NULL, 0) > 10, "length without a buffer");
+  KV_CHECK(kvstow_stats_prometheus(store, NULL, 0) > 10, "length without a buffer");
+  char text[16];
+  memset(text, 0x11, sizeof text);
+  KV_CHECK(kvstow_stats_json(store, text, 8) > 8 && memchr(text, 0, 8) != NULL && text[8] == 0x11,
+           "a short buffer is not respected");
+  memset(text, 0x11, sizeof text);
+  kvstow_message(store, text, 4);
+  KV_CHECK(memchr(text, 0, 4) != NULL && text[4] == 0x11, "a short buffer is not respected");
+  kvstow_message(store, text, 0);
+  kvstow_message(store, NULL, 0);
+  free(out);
+  free(block);
+  kv_doc_finish(&d);
+  KV_OK(kvstow_close(store));
+}
+
+static void sequences_check_their_arguments(void **state) {
+  (void)state;
+  kvstow_options options;
+  kv_options(&options, NULL, RAM, 0, 0);
+  kvstow *store = kv_open(&options);
+  kvstow_space *space = kv_space(store, "arguments", &small);
+  static const kv_shape blob = {0, 0, 0, 32, 1000};
+  kvstow_space *opaque = kv_space(store, "opaque", &blob);
+  kv_doc d;
+  kv_doc_init(&d, space, &small, 1, 1, 4, NULL, 0);
+  char rows[64 * 64] = {0};
+  kvstow_seq *seq = NULL;
+  KV_RESULT(kvstow_seq_open(NULL, &seq), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_seq_open(&d.prefix, NULL), KVSTOW_EINVAL);
+  kvstow_prefix ragged = d.prefix;
+  ragged.tokens_count--;
+  KV_RESULT(kvstow_seq_open(&ragged, &seq), KVSTOW_ESTATE);
+  has_message(store);
+  kvstow_prefix empty = KVSTOW_PREFIX(space, NULL, 0);
+  KV_OK(kvstow_seq_open(&empty, &seq));
+  KV_RESULT(kvstow_seq_append(seq, 0, rows, rows, 1), KVSTOW_ESTATE); /* no token named */
+  KV_RESULT(kvstow_seq_tokens(seq, NULL, 3), KVSTOW_EINVAL);
+  KV_OK(kvstow_seq_tokens(seq, d.tokens, 10));
+  KV_RESULT(kvstow_seq_append(seq, 0, rows, rows, 11), KVSTOW_ESTATE);
+  KV_RESULT(kvstow_seq_append(seq, small.layers, rows, rows, 1), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_seq_append(seq, 0, NULL, rows, 1), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_seq_append(seq, 0, rows, NULL, 1), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_seq_append(NULL, 0, rows, rows, 1), KVSTOW_EINVAL);
+  KV_OK(kvstow_seq_append(seq, 0, rows, rows, 10));
+  KV_RESULT(kvstow_seq_append(seq, 0, rows, rows, 1), KVSTOW_ESTATE);
+  assert_int_equal(kvstow_seq_sealed_tokens(seq), 0);
+  KV_RESULT(kvstow_close(store), KVSTOW_EBUSY);
+  kvstow_seq_close(seq);
+  kvstow_prefix in_opaque = KVSTOW_PREFIX(opaque, NULL, 0);
+  seq = NULL;
+  int rc = kvstow_seq_open(&in_opaque, &seq);
+  KV_CHECK(rc == KVSTOW_EINVAL || rc == KVSTOW_EUNSUPPORTED || rc == KVSTOW_ESTATE,
+           "a sequence of opaque blocks: %s", kvstow_errname(rc));
+  kv_doc_finish(&d);
+  KV_OK(kvstow_close(store));
+}
+
+static void close_is_busy_while_handles_are_open(void **state) {
+  (void)state;
+  const char *dir = kv_dir("errors");
+  kvstow_options options;
+  options_for(&options, &dir);
+  kvstow *store = kv_open(&options);
+  kvstow_space *space = kv_space(store, "busy", &small);
+  kv_doc d;
+  kv_doc_init(&d, space, &small, 1, 1, 4, NULL, 0);
+  KV_OK(kv_doc_store(&d, 0, 4, 0));
+  kvstow_lease *lease;
+  KV_OK(kvstow_match(&d.prefix, 0, &lease, NULL));
+  KV_RESULT(kvstow_close(store), KVSTOW_EBUSY);
+  message_names(store, "lease");
+  KV_CHECK(kv_doc_read_blocks(&d, lease, 0, 4, 0, 0) == 0, "the store did not stay open");
+  KV_OK(kv_doc_store(&d, 0, 4, 0));
+  kvstow_lease_release(lease);
+  kvstow_seq *seq;
+  KV_OK(kvstow_seq_open(&d.prefix, &seq));
+  KV_RESULT(kvstow_close(store), KVSTOW_EBUSY);
+  message_names(store, "sequence");
+  kvstow_seq_close(seq);
+  kvstow_queue *queue;
+  KV_OK(kvstow_queue_create(store, &queue));
+  KV_RESULT(kvstow_close(store), KVSTOW_EBUSY);
+  message_names(store, "queue");
+  KV_OK(kvstow_queue_destroy(queue));
+  kv_doc_finish(&d);
+  KV_OK(kvstow_close(store));
+}
+
+static void forgetting_leased_blocks_is_busy(void **state) {
+  (void)state;
+  const char *dir = kv_dir("errors");
+  kvstow_options options;
+  options_for(&options, &dir);
+  kvstow *store = kv_open(&options);
+  kvstow_space *space = kv_space(store, "busy", &small);
+  kv_doc d;
+  kv_doc_init(&d, space, &small, 1, 1, 8, NULL, 0);
+  KV_OK(kv_doc_store(&d, 0, 8, 0));
+  kvstow_prefix half = d.prefix;
+  half.tokens_count = 4 * small.block_tokens;
+  kvstow_lease *lease;
+  kvstow_held held;
+  KV_OK(kvstow_match(&half, 0, &lease, &held));
+  assert_int_equal(held.blocks, 4);
+  size_t blocks = 99;
+  KV_RESULT(kvstow_forget(&d.prefix, 2, &blocks), KVSTOW_EBUSY);
+  KV_CHECK(kv_doc_held(&d) == 4, "%zu blocks held: the free ones must go, the leased ones stay",
+           kv_doc_held(&d));
+  KV_CHECK(kv_doc_read_blocks(&d, lease, 0, 4, 0, 0) == 0, "the lease lost its blocks");
+  kvstow_lease_release(lease);
+  KV_OK(kvstow_forget(&d.prefix, 2, &blocks));
+  assert_int_equal(blocks, 2);
+  KV_CHECK(kv_doc_held(&d) == 2, "%zu blocks held", kv_doc_held(&d));
+  KV_OK(kvstow_forget(&d.prefix, 0, &blocks));
+  assert_int_equal(blocks, 2);
+  KV_OK(kvstow_forget(&d.prefix, 0, &blocks)); /* nothing left: not an error */
+  assert_int_equal(blocks, 0);
+  kv_doc_finish(&d);
+  KV_OK(kvstow_close(store));
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(every_code_has_a_name_and_a_text),
+    cmocka_unit_test(missing_parent_is_named),
+    cmocka_unit_test(missing_directory_is_created),
+    cmocka_unit_test(file_in_place_of_directory_is_refused),
+    cmocka_unit_test(foreign_directory_is_left_alone),
+    cmocka_unit_test(unwritable_directory_is_refused),
+    cmocka_unit_test(second_owner_in_this_process_is_refused),
+    cmocka_unit_test(second_owner_in_another_process_is_refused),
+    cmocka_unit_test(other_formats_are_refused_by_name),
+    cmocka_unit_test(one_bad_copy_of_the_super_is_survived),
+    cmocka_unit_test(other_segment_size_is_refused),
+    cmocka_unit_test(full_file_system_costs_hits_not_answers),
+    cmocka_unit_test(file_system_without_room_for_a_segment_says_so),
+    cmocka_unit_test(file_size_limit_costs_hits_not_answers),
+    cmocka_unit_test(budgets_too_small_are_refused),
+    cmocka_unit_test(no_budget_for_ssd_means_ram_only),
+    cmocka_unit_test(blocks_too_big_are_refused),
+    cmocka_unit_test(huge_geometries_are_refused),
+    cmocka_unit_test(other_layout_is_refused_or_replaced),
+    cmocka_unit_test(unknown_policies_are_refused_by_name),
+    cmocka_unit_test(open_checks_its_arguments),
+    cmocka_unit_test(spaces_check_their_arguments),
+    cmocka_unit_test(store_checks_its_arguments),
+    cmocka_unit_test(sequences_check_their_arguments),
+    cmocka_unit_test(close_is_busy_while_handles_are_open),
+    cmocka_unit_test(forgetting_leased_blocks_is_busy),
+};
+
+KV_MAIN("errors")
