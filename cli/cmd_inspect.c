@@ -14,14 +14,15 @@
 #include "cli/table.h"
 
 static const struct store_command command = {
-    .usage = "Usage: kvstow inspect [--segments] [--json] DIR...\n"
-             "\n"
-             "Shows the spaces of a store (a model in a layout), how much of it each of them holds,\n"
-             "and how full and how old the segments are. Nothing is written.\n"
-             "\n"
-             "  -s, --segments   list every segment\n"
-             "  -j, --json       one JSON object, segments included\n"
-             "  -h, --help       this text\n",
+    .usage =
+        "Usage: kvstow inspect [--segments] [--json] DIR...\n"
+        "\n"
+        "Shows the spaces of a store (a model in a layout), how much of it each of them holds,\n"
+        "and how full and how old the segments are. Nothing is written.\n"
+        "\n"
+        "  -s, --segments   list every segment\n"
+        "  -j, --json       one JSON object, segments included\n"
+        "  -h, --help       this text\n",
     .has_segments = true,
 };
 
@@ -138,14 +139,14 @@ static uint64_t age_s(uint64_t then_s) {
 static json_t *space_json(const struct space *space) {
   char key[33];
   snprintf(key, sizeof key, "%016" PRIx64 "%016" PRIx64, space->key.hi, space->key.lo);
-  return json_pack(
-      "{s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "name", space->name,
-      "key", key, "cache", (int)space->cache, "layers", (json_int_t)space->layers, "k_bytes",
-      (json_int_t)space->k_bytes, "v_bytes", (json_int_t)space->v_bytes, "block_tokens",
-      (json_int_t)space->tokens_max, "blocks", (json_int_t)space->blocks, "tokens",
-      (json_int_t)space->tokens, "bytes", (json_int_t)space->bytes, "longest_chain_blocks",
-      (json_int_t)space->blocks_deep, "oldest_s", (json_int_t)space->oldest_s, "newest_s",
-      (json_int_t)space->newest_s);
+  return json_pack("{s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "name",
+                   space->name, "key", key, "cache", (int)space->cache, "layers",
+                   (json_int_t)space->layers, "k_bytes", (json_int_t)space->k_bytes, "v_bytes",
+                   (json_int_t)space->v_bytes, "block_tokens", (json_int_t)space->tokens_max,
+                   "blocks", (json_int_t)space->blocks, "tokens", (json_int_t)space->tokens,
+                   "bytes", (json_int_t)space->bytes, "longest_chain_blocks",
+                   (json_int_t)space->blocks_deep, "oldest_s", (json_int_t)space->oldest_s,
+                   "newest_s", (json_int_t)space->newest_s);
 }
 
 static json_t *segment_json(uint32_t id, const struct segment *segment) {
@@ -172,9 +173,9 @@ static json_t *to_json(const struct inventory *inventory) {
 }
 
 static void print_spaces(const struct inventory *inventory) {
-  static const char *const titles[] = {"<space", "layers", "K+V a token", "block", "blocks",
-                                       "tokens", "on SSD",  "longest chain", "newest", "oldest",
-                                       NULL};
+  static const char *const titles[] = {"<space", "layers", "K+V a token", "block",
+                                       "blocks", "tokens", "on SSD",      "longest chain",
+                                       "newest", "oldest", NULL};
   struct table *table = table_create(titles);
   for (size_t i = 0; i < inventory->spaces_count; i++) {
     const struct space *space = &inventory->spaces[i];
@@ -208,8 +209,8 @@ static void print_spaces(const struct inventory *inventory) {
 
 /* One row a state: how many segments, how full, how old. */
 static void print_states(const struct inventory *inventory) {
-  static const char *const titles[] = {"<segments", "count", "records", "live", "of their size",
-                                       "oldest", NULL};
+  static const char *const titles[] = {"<segments",     "count",  "records", "live",
+                                       "of their size", "oldest", NULL};
   struct table *table = table_create(titles);
   for (int state = KVSTOW_SEGMENT_FREE; state <= KVSTOW_SEGMENT_BAD; state++) {
     uint64_t count = 0, records = 0, live = 0, size = 0, oldest_s = UINT64_MAX;

@@ -10,13 +10,14 @@
 #include "cli/table.h"
 
 static const struct store_command command = {
-    .usage = "Usage: kvstow stat [--json] DIR...\n"
-             "\n"
-             "Shows what a store holds, how it is read, and what reopening it cost. Nothing is\n"
-             "written. DIR...: the directories it was made with, in the same order.\n"
-             "\n"
-             "  -j, --json   one JSON object\n"
-             "  -h, --help   this text\n",
+    .usage =
+        "Usage: kvstow stat [--json] DIR...\n"
+        "\n"
+        "Shows what a store holds, how it is read, and what reopening it cost. Nothing is\n"
+        "written. DIR...: the directories it was made with, in the same order.\n"
+        "\n"
+        "  -j, --json   one JSON object\n"
+        "  -h, --help   this text\n",
 };
 
 struct totals {
@@ -84,9 +85,11 @@ static int print_text(const struct totals *totals, const kvstow_tier_stats *stat
   table_text(table, "%s of %s on disk", format_bytes(a, totals->used_bytes),
              format_bytes(b, stats->disk_bytes));
   table_text(table, "segments");
-  table_text(table, "%" PRIu32 " of %s: %" PRIu32 " sealed, %" PRIu32 " open, %" PRIu32
-             " free, %" PRIu32 " bad", stats->segments, format_bytes(a, totals->segment_bytes),
-             stats->segments_sealed, totals->open, stats->segments_free, stats->segments_bad);
+  table_text(table,
+             "%" PRIu32 " of %s: %" PRIu32 " sealed, %" PRIu32 " open, %" PRIu32 " free, %" PRIu32
+             " bad",
+             stats->segments, format_bytes(a, totals->segment_bytes), stats->segments_sealed,
+             totals->open, stats->segments_free, stats->segments_bad);
   table_text(table, "oldest");
   table_text(table, "%s", totals->oldest_s ? format_age(a, age_s(totals->oldest_s)) : "-");
   table_text(table, "engine");
@@ -109,8 +112,8 @@ int cmd_stat(int argc, char **argv) {
   kvstow_tier_get_stats(reader.tier, &stats);
   char uuid[2 * KVSTOW_UUID_BYTES + 1];
   uuid_text(reader.tier, uuid);
-  const int status = reader.json ? print_json(to_json(&totals, &stats, uuid))
-                                 : print_text(&totals, &stats, uuid);
+  const int status =
+      reader.json ? print_json(to_json(&totals, &stats, uuid)) : print_text(&totals, &stats, uuid);
   store_reader_close(&reader);
   return status;
 }

@@ -15,14 +15,15 @@
 #include "cli/table.h"
 
 static const struct store_command command = {
-    .usage = "Usage: kvstow verify [--json] DIR...\n"
-             "\n"
-             "Reads every byte of every record of a store and checks it: header, identity, each\n"
-             "plane's checksum, the cache's description. Names every bad record: file, offset,\n"
-             "cause. Nothing is written. Exit code 1 if anything is bad.\n"
-             "\n"
-             "  -j, --json   {records, bad, bytes, bad_records: [...]}\n"
-             "  -h, --help   this text\n",
+    .usage =
+        "Usage: kvstow verify [--json] DIR...\n"
+        "\n"
+        "Reads every byte of every record of a store and checks it: header, identity, each\n"
+        "plane's checksum, the cache's description. Names every bad record: file, offset,\n"
+        "cause. Nothing is written. Exit code 1 if anything is bad.\n"
+        "\n"
+        "  -j, --json   {records, bad, bytes, bad_records: [...]}\n"
+        "  -h, --help   this text\n",
 };
 
 enum { BATCH_RECORDS = 64 };

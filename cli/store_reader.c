@@ -114,7 +114,8 @@ const char *store_segment_state(kvstow_segment_state state) {
 }
 
 int print_json(json_t *json) {
-  const bool printed = json && json_dumpf(json, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) == 0;
+  const bool printed =
+      json && json_dumpf(json, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) == 0;
   if (printed) putchar('\n');
   json_decref(json);
   if (!printed) fputs("kvstow: out of memory\n", stderr);
