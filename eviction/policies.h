@@ -8,5 +8,12 @@
 
 extern const kvstow_policy_ops kvstow_policy_fifo;
 extern const kvstow_policy_ops kvstow_policy_lru;
+extern const kvstow_policy_ops kvstow_policy_lfu;
+extern const kvstow_policy_ops kvstow_policy_clock;
+extern const kvstow_policy_ops kvstow_policy_sieve;
+extern const kvstow_policy_ops kvstow_policy_s3fifo;
+extern const kvstow_policy_ops kvstow_policy_two_q;
+extern const kvstow_policy_ops kvstow_policy_arc;
+extern const kvstow_policy_ops kvstow_policy_random;
 
 #endif

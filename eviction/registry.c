@@ -15,6 +15,13 @@
 static const kvstow_policy_ops *const shipped[] = {
     &kvstow_policy_fifo,
     &kvstow_policy_lru,
+    &kvstow_policy_lfu,
+    &kvstow_policy_clock,
+    &kvstow_policy_sieve,
+    &kvstow_policy_s3fifo,
+    &kvstow_policy_two_q,
+    &kvstow_policy_arc,
+    &kvstow_policy_random,
 };
 
 enum { SHIPPED = sizeof shipped / sizeof shipped[0] };
