@@ -9,6 +9,7 @@
 extern const kvstow_policy_ops kvstow_policy_fifo;
 extern const kvstow_policy_ops kvstow_policy_lru;
 extern const kvstow_policy_ops kvstow_policy_lfu;
+extern const kvstow_policy_ops kvstow_policy_adaptive;
 extern const kvstow_policy_ops kvstow_policy_clock;
 extern const kvstow_policy_ops kvstow_policy_sieve;
 extern const kvstow_policy_ops kvstow_policy_s3fifo;

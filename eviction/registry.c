@@ -16,6 +16,7 @@ static const kvstow_policy_ops *const shipped[] = {
     &kvstow_policy_fifo,
     &kvstow_policy_lru,
     &kvstow_policy_lfu,
+    &kvstow_policy_adaptive,
     &kvstow_policy_clock,
     &kvstow_policy_sieve,
     &kvstow_policy_s3fifo,
