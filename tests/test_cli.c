@@ -53,7 +53,8 @@ static int scratch_file(void) {
 static void kvstow_run(const char *line) {
   char *words = strdup(line);
   assert_non_null(words);
-  char *argv[ARGS_MAX] = {KVSTOW_COMMAND};
+  static char command[] = KVSTOW_COMMAND;
+  char *argv[ARGS_MAX] = {command};
   int argc = 1;
   char *rest = NULL;
   for (char *word = strtok_r(words, " ", &rest); word; word = strtok_r(NULL, " ", &rest)) {
@@ -237,7 +238,8 @@ static int make_store(void **state) {
 
 static int remove_store(void **state) {
   struct scratch_store *scratch = *state;
-  char *argv[] = {"rm", "-rf", scratch->dir, NULL};
+  char rm[] = "rm", options[] = "-rf";
+  char *argv[] = {rm, options, scratch->dir, NULL};
   pid_t child;
   int status = -1;
   if (posix_spawnp(&child, "rm", NULL, NULL, argv, environ) == 0) waitpid(child, &status, 0);
