@@ -31,13 +31,12 @@ enum {
 };
 
 static const kv_shape shapes[SPACES] = {
-    {4, 64, 64, 32, 0},      /* 0 and 1: the same layout, other fingerprints */
-    {4, 64, 64, 32, 0},
-    {3, 144, 0, 64, 0},      /* 2: MLA, no V */
-    {8, 192, 192, 64, 0},    /* 3: large blocks */
-    {2, 37, 21, 16, 0},      /* 4: odd row sizes */
-    {0, 0, 0, 32, 50000},    /* 5: opaque */
-    {1, 40, 24, 32, 0},      /* 6: blocks grow old */
+    {4, 64, 64, 32, 0},                       /* 0 and 1: the same layout, other fingerprints */
+    {4, 64, 64, 32, 0},   {3, 144, 0, 64, 0}, /* 2: MLA, no V */
+    {8, 192, 192, 64, 0},                     /* 3: large blocks */
+    {2, 37, 21, 16, 0},                       /* 4: odd row sizes */
+    {0, 0, 0, 32, 50000},                     /* 5: opaque */
+    {1, 40, 24, 32, 0},                       /* 6: blocks grow old */
 };
 
 static const char *const fingerprints[SPACES] = {"alpha",      "alpha2",      "mla",   "large",
@@ -62,10 +61,10 @@ typedef struct node {
 
 /* One block in one space under one salt. */
 typedef struct cell {
-  bool may;          /* stored, and not forgotten since */
-  bool must;         /* and nothing that happened allows it to be missing (setting "fits") */
-  uint32_t life;     /* how often it was forgotten */
-  double stored_s;   /* when it was stored at the latest */
+  bool may;        /* stored, and not forgotten since */
+  bool must;       /* and nothing that happened allows it to be missing (setting "fits") */
+  uint32_t life;   /* how often it was forgotten */
+  double stored_s; /* when it was stored at the latest */
 } cell;
 
 typedef struct held_lease {
@@ -79,11 +78,11 @@ typedef struct held_lease {
 typedef struct open_seq {
   kvstow_seq *seq;
   int space, salt, doc;
-  size_t first, named;   /* blocks before; tokens named after them */
-  size_t rows[16];       /* appended, by layer */
+  size_t first, named; /* blocks before; tokens named after them */
+  size_t rows[16];     /* appended, by layer */
 } open_seq;
 
-typedef struct hold {   /* reserved, not yet committed */
+typedef struct hold { /* reserved, not yet committed */
   bool open;
   int space, salt, doc;
   size_t first, count;
@@ -119,7 +118,7 @@ typedef struct model {
   } pins[SPACES][SALTS];
 
   kvstow_token tokens[DEPTH * 64 + 64];
-  char *block, *bytes;   /* scratch */
+  char *block, *bytes; /* scratch */
   size_t bytes_max;
 
   size_t step, restarts, stores, full, asked_blocks, hit_blocks, fresh_asked, fresh_held, forgets,
@@ -130,8 +129,7 @@ static const char *what; /* the operation that runs, for failures */
 
 #define M_CHECK(m, condition, ...)                                                                 \
   do {                                                                                             \
-    if (!(condition))                                                                              \
-      model_fail(m, __LINE__, __VA_ARGS__);                                                        \
+    if (!(condition)) model_fail(m, __LINE__, __VA_ARGS__);                                        \
   } while (0)
 
 __attribute__((format(printf, 3, 4), noreturn)) static void model_fail(model *m, int line,
@@ -142,8 +140,7 @@ __attribute__((format(printf, 3, 4), noreturn)) static void model_fail(model *m,
   va_start(args, format);
   vsnprintf(text, sizeof text, format, args);
   va_end(args);
-  if (m->store != NULL)
-    kvstow_message(m->store, message, sizeof message);
+  if (m->store != NULL) kvstow_message(m->store, message, sizeof message);
   kv_fail_at(__FILE__, line, "setting %s, step %zu, %s: %s [store says: %s]", names[m->setting],
              m->step, what, text, message);
 }
@@ -156,8 +153,7 @@ static void grow_trie(model *m) {
     if (doc > 0) {
       int other = (int)kv_below(&m->rng, (size_t)doc);
       shared = kv_below(&m->rng, m->lengths[other] + 1);
-      if (shared > m->lengths[doc])
-        shared = m->lengths[doc];
+      if (shared > m->lengths[doc]) shared = m->lengths[doc];
       memcpy(m->paths[doc], m->paths[other], shared * sizeof(int));
     }
     for (size_t depth = shared; depth < m->lengths[doc]; depth++) {
@@ -176,8 +172,7 @@ static kvstow_token node_token(const node *n, uint32_t block_tokens, size_t i) {
   const size_t differs = n->sibling % 3 == 0   ? block_tokens - 1
                          : n->sibling % 3 == 1 ? 0
                                                : block_tokens / 2;
-  if (i == differs)
-    return (kvstow_token)(1000000u + n->sibling);
+  if (i == differs) return (kvstow_token)(1000000u + n->sibling);
   return (kvstow_token)(kv_hash2(n->look, i) & 0x3ff);
 }
 
@@ -187,8 +182,7 @@ static const kvstow_token *doc_tokens(model *m, int space, int doc) {
   for (size_t block = 0; block < m->lengths[doc]; block++)
     for (size_t i = 0; i < block_tokens; i++)
       *at++ = node_token(&m->nodes[m->paths[doc][block]], block_tokens, i);
-  for (size_t i = 0; i < 64; i++)
-    *at++ = -7; /* a tail */
+  for (size_t i = 0; i < 64; i++) *at++ = -7; /* a tail */
   return m->tokens;
 }
 
@@ -205,8 +199,7 @@ static uint64_t block_id(model *m, int space, int salt, int doc, size_t block) {
 /* `blocks` leading blocks of a document; sometimes with the first tokens of a block more. */
 static kvstow_prefix prefix_of(model *m, int space, int salt, int doc, size_t blocks) {
   size_t count = blocks * shapes[space].block_tokens;
-  if (kv_chance(&m->rng, 30))
-    count += kv_below(&m->rng, shapes[space].block_tokens);
+  if (kv_chance(&m->rng, 30)) count += kv_below(&m->rng, shapes[space].block_tokens);
   kvstow_prefix prefix = KVSTOW_PREFIX(m->spaces[space], doc_tokens(m, space, doc), count);
   prefix.salt = salts[salt].bytes;
   prefix.salt_bytes = salts[salt].length;
@@ -232,8 +225,7 @@ static size_t may_prefix(model *m, int space, int salt, int doc, size_t blocks) 
 
 static size_t must_prefix(model *m, int space, int salt, int doc, size_t blocks) {
   size_t n = 0;
-  while (n < blocks && cell_of(m, space, salt, doc, n)->must)
-    n++;
+  while (n < blocks && cell_of(m, space, salt, doc, n)->must) n++;
   return n;
 }
 
@@ -241,8 +233,7 @@ static void now_stored(model *m, int space, int salt, int doc, size_t block, boo
   cell *c = cell_of(m, space, salt, doc, block);
   c->may = true;
   c->stored_s = kv_now_s();
-  if (surely && m->setting == FITS && space != MORTAL)
-    c->must = true;
+  if (surely && m->setting == FITS && space != MORTAL) c->must = true;
 }
 
 /* What an answer about a prefix must satisfy. */
@@ -256,8 +247,8 @@ static void check_held(model *m, int space, int salt, int doc, size_t blocks,
   const size_t may = may_prefix(m, space, salt, doc, blocks);
   const size_t must = must_prefix(m, space, salt, doc, blocks);
   M_CHECK(m, held->blocks <= may,
-          "space %d salt %d doc %d: %zu blocks held, of which only %zu can exist", space, salt,
-          doc, held->blocks, may);
+          "space %d salt %d doc %d: %zu blocks held, of which only %zu can exist", space, salt, doc,
+          held->blocks, may);
   M_CHECK(m, held->blocks >= must, "space %d salt %d doc %d: %zu blocks held, %zu were stored",
           space, salt, doc, held->blocks, must);
 }
@@ -309,8 +300,7 @@ static void op_store(model *m) {
   const size_t length = m->lengths[doc];
   size_t first = kv_chance(&m->rng, 65) ? 0 : kv_below(&m->rng, length);
   size_t count = kv_between(&m->rng, 1, length - first);
-  if (space == 3 && count > 4)
-    count = 4;
+  if (space == 3 && count > 4) count = 4;
   const uint32_t flags = kv_chance(&m->rng, 15) ? KVSTOW_NOWAIT : 0;
   kvstow_prefix prefix = prefix_of(m, space, salt, doc, first + count);
   kvstow_source sources[DEPTH];
@@ -328,18 +318,15 @@ static void op_store(model *m) {
   const bool want = kv_chance(&m->rng, 80);
   int rc = kvstow_store(&prefix, first, count, sources, flags, want ? &stored : NULL);
   m->stores++;
-  if (want)
-    M_CHECK(m, stored <= count, "%zu of %zu blocks stored", stored, count);
+  if (want) M_CHECK(m, stored <= count, "%zu of %zu blocks stored", stored, count);
   if (rc == 0) {
     M_CHECK(m, !want || stored == count, "success, but %zu of %zu stored", stored, count);
     stored = count;
   } else {
     check_full(m, rc, flags);
-    if (!want)
-      stored = 0;
+    if (!want) stored = 0;
   }
-  for (size_t i = 0; i < count; i++)
-    now_stored(m, space, salt, doc, first + i, i < stored);
+  for (size_t i = 0; i < count; i++) now_stored(m, space, salt, doc, first + i, i < stored);
   if (rc == 0 && first == 0 && space != MORTAL &&
       count * kvstow_space_payload_bytes(m->spaces[space]) < m->ram_bytes / 16) {
     kvstow_held held;
@@ -355,9 +342,8 @@ static void fill_slots(model *m, int space, int salt, int doc, size_t first, siz
   for (size_t i = 0; i < count; i++)
     if (slots[i].payload != NULL) {
       const uint64_t id = block_id(m, space, salt, doc, first + i);
-      const size_t bytes = shapes[space].layers == 0
-                               ? kv_blob_bytes(id, &shapes[space])
-                               : kvstow_space_payload_bytes(m->spaces[space]);
+      const size_t bytes = shapes[space].layers == 0 ? kv_blob_bytes(id, &shapes[space])
+                                                     : kvstow_space_payload_bytes(m->spaces[space]);
       M_CHECK(m, slots[i].bytes >= bytes, "slot of %zu bytes for %zu", slots[i].bytes, bytes);
       M_CHECK(m, (uintptr_t)slots[i].payload % KVSTOW_PAGE_BYTES == 0, "slot not aligned");
       kv_fill_payload(id, &shapes[space], kvstow_space_plane_bytes(m->spaces[space]),
@@ -370,13 +356,11 @@ static void hold_end(model *m, hold *h, bool commit) {
     /* filled late: the store must not have looked yet */
     fill_slots(m, h->space, h->salt, h->doc, h->first, h->count, h->slots);
     bool filled[DEPTH];
-    for (size_t i = 0; i < h->count; i++)
-      filled[i] = h->slots[i].payload != NULL;
+    for (size_t i = 0; i < h->count; i++) filled[i] = h->slots[i].payload != NULL;
     int rc = kvstow_commit(m->store, h->slots, h->count);
     M_CHECK(m, rc == 0, "commit: %s", kvstow_errname(rc));
     for (size_t i = 0; i < h->count; i++)
-      if (filled[i])
-        now_stored(m, h->space, h->salt, h->doc, h->first + i, true);
+      if (filled[i]) now_stored(m, h->space, h->salt, h->doc, h->first + i, true);
   } else {
     kvstow_abort(m->store, h->slots, h->count);
   }
@@ -394,13 +378,11 @@ static void op_reserve(model *m) {
   choose(m, &h->space, &h->salt, &h->doc);
   h->first = kv_chance(&m->rng, 65) ? 0 : kv_below(&m->rng, m->lengths[h->doc]);
   h->count = kv_between(&m->rng, 1, m->lengths[h->doc] - h->first);
-  if (h->space == 3 && h->count > 2)
-    h->count = 2;
+  if (h->space == 3 && h->count > 2) h->count = 2;
   size_t opaque_bytes = 0;
   if (h->space == OPAQUE) {
     h->count = 1; /* blobs differ in length */
-    opaque_bytes =
-        kv_blob_bytes(block_id(m, h->space, h->salt, h->doc, h->first), &shapes[OPAQUE]);
+    opaque_bytes = kv_blob_bytes(block_id(m, h->space, h->salt, h->doc, h->first), &shapes[OPAQUE]);
   }
   const uint32_t flags = kv_chance(&m->rng, 15) ? KVSTOW_NOWAIT : 0;
   kvstow_prefix prefix = prefix_of(m, h->space, h->salt, h->doc, h->first + h->count);
@@ -411,7 +393,8 @@ static void op_reserve(model *m) {
     return;
   }
   for (size_t i = 0; i < h->count; i++)
-    M_CHECK(m, h->slots[i].payload != NULL || cell_of(m, h->space, h->salt, h->doc, h->first + i)->may,
+    M_CHECK(m,
+            h->slots[i].payload != NULL || cell_of(m, h->space, h->salt, h->doc, h->first + i)->may,
             "reserve says that block %zu is held; it can't be", h->first + i);
   h->open = true;
   if (kv_chance(&m->rng, 70)) {
@@ -425,8 +408,7 @@ static void op_reserve(model *m) {
 static size_t slowest(const open_seq *q) {
   size_t rows = q->rows[0];
   for (uint32_t layer = 1; layer < shapes[q->space].layers; layer++)
-    if (q->rows[layer] < rows)
-      rows = q->rows[layer];
+    if (q->rows[layer] < rows) rows = q->rows[layer];
   return rows;
 }
 
@@ -471,8 +453,7 @@ static void op_seq(model *m) {
     const uint32_t layer = (uint32_t)kv_below(&m->rng, shape->layers);
     size_t room = q->named - q->rows[layer];
     const size_t ahead_max = slowest(q) + 2 * shape->block_tokens - q->rows[layer];
-    if (room > ahead_max)
-      room = ahead_max;
+    if (room > ahead_max) room = ahead_max;
     if (room == 0) {
       if (q->rows[layer] == q->named) {
         char row[512] = {0};
@@ -493,8 +474,7 @@ static void op_seq(model *m) {
     const size_t sealed_before = slowest(q) / shape->block_tokens;
     int rc = KVSTOW_EFULL;
     for (int attempt = 0; attempt < 400 && rc == KVSTOW_EFULL; attempt++) {
-      if (attempt > 0)
-        kv_sleep_ms(5);
+      if (attempt > 0) kv_sleep_ms(5);
       rc = kvstow_seq_append(q->seq, layer, k, shape->v_bytes > 0 ? v : NULL, count);
     }
     if (rc != 0) {
@@ -505,8 +485,7 @@ static void op_seq(model *m) {
     }
     q->rows[layer] += count;
     const size_t sealed = slowest(q) / shape->block_tokens;
-    M_CHECK(m,
-            kvstow_seq_sealed_tokens(q->seq) == (q->first + sealed) * shape->block_tokens,
+    M_CHECK(m, kvstow_seq_sealed_tokens(q->seq) == (q->first + sealed) * shape->block_tokens,
             "%zu tokens sealed, expected %zu", kvstow_seq_sealed_tokens(q->seq),
             (q->first + sealed) * shape->block_tokens);
     for (size_t block = sealed_before; block < sealed; block++)
@@ -525,14 +504,12 @@ static void lease_fill(model *m, held_lease *l, int space, int salt, int doc, kv
   l->salt = salt;
   l->doc = doc;
   l->blocks = blocks;
-  for (size_t i = 0; i < blocks; i++)
-    l->ids[i] = block_id(m, space, salt, doc, i);
+  for (size_t i = 0; i < blocks; i++) l->ids[i] = block_id(m, space, salt, doc, i);
 }
 
 /* A read of a block that grew old under its lease may fail; nothing else may. */
 static bool read_failed(model *m, const held_lease *l, int rc) {
-  if (rc == 0)
-    return false;
+  if (rc == 0) return false;
   M_CHECK(m, l->space == MORTAL && rc == KVSTOW_EMISS, "%s on a lease of %zu blocks of space %d",
           kvstow_errname(rc), l->blocks, l->space);
   return true;
@@ -547,10 +524,8 @@ static void read_rows(model *m, held_lease *l) {
   full.layer_count = (uint32_t)kv_between(&m->rng, 1, shape->layers - full.layer_first);
   full.token_first = kv_below(&m->rng, tokens);
   full.token_count = kv_between(&m->rng, 1, tokens - full.token_first);
-  if (kv_chance(&m->rng, 20))
-    full.layer_count = shape->layers - full.layer_first;
-  if (kv_chance(&m->rng, 20))
-    full.token_count = tokens - full.token_first;
+  if (kv_chance(&m->rng, 20)) full.layer_count = shape->layers - full.layer_first;
+  if (kv_chance(&m->rng, 20)) full.token_count = tokens - full.token_first;
   asked = full;
   if (full.layer_first + full.layer_count == shape->layers && kv_chance(&m->rng, 50))
     asked.layer_count = 0;
@@ -564,15 +539,15 @@ static void read_rows(model *m, held_lease *l) {
     kv_scatter scatter;
     kv_scatter_init(&scatter, &m->rng, bytes);
     rc = kvstow_read(l->lease, &asked, scatter.iov, scatter.iovcnt, flags, 0);
-    M_CHECK(m, rc != 0 || kv_scatter_gather(&scatter, m->bytes), "a byte outside the iovecs written");
+    M_CHECK(m, rc != 0 || kv_scatter_gather(&scatter, m->bytes),
+            "a byte outside the iovecs written");
     kv_scatter_finish(&scatter);
   } else {
     struct iovec iov = {m->bytes, bytes};
     memset(m->bytes, 0xee, bytes);
     rc = kvstow_read(l->lease, &asked, &iov, 1, flags, 0);
   }
-  if (read_failed(m, l, rc))
-    return;
+  if (read_failed(m, l, rc)) return;
   M_CHECK(m, kv_read_is(l->ids, shape, &full, m->bytes),
           "wrong bytes: space %d salt %d doc %d layers %u+%u tokens %zu+%zu flags %u", l->space,
           l->salt, l->doc, full.layer_first, full.layer_count, full.token_first, full.token_count,
@@ -586,8 +561,7 @@ static void read_payloads(model *m, held_lease *l) {
   const size_t payload_bytes = kvstow_space_payload_bytes(m->spaces[l->space]);
   const size_t first = kv_below(&m->rng, l->blocks);
   size_t count = kv_between(&m->rng, 1, l->blocks - first);
-  if (payload_bytes >= 128 * KV_KIB && count > 4)
-    count = 4;
+  if (payload_bytes >= 128 * KV_KIB && count > 4) count = 4;
   const uint32_t flags = kv_chance(&m->rng, 60) ? KVSTOW_BYPASS_RAM : 0;
   void *payloads[DEPTH];
   size_t lengths[DEPTH];
@@ -600,20 +574,18 @@ static void read_payloads(model *m, held_lease *l) {
     payloads[i] = base + i * stride;
     memset(base + i * stride + payload_bytes, 0x77, 64);
   }
-  int rc = kvstow_read_blocks(l->lease, first, count, payloads,
-                              shape->layers == 0 || kv_chance(&m->rng, 50) ? lengths : NULL, flags,
-                              0);
+  int rc =
+      kvstow_read_blocks(l->lease, first, count, payloads,
+                         shape->layers == 0 || kv_chance(&m->rng, 50) ? lengths : NULL, flags, 0);
   for (size_t i = 0; i < count; i++)
     for (size_t at = 0; at < 64; at++)
       M_CHECK(m, base[i * stride + payload_bytes + at] == 0x77, "written behind the buffer");
-  if (read_failed(m, l, rc))
-    return;
+  if (read_failed(m, l, rc)) return;
   for (size_t i = 0; i < count; i++) {
     const uint64_t id = l->ids[first + i];
     M_CHECK(m, shape->layers != 0 || lengths[i] == kv_blob_bytes(id, shape),
             "blob of %zu bytes, stored %zu", lengths[i], kv_blob_bytes(id, shape));
-    M_CHECK(m,
-            kv_payload_is(id, shape, kvstow_space_plane_bytes(m->spaces[l->space]), payloads[i]),
+    M_CHECK(m, kv_payload_is(id, shape, kvstow_space_plane_bytes(m->spaces[l->space]), payloads[i]),
             "wrong bytes: space %d salt %d doc %d block %zu flags %u skew %zu", l->space, l->salt,
             l->doc, first + i, flags, skew);
   }
@@ -635,17 +607,17 @@ static void view_one(model *m, held_lease *l) {
     check_full(m, rc, 0);
     return;
   }
-  if (read_failed(m, l, rc))
-    return;
+  if (read_failed(m, l, rc)) return;
   void *region;
   size_t region_bytes;
   kvstow_region(m->store, &region, &region_bytes);
-  M_CHECK(m, (const char *)payload >= (char *)region &&
-                 (const char *)payload + bytes <= (char *)region + region_bytes,
+  M_CHECK(m,
+          (const char *)payload >= (char *)region &&
+              (const char *)payload + bytes <= (char *)region + region_bytes,
           "the view is not in the region");
-  M_CHECK(m, bytes >= (shapes[l->space].layers == 0
-                           ? kv_blob_bytes(l->ids[block], &shapes[l->space])
-                           : kvstow_space_payload_bytes(m->spaces[l->space])),
+  M_CHECK(m,
+          bytes >= (shapes[l->space].layers == 0 ? kv_blob_bytes(l->ids[block], &shapes[l->space])
+                                                 : kvstow_space_payload_bytes(m->spaces[l->space])),
           "a view of %zu bytes", bytes);
   M_CHECK(m,
           kv_payload_is(l->ids[block], &shapes[l->space],
@@ -664,8 +636,7 @@ static void wait_for(model *m, held_lease *l) {
   what = "lease_wait";
   kvstow_held held;
   int rc = kvstow_lease_wait(l->lease, 0, kv_chance(&m->rng, 80) ? &held : NULL);
-  if (read_failed(m, l, rc))
-    return;
+  if (read_failed(m, l, rc)) return;
   if (l->space != MORTAL)
     M_CHECK(m, kvstow_lease_tokens(l->lease) == l->blocks * shapes[l->space].block_tokens,
             "a lease of %zu blocks shrank to %zu tokens", l->blocks, kvstow_lease_tokens(l->lease));
@@ -673,23 +644,23 @@ static void wait_for(model *m, held_lease *l) {
 
 static void use_lease(model *m, held_lease *l) {
   switch (kv_below(&m->rng, 10)) {
-  case 0:
-    wait_for(m, l);
-    break;
-  case 1:
-  case 2:
-    view_one(m, l);
-    break;
-  case 3:
-  case 4:
-  case 5:
-    read_payloads(m, l);
-    break;
-  default:
-    if (shapes[l->space].layers == 0)
+    case 0:
+      wait_for(m, l);
+      break;
+    case 1:
+    case 2:
+      view_one(m, l);
+      break;
+    case 3:
+    case 4:
+    case 5:
       read_payloads(m, l);
-    else
-      read_rows(m, l);
+      break;
+    default:
+      if (shapes[l->space].layers == 0)
+        read_payloads(m, l);
+      else
+        read_rows(m, l);
   }
 }
 
@@ -698,8 +669,7 @@ static void take_lease(model *m, int space, int salt, int doc, kvstow_lease *lea
   held_lease now;
   lease_fill(m, &now, space, salt, doc, lease, blocks);
   use_lease(m, &now);
-  if (kv_chance(&m->rng, 50))
-    use_lease(m, &now);
+  if (kv_chance(&m->rng, 50)) use_lease(m, &now);
   if (space != MORTAL && kv_chance(&m->rng, 30))
     for (int i = 0; i < LEASES; i++)
       if (m->leases[i].lease == NULL) {
@@ -754,8 +724,7 @@ static void op_match(model *m) {
       M_CHECK(m, after.blocks >= held.blocks, "leased %zu, exists says %zu", held.blocks,
               after.blocks);
   }
-  if (rc == 0)
-    take_lease(m, space, salt, doc, lease, held.blocks);
+  if (rc == 0) take_lease(m, space, salt, doc, lease, held.blocks);
 }
 
 static void op_batch(model *m) {
@@ -789,7 +758,8 @@ static void op_batch(model *m) {
     M_CHECK(m, results[i] == 0 || results[i] == KVSTOW_EMISS, "%s", kvstow_errname(results[i]));
     if (results[i] != 0) {
       M_CHECK(m, leases[i] == NULL, "a miss with a lease");
-      M_CHECK(m, must_prefix(m, space[i], salt[i], doc[i], blocks[i]) == 0, "a stored block missed");
+      M_CHECK(m, must_prefix(m, space[i], salt[i], doc[i], blocks[i]) == 0,
+              "a stored block missed");
       continue;
     }
     check_held(m, space[i], salt[i], doc[i], blocks[i], &held[i]);
@@ -834,8 +804,7 @@ static void op_lease(model *m) {
 /* ---- keeping and forgetting ----------------------------------------------------------------- */
 
 static void unpin(model *m, int space, int salt) {
-  if (!m->pins[space][salt].on)
-    return;
+  if (!m->pins[space][salt].on) return;
   kvstow_prefix prefix =
       prefix_of(m, space, salt, m->pins[space][salt].doc, m->pins[space][salt].blocks);
   size_t blocks = 0;
@@ -857,11 +826,9 @@ static void op_pin(model *m) {
   what = "pin";
   int space, salt, doc, on = 0;
   choose(m, &space, &salt, &doc);
-  if (space == MORTAL)
-    return;
+  if (space == MORTAL) return;
   for (int i = 0; i < SPACES; i++)
-    for (int j = 0; j < SALTS; j++)
-      on += m->pins[i][j].on;
+    for (int j = 0; j < SALTS; j++) on += m->pins[i][j].on;
   if (m->pins[space][salt].on || on >= 3) {
     for (int i = 0; i < SPACES; i++)
       for (int j = 0; j < SALTS; j++)
@@ -875,12 +842,11 @@ static void op_pin(model *m) {
   kvstow_prefix prefix = prefix_of(m, space, salt, doc, blocks);
   size_t pinned = SIZE_MAX;
   int rc = kvstow_pin(&prefix, true, &pinned);
-  if (rc == KVSTOW_EFULL)
-    return;
+  if (rc == KVSTOW_EFULL) return;
   M_CHECK(m, rc == 0 || rc == KVSTOW_EMISS, "%s", kvstow_errname(rc));
-  if (rc != 0 || pinned == 0)
-    return;
-  M_CHECK(m, pinned <= may_prefix(m, space, salt, doc, blocks), "%zu pinned of %zu", pinned, blocks);
+  if (rc != 0 || pinned == 0) return;
+  M_CHECK(m, pinned <= may_prefix(m, space, salt, doc, blocks), "%zu pinned of %zu", pinned,
+          blocks);
   m->pins[space][salt].on = true;
   m->pins[space][salt].doc = doc;
   m->pins[space][salt].blocks = pinned;
@@ -888,8 +854,7 @@ static void op_pin(model *m) {
 
 static bool below(const model *m, int index, int top) {
   for (; index >= 0; index = m->nodes[index].parent)
-    if (index == top)
-      return true;
+    if (index == top) return true;
   return false;
 }
 
@@ -898,8 +863,7 @@ static bool leased(const model *m, int space, int salt, int index) {
     const held_lease *l = &m->leases[i];
     if (l->lease != NULL && l->space == space && l->salt == salt)
       for (size_t block = 0; block < l->blocks; block++)
-        if (m->paths[l->doc][block] == index)
-          return true;
+        if (m->paths[l->doc][block] == index) return true;
   }
   return false;
 }
@@ -909,8 +873,7 @@ static bool leased(const model *m, int space, int salt, int index) {
 static void forget_cells(model *m, int rc, int space, int salt, int top) {
   for (int index = 0; index < m->nodes_count; index++) {
     cell *c = &m->cells[space][salt][index];
-    if (top >= 0 && !below(m, index, top))
-      continue;
+    if (top >= 0 && !below(m, index, top)) continue;
     if (rc == KVSTOW_EBUSY && leased(m, space, salt, index)) {
       c->must = false;
       continue;
@@ -932,16 +895,14 @@ static void quiet(model *m, int space, int salt) {
     if (m->holds[i].open && m->holds[i].space == space && (salt < 0 || m->holds[i].salt == salt))
       hold_end(m, &m->holds[i], false);
   for (int other = 0; other < SALTS; other++)
-    if (salt < 0 || other == salt)
-      unpin(m, space, other);
+    if (salt < 0 || other == salt) unpin(m, space, other);
 }
 
 static bool any_leased(model *m, int space, int salt, int top) {
   for (int other = 0; other < SALTS; other++)
     if (salt < 0 || other == salt)
       for (int index = 0; index < m->nodes_count; index++)
-        if ((top < 0 || below(m, index, top)) && leased(m, space, other, index))
-          return true;
+        if ((top < 0 || below(m, index, top)) && leased(m, space, other, index)) return true;
   return false;
 }
 
@@ -987,8 +948,7 @@ static void op_forget(model *m) {
   m->forgets++;
   m->busy_forgets += busy;
   for (int other = 0; other < SALTS; other++)
-    if (whole_space || other == salt)
-      forget_cells(m, rc, space, other, top);
+    if (whole_space || other == salt) forget_cells(m, rc, space, other, top);
   if (!whole_space && !whole_salt && !busy) {
     kvstow_held held;
     M_CHECK(m, kvstow_exists(&prefix, &held) == 0, "exists failed");
@@ -999,7 +959,7 @@ static void op_forget(model *m) {
 /* ---- opening and closing -------------------------------------------------------------------- */
 
 static const char *policy(model *m) {
-  static const char *const names[] = {"lru", "lru",   "lru",  "fifo", "lfu", "clock",
+  static const char *const names[] = {"lru", "lru",   "lru",  "fifo", "lfu",   "clock",
                                       "2q",  "sieve", "slru", "arc",  "s3fifo"};
   return names[kv_below(&m->rng, sizeof names / sizeof *names)];
 }
@@ -1062,24 +1022,20 @@ static void end_everything(model *m) {
     m->seqs[i].seq = NULL;
   }
   for (int i = 0; i < HOLDS; i++)
-    if (m->holds[i].open)
-      hold_end(m, &m->holds[i], false);
+    if (m->holds[i].open) hold_end(m, &m->holds[i], false);
   memset(m->pins, 0, sizeof m->pins);
 }
 
 static bool anything_open(const model *m) {
   for (int i = 0; i < LEASES; i++)
-    if (m->leases[i].lease != NULL)
-      return true;
+    if (m->leases[i].lease != NULL) return true;
   for (int i = 0; i < SEQS; i++)
-    if (m->seqs[i].seq != NULL)
-      return true;
+    if (m->seqs[i].seq != NULL) return true;
   return false;
 }
 
 static void check_dir(model *m) {
-  if (m->setting == RAM_ONLY)
-    return;
+  if (m->setting == RAM_ONLY) return;
   const uint64_t bytes = kv_dir_bytes(m->dir);
   M_CHECK(m, bytes <= m->ssd_bytes, "the directory takes %" PRIu64 " bytes of %" PRIu64, bytes,
           m->ssd_bytes);
@@ -1088,8 +1044,7 @@ static void check_dir(model *m) {
 static void check_stats(model *m) {
   const kvstow_stats s = kv_stats(m->store);
   uint64_t leases = 0;
-  for (int i = 0; i < LEASES; i++)
-    leases += m->leases[i].lease != NULL;
+  for (int i = 0; i < LEASES; i++) leases += m->leases[i].lease != NULL;
   M_CHECK(m, s.leases == leases, "%" PRIu64 " leases, %" PRIu64 " are open", s.leases, leases);
   M_CHECK(m, s.ram_budget_bytes <= m->ram_bytes, "budget of %" PRIu64, s.ram_budget_bytes);
   M_CHECK(m, s.ram_used_bytes <= s.ram_budget_bytes, "%" PRIu64 " bytes of RAM used of %" PRIu64,
@@ -1131,8 +1086,7 @@ static void model_close(model *m) {
     for (int salt = 0; salt < SALTS; salt++)
       for (int index = 0; index < m->nodes_count; index++) {
         m->cells[space][salt][index].stored_s = kv_now_s();
-        if (m->setting == RAM_ONLY)
-          m->cells[space][salt][index].may = false;
+        if (m->setting == RAM_ONLY) m->cells[space][salt][index].may = false;
       }
 }
 
@@ -1162,19 +1116,16 @@ static void check_everything(model *m) {
         kvstow_held held = {0};
         int rc = kvstow_match(&prefix, 0, &lease, &held);
         M_CHECK(m, rc == 0 || rc == KVSTOW_EMISS, "%s", kvstow_errname(rc));
-        if (rc != 0)
-          memset(&held, 0, sizeof held);
+        if (rc != 0) memset(&held, 0, sizeof held);
         check_held(m, space, salt, doc, m->lengths[doc], &held);
-        if (rc != 0)
-          continue;
+        if (rc != 0) continue;
         held_lease l;
         lease_fill(m, &l, space, salt, doc, lease, held.blocks);
         for (size_t block = 0; block < held.blocks; block++) {
           void *payload = m->bytes;
           size_t bytes;
           rc = kvstow_read_blocks(lease, block, 1, &payload, &bytes, 0, 0);
-          if (read_failed(m, &l, rc))
-            break;
+          if (read_failed(m, &l, rc)) break;
           M_CHECK(m,
                   kv_payload_is(l.ids[block], &shapes[space],
                                 kvstow_space_plane_bytes(m->spaces[space]), payload),
@@ -1213,14 +1164,12 @@ static void model_step(model *m) {
   else
     op_restart(m);
   what = "after the step";
-  if (m->step % 4 == 0)
-    check_stats(m);
+  if (m->step % 4 == 0) check_stats(m);
   if (m->step % 16 == 0) {
     check_dir(m);
     for (int space = 0; space < SPACES; space++)
       for (int salt = 0; salt < SALTS; salt++)
-        if (m->pins[space][salt].on)
-          check_pin(m, space, salt);
+        if (m->pins[space][salt].on) check_pin(m, space, salt);
   }
 }
 
@@ -1241,27 +1190,27 @@ static void model_run(setting kind, uint64_t seed, size_t steps) {
     m->segment_bytes = 8 * KV_MIB;
     m->ssd_bytes = 4096 * KV_MIB;
   }
-  if (kind != RAM_ONLY)
-    m->dir = kv_dir("model");
+  if (kind != RAM_ONLY) m->dir = kv_dir("model");
   grow_trie(m);
   model_open(m);
   const double start = kv_now_s();
-  for (m->step = 1; m->step <= steps; m->step++)
-    model_step(m);
+  for (m->step = 1; m->step <= steps; m->step++) model_step(m);
   if (kind == FITS) {
     op_restart(m);
     check_everything(m);
   }
   what = "the end";
-  const double hit_rate =
-      m->asked_blocks > 0 ? (double)m->hit_blocks / (double)m->asked_blocks : 1;
-  const double fresh_rate =
-      m->fresh_asked > 0 ? (double)m->fresh_held / (double)m->fresh_asked : 1;
+  const double hit_rate = m->asked_blocks > 0 ? (double)m->hit_blocks / (double)m->asked_blocks : 1;
+  const double fresh_rate = m->fresh_asked > 0 ? (double)m->fresh_held / (double)m->fresh_asked : 1;
   const kvstow_stats s = kv_stats(m->store);
-  printf("  seed %" PRIu64 " %s, %s: %zu steps, %zu restarts, %.1f s; %.0f %% of blocks found, "
+  printf("  seed %" PRIu64
+         " %s, %s: %zu steps, %zu restarts, %.1f s; %.0f %% of blocks found, "
          "%.0f %% just stored; %zu reads, %zu views, %zu sealed, %zu forgets (%zu busy), %zu full; "
          "metadata %.0f B a block\n",
-         seed, kind == TINY ? "tiny" : kind == FITS ? "fits" : "ram only",
+         seed,
+         kind == TINY   ? "tiny"
+         : kind == FITS ? "fits"
+                        : "ram only",
          s.tier.engine != NULL ? s.tier.engine : "no ssd", steps, m->restarts, kv_now_s() - start,
          100 * hit_rate, 100 * fresh_rate, m->reads, m->views, m->sealed, m->forgets,
          m->busy_forgets, m->full, s.metadata_bytes_a_block);
@@ -1274,8 +1223,7 @@ static void model_run(setting kind, uint64_t seed, size_t steps) {
     M_CHECK(m, m->reads > steps / 20, "only %zu reads", m->reads);
   }
   model_close(m);
-  if (m->dir != NULL)
-    kv_dir_drop(m->dir);
+  if (m->dir != NULL) kv_dir_drop(m->dir);
   free(m->bytes);
   free(m);
 }
@@ -1284,8 +1232,7 @@ static void run_seeds(setting kind) {
   const uint64_t first = kv_env("KVSTOW_SEED", 1);
   const uint64_t seeds = kv_env("KVSTOW_SEEDS", KV_TSAN ? 1 : KV_ASAN ? 2 : 4);
   const size_t steps = kv_env("KVSTOW_OPS", KV_TSAN ? 2500 : 10000);
-  for (uint64_t seed = first; seed < first + seeds; seed++)
-    model_run(kind, seed, steps);
+  for (uint64_t seed = first; seed < first + seeds; seed++) model_run(kind, seed, steps);
 }
 
 static void nothing_wrong_when_everything_evicts(void **state) {

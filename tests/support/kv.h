@@ -73,8 +73,10 @@ enum { KV_CHILD_FAILED = 99 };
 
 /* Ends the test. On a thread of the test, and in a child, where cmocka's longjmp would be wrong, ends the
  * process. */
-__attribute__((format(printf, 3, 4), noreturn)) static inline void
-kv_fail_at(const char *file, int line, const char *format, ...) {
+__attribute__((format(printf, 3, 4), noreturn)) static inline void kv_fail_at(const char *file,
+                                                                              int line,
+                                                                              const char *format,
+                                                                              ...) {
   char text[1024];
   va_list args;
   va_start(args, format);
@@ -82,10 +84,8 @@ kv_fail_at(const char *file, int line, const char *format, ...) {
   va_end(args);
   fprintf(stderr, "%s:%d: %s (KVSTOW_SEED=%" PRIu64 ")\n", file, line, text, kv_run_seed);
   fflush(stderr);
-  if (kv_forked)
-    _exit(KV_CHILD_FAILED);
-  if (gettid() != getpid())
-    abort();
+  if (kv_forked) _exit(KV_CHILD_FAILED);
+  if (gettid() != getpid()) abort();
   _fail(file, line);
   abort();
 }
@@ -93,8 +93,7 @@ kv_fail_at(const char *file, int line, const char *format, ...) {
 #define KV_FAIL(...) kv_fail_at(__FILE__, __LINE__, __VA_ARGS__)
 #define KV_CHECK(condition, ...)                                                                   \
   do {                                                                                             \
-    if (!(condition))                                                                              \
-      kv_fail_at(__FILE__, __LINE__, __VA_ARGS__);                                                 \
+    if (!(condition)) kv_fail_at(__FILE__, __LINE__, __VA_ARGS__);                                 \
   } while (0)
 /* The call's result must be `expected`. */
 #define KV_RESULT(call, expected)                                                                  \
@@ -174,18 +173,15 @@ static inline pid_t kv_fork(void) {
   fflush(stdout);
   fflush(stderr);
   pid_t pid = fork();
-  if (pid < 0)
-    KV_FAIL("fork: %s", strerror(errno));
-  if (pid == 0)
-    kv_forked = true;
+  if (pid < 0) KV_FAIL("fork: %s", strerror(errno));
+  if (pid == 0) kv_forked = true;
   return pid;
 }
 
 /* Waits for a child that must end by itself; its exit status. */
 static inline int kv_wait(pid_t pid) {
   int status = 0;
-  while (waitpid(pid, &status, 0) < 0)
-    KV_CHECK(errno == EINTR, "waitpid: %s", strerror(errno));
+  while (waitpid(pid, &status, 0) < 0) KV_CHECK(errno == EINTR, "waitpid: %s", strerror(errno));
   KV_CHECK(WIFEXITED(status), "the child died of signal %d", WTERMSIG(status));
   return WEXITSTATUS(status);
 }
@@ -233,11 +229,9 @@ static inline bool kv_rows_are(uint64_t id, uint32_t layer, unsigned part, size_
   unsigned char expected[4096];
   for (size_t token = 0; token < tokens; token++) {
     const unsigned char *row = (const unsigned char *)rows + token * row_bytes;
-    if (row_bytes > sizeof expected)
-      abort();
+    if (row_bytes > sizeof expected) abort();
     kv_row(id, layer, part, token_first + token, expected, row_bytes);
-    if (memcmp(row, expected, row_bytes) != 0)
-      return false;
+    if (memcmp(row, expected, row_bytes) != 0) return false;
   }
   return true;
 }
@@ -252,8 +246,7 @@ static inline bool kv_blob_is(uint64_t id, const void *blob, size_t bytes) {
   for (size_t at = 0, part = 0; at < bytes; at += sizeof expected, part++) {
     size_t piece = bytes - at < sizeof expected ? bytes - at : sizeof expected;
     kv_row(id, 0, 0, part, expected, piece);
-    if (memcmp((const char *)blob + at, expected, piece) != 0)
-      return false;
+    if (memcmp((const char *)blob + at, expected, piece) != 0) return false;
   }
   return true;
 }
@@ -265,8 +258,7 @@ static inline void kv_blob(uint64_t id, void *blob, size_t bytes) {
 
 /* A block as kvstow_store takes it: gathered, without padding. */
 static inline size_t kv_block_bytes(uint64_t id, const kv_shape *shape) {
-  if (shape->layers == 0)
-    return kv_blob_bytes(id, shape);
+  if (shape->layers == 0) return kv_blob_bytes(id, shape);
   return (size_t)shape->layers * shape->block_tokens * (shape->k_bytes + shape->v_bytes);
 }
 
@@ -301,8 +293,7 @@ static inline void kv_fill_payload(uint64_t id, const kv_shape *shape, size_t pl
 
 static inline bool kv_payload_is(uint64_t id, const kv_shape *shape, size_t plane_bytes,
                                  const void *payload) {
-  if (shape->layers == 0)
-    return kv_blob_is(id, payload, kv_blob_bytes(id, shape));
+  if (shape->layers == 0) return kv_blob_is(id, payload, kv_blob_bytes(id, shape));
   for (uint32_t layer = 0; layer < shape->layers; layer++) {
     const char *plane = (const char *)payload + (size_t)layer * plane_bytes;
     if (!kv_rows_are(id, layer, 0, 0, shape->block_tokens, plane, shape->k_bytes) ||
@@ -358,8 +349,7 @@ static inline void kv_scatter_init(kv_scatter *scatter, kv_rng *rng, size_t byte
   scatter->bytes = bytes;
   scatter->arena_bytes = bytes + (KV_PIECES_MAX + 1) * KV_GAP_MAX;
   scatter->arena = malloc(scatter->arena_bytes);
-  if (scatter->arena == NULL)
-    abort();
+  if (scatter->arena == NULL) abort();
   memset(scatter->arena, 0xa5, scatter->arena_bytes);
   scatter->iovcnt = (int)kv_between(rng, 1, KV_PIECES_MAX);
   size_t at = 0, done = 0;
@@ -381,15 +371,13 @@ static inline bool kv_scatter_gather(const kv_scatter *scatter, void *out) {
   char *to = out;
   for (int i = 0; i < scatter->iovcnt; i++) {
     for (; at < (unsigned char *)scatter->iov[i].iov_base; at++)
-      if (*at != 0xa5)
-        return false;
+      if (*at != 0xa5) return false;
     memcpy(to, scatter->iov[i].iov_base, scatter->iov[i].iov_len);
     to += scatter->iov[i].iov_len;
     at += scatter->iov[i].iov_len;
   }
   for (; at < scatter->arena + scatter->arena_bytes; at++)
-    if (*at != 0xa5)
-      return false;
+    if (*at != 0xa5) return false;
   return true;
 }
 
@@ -420,10 +408,8 @@ static inline kvstow_token kv_token(uint64_t doc, size_t i) {
 
 static inline kvstow_token *kv_tokens(uint64_t doc, size_t count) {
   kvstow_token *tokens = malloc((count + 1) * sizeof *tokens);
-  if (tokens == NULL)
-    abort();
-  for (size_t i = 0; i < count; i++)
-    tokens[i] = kv_token(doc, i);
+  if (tokens == NULL) abort();
+  for (size_t i = 0; i < count; i++) tokens[i] = kv_token(doc, i);
   return tokens;
 }
 
@@ -447,18 +433,16 @@ static inline kvstow_space *kv_space(kvstow *store, const char *fingerprint,
   kvstow_space *space = NULL;
   int rc = kvstow_space_open(store, &options, &space);
   char message[KVSTOW_MESSAGE_BYTES] = "";
-  if (rc != 0)
-    kvstow_message(store, message, sizeof message);
+  if (rc != 0) kvstow_message(store, message, sizeof message);
   KV_CHECK(rc == 0 && space != NULL, "space %s: %s: %s", fingerprint, kvstow_errname(rc), message);
   KV_CHECK(kvstow_space_block_tokens(space) == shape->block_tokens, "block_tokens differ");
   KV_CHECK(kvstow_space_plane_bytes(space) % KVSTOW_PAGE_BYTES == 0, "plane not whole pages");
   KV_CHECK(kvstow_space_payload_bytes(space) % KVSTOW_PAGE_BYTES == 0, "payload not whole pages");
   if (shape->layers > 0) {
-    KV_CHECK(kvstow_space_plane_bytes(space) >=
-                 shape->block_tokens * (shape->k_bytes + shape->v_bytes),
-             "plane too small");
-    KV_CHECK(kvstow_space_payload_bytes(space) ==
-                 shape->layers * kvstow_space_plane_bytes(space),
+    KV_CHECK(
+        kvstow_space_plane_bytes(space) >= shape->block_tokens * (shape->k_bytes + shape->v_bytes),
+        "plane too small");
+    KV_CHECK(kvstow_space_payload_bytes(space) == shape->layers * kvstow_space_plane_bytes(space),
              "payload is not layers * plane");
   } else {
     KV_CHECK(kvstow_space_payload_bytes(space) >= shape->opaque_max_bytes, "payload too small");
@@ -498,9 +482,8 @@ static inline void kv_doc_finish(kv_doc *d) {
 
 /* Stores blocks [first, first + count) one by one; the first result that is not 0. */
 static inline int kv_doc_store(const kv_doc *d, size_t first, size_t count, uint32_t flags) {
-  const size_t room = d->shape->layers == 0
-                          ? d->shape->opaque_max_bytes
-                          : kv_block_bytes(0, d->shape);
+  const size_t room =
+      d->shape->layers == 0 ? d->shape->opaque_max_bytes : kv_block_bytes(0, d->shape);
   void *block = malloc(room);
   int rc = 0;
   for (size_t i = first; i < first + count && rc == 0; i++) {
@@ -522,8 +505,7 @@ static inline int kv_doc_read_blocks(const kv_doc *d, kvstow_lease *lease, size_
   char *buffer = kv_pages(count * payload_bytes);
   void **payloads = malloc(count * sizeof *payloads + 1);
   size_t *bytes = malloc(count * sizeof *bytes + 1);
-  for (size_t i = 0; i < count; i++)
-    payloads[i] = buffer + i * payload_bytes;
+  for (size_t i = 0; i < count; i++) payloads[i] = buffer + i * payload_bytes;
   int rc = kvstow_read_blocks(lease, first, count, payloads, bytes, flags, timeout_ms);
   if (rc == 0)
     for (size_t i = 0; i < count; i++) {
@@ -556,8 +538,7 @@ static inline size_t kv_doc_restore(const kv_doc *d, uint32_t flags) {
            "held makes no sense: %zu tokens, %zu blocks", held.tokens, held.blocks);
   size_t good = 0;
   for (; good < held.blocks; good++)
-    if (kv_doc_read_blocks(d, lease, good, 1, flags & KVSTOW_BYPASS_RAM, 0) != 0)
-      break;
+    if (kv_doc_read_blocks(d, lease, good, 1, flags & KVSTOW_BYPASS_RAM, 0) != 0) break;
   kvstow_lease_release(lease);
   return good;
 }
@@ -593,8 +574,7 @@ static inline kvstow *kv_open_at(const char *file, int line, const kvstow_option
   char why[KVSTOW_MESSAGE_BYTES] = "";
   kvstow *store = NULL;
   int rc = kvstow_open(options, &store, why, sizeof why);
-  if (rc != 0 || store == NULL)
-    kv_fail_at(file, line, "open: %s: %s", kvstow_errname(rc), why);
+  if (rc != 0 || store == NULL) kv_fail_at(file, line, "open: %s: %s", kvstow_errname(rc), why);
   return store;
 }
 #define kv_open(options) kv_open_at(__FILE__, __LINE__, options)
@@ -627,8 +607,7 @@ static inline void kv_remove(const char *path) {
 }
 
 static inline void kv_remove_all(void) {
-  if (getpid() != kv_dirs_owner || getenv("KVSTOW_KEEP") != NULL)
-    return;
+  if (getpid() != kv_dirs_owner || getenv("KVSTOW_KEEP") != NULL) return;
   for (int i = 0; i < kv_dirs_count; i++) {
     kv_remove(kv_dirs[i]);
     free(kv_dirs[i]);
@@ -659,8 +638,7 @@ static inline const char *kv_dir(const char *name) {
 static inline void kv_dir_drop(const char *path) {
   for (int i = 0; i < kv_dirs_count; i++)
     if (kv_dirs[i] == path) {
-      if (getenv("KVSTOW_KEEP") == NULL)
-        kv_remove(path);
+      if (getenv("KVSTOW_KEEP") == NULL) kv_remove(path);
       free(kv_dirs[i]);
       kv_dirs[i] = kv_dirs[--kv_dirs_count];
       return;
@@ -671,14 +649,11 @@ static inline void kv_dir_drop(const char *path) {
 static inline uint64_t kv_dir_bytes(const char *path) {
   struct stat status;
   uint64_t bytes = 0;
-  if (stat(path, &status) == 0)
-    bytes += (uint64_t)status.st_blocks * 512u;
+  if (stat(path, &status) == 0) bytes += (uint64_t)status.st_blocks * 512u;
   DIR *dir = opendir(path);
-  if (dir == NULL)
-    return bytes;
+  if (dir == NULL) return bytes;
   for (struct dirent *entry; (entry = readdir(dir)) != NULL;) {
-    if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
-      continue;
+    if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
     if (fstatat(dirfd(dir), entry->d_name, &status, AT_SYMLINK_NOFOLLOW) == 0)
       bytes += (uint64_t)status.st_blocks * 512u;
   }
@@ -696,8 +671,7 @@ static inline int kv_each_segment(const char *path, void (*each)(void *arg, cons
     if (strncmp(entry->d_name, "seg", 3) == 0) {
       char file[4608];
       snprintf(file, sizeof file, "%s/%s", path, entry->d_name);
-      if (each != NULL)
-        each(arg, file);
+      if (each != NULL) each(arg, file);
       count++;
     }
   closedir(dir);
@@ -707,8 +681,7 @@ static inline int kv_each_segment(const char *path, void (*each)(void *arg, cons
 /* Runs the group; an argument filters tests by pattern. */
 #define KV_MAIN(name)                                                                              \
   int main(int argc, char **argv) {                                                                \
-    if (argc > 1)                                                                                  \
-      cmocka_set_test_filter(argv[1]);                                                             \
+    if (argc > 1) cmocka_set_test_filter(argv[1]);                                                 \
     return cmocka_run_group_tests_name(name, tests, NULL, NULL);                                   \
   }
 
