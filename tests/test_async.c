@@ -45,8 +45,7 @@ static void cold(fixture *f) {
 }
 
 static void finish(fixture *f) {
-  for (int i = 0; i < DOCS; i++)
-    kv_doc_finish(&f->docs[i]);
+  for (int i = 0; i < DOCS; i++) kv_doc_finish(&f->docs[i]);
   KV_OK(kvstow_close(f->store));
   kv_dir_drop(f->dir);
 }
@@ -65,7 +64,7 @@ typedef struct request {
   kv_doc *doc;
   kvstow_lease *lease;
   bool rows;
-  size_t first, count;      /* blocks */
+  size_t first, count; /* blocks */
   kvstow_range range;
   char *buffer;
   void *payloads[BLOCKS];
@@ -84,8 +83,7 @@ static void request_init(request *r, kv_doc *doc, kv_rng *rng, uint32_t match_fl
     r->range.layer_first = (uint32_t)kv_below(rng, shape.layers);
     r->range.layer_count = (uint32_t)kv_between(rng, 1, shape.layers - r->range.layer_first);
     r->range.token_first = kv_below(rng, BLOCKS * shape.block_tokens);
-    r->range.token_count =
-        kv_between(rng, 1, BLOCKS * shape.block_tokens - r->range.token_first);
+    r->range.token_count = kv_between(rng, 1, BLOCKS * shape.block_tokens - r->range.token_first);
     const size_t bytes = kv_read_bytes(&shape, &r->range);
     r->buffer = malloc(bytes);
     memset(r->buffer, 0xee, bytes);
@@ -95,8 +93,7 @@ static void request_init(request *r, kv_doc *doc, kv_rng *rng, uint32_t match_fl
     r->count = kv_between(rng, 1, BLOCKS - r->first);
     r->buffer = kv_pages(r->count * payload_bytes);
     memset(r->buffer, 0xee, r->count * payload_bytes);
-    for (size_t i = 0; i < r->count; i++)
-      r->payloads[i] = r->buffer + i * payload_bytes;
+    for (size_t i = 0; i < r->count; i++) r->payloads[i] = r->buffer + i * payload_bytes;
   }
 }
 
@@ -112,8 +109,7 @@ static int request_start(request *r, kvstow_queue *queue, uint32_t flags, uint32
 static void request_check(const request *r) {
   if (r->rows) {
     uint64_t ids[BLOCKS];
-    for (size_t i = 0; i < BLOCKS; i++)
-      ids[i] = kv_id(r->doc->where, r->doc->doc, i);
+    for (size_t i = 0; i < BLOCKS; i++) ids[i] = kv_id(r->doc->where, r->doc->doc, i);
     KV_CHECK(kv_read_is(ids, &shape, &r->range, r->buffer), "wrong bytes in rows");
     return;
   }
@@ -347,20 +343,18 @@ static void cancelled_reads_complete_once(void **state) {
     for (int i = 0; i < FLIGHT; i++) {
       request_init(&requests[i], &f.docs[kv_below(&rng, DOCS)], &rng,
                    kv_chance(&rng, 70) ? KVSTOW_NO_PROMOTE : 0);
-      KV_OK(request_start(&requests[i], queue, kv_chance(&rng, 70) ? KVSTOW_BYPASS_RAM : 0, 0,
-                          true));
+      KV_OK(
+          request_start(&requests[i], queue, kv_chance(&rng, 70) ? KVSTOW_BYPASS_RAM : 0, 0, true));
       KV_CHECK(requests[i].op != NULL, "no op");
       if (turn % 3 == 0 && kv_chance(&rng, 50)) /* at once */
         kvstow_cancel(requests[i].op);
     }
-    if (turn % 3 == 1)
-      kv_sleep_ms(1);
+    if (turn % 3 == 1) kv_sleep_ms(1);
     if (turn % 3 != 0)
       for (int i = FLIGHT - 1; i >= 0; i--) /* the last ones are the least likely to have begun */
         if (kv_chance(&rng, 70)) {
           kvstow_cancel(requests[i].op);
-          if (kv_chance(&rng, 20))
-            kvstow_cancel(requests[i].op); /* twice is once */
+          if (kv_chance(&rng, 20)) kvstow_cancel(requests[i].op); /* twice is once */
         }
     collect(queue, FLIGHT);
     quiet(queue);
@@ -455,8 +449,7 @@ static void deadlines_end_reads(void **state) {
       /* the buffers are the caller's again: nothing may be written into them any more */
       const size_t bytes = r.rows ? r.iov.iov_len : r.count * kvstow_space_payload_bytes(f.space);
       memset(r.buffer, 0x42, bytes);
-      if (turn % 8 == 0)
-        kv_sleep_ms(20);
+      if (turn % 8 == 0) kv_sleep_ms(20);
       for (size_t at = 0; at < bytes; at++)
         KV_CHECK(r.buffer[at] == 0x42, "written after the call had returned");
       /* and the same read with patience is right */
@@ -609,15 +602,13 @@ static void *serve(void *arg) {
                           kv_chance(&rng, 20) ? 2 : 0, true));
     }
     for (int i = 0; i < FLIGHT; i++)
-      if (kv_chance(&rng, 20))
-        kvstow_cancel(requests[i].op);
+      if (kv_chance(&rng, 20)) kvstow_cancel(requests[i].op);
     collect(queue, FLIGHT);
     for (int i = 0; i < FLIGHT; i++) {
       const int rc = requests[i].result;
       KV_CHECK(rc == 0 || rc == KVSTOW_ETIMEDOUT || rc == KVSTOW_ECANCELED, "read: %s",
                kvstow_errname(rc));
-      if (rc == 0)
-        request_check(&requests[i]);
+      if (rc == 0) request_check(&requests[i]);
       request_finish(&requests[i]);
     }
   }
@@ -637,8 +628,7 @@ static void eight_clients_with_a_queue_each(void **state) {
     clients[i] = (client){&f, kv_next(&rng)};
     assert_int_equal(pthread_create(&threads[i], NULL, serve, &clients[i]), 0);
   }
-  for (int i = 0; i < 8; i++)
-    pthread_join(threads[i], NULL);
+  for (int i = 0; i < 8; i++) pthread_join(threads[i], NULL);
   KV_CHECK(kv_stats(f.store).leases == 0, "leases left");
   finish(&f);
 }

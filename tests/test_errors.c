@@ -24,8 +24,7 @@ static void refuses_either_at(int line, const kvstow_options *options, int code,
   memset(why, 0x7f, sizeof why);
   kvstow *store = (kvstow *)1;
   int rc = kvstow_open(options, &store, why, sizeof why);
-  if (rc == 0)
-    kvstow_close(store);
+  if (rc == 0) kvstow_close(store);
   if (rc != code && rc != other)
     kv_fail_at(__FILE__, line, "open: %s, expected %s (%s)", kvstow_errname(rc),
                kvstow_errname(code), rc == 0 ? "" : why);
@@ -40,8 +39,7 @@ static void refuses_either_at(int line, const kvstow_options *options, int code,
   if (rc == 0 || memchr(tiny, 0, 4) == NULL || tiny[4] != 0x11)
     kv_fail_at(__FILE__, line, "a short message buffer is not respected");
   rc = kvstow_open(options, &store, NULL, 0);
-  if (rc == 0)
-    kv_fail_at(__FILE__, line, "opened at the third attempt");
+  if (rc == 0) kv_fail_at(__FILE__, line, "opened at the third attempt");
 }
 #define refuses_either(options, code, other, word)                                                 \
   refuses_either_at(__LINE__, options, code, other, word)
@@ -162,14 +160,11 @@ static void unwritable_directory_is_refused(void **state) {
   char path[4200];
   snprintf(path, sizeof path, "%s/locked", base);
   assert_int_equal(mkdir(path, 0555), 0);
-  if (geteuid() == 0)
-    assert_int_equal(chmod(base, 0755), 0);
+  if (geteuid() == 0) assert_int_equal(chmod(base, 0755), 0);
   pid_t pid = kv_fork();
   if (pid == 0) {
-    if (geteuid() == 0 && (setgid(65534) != 0 || setuid(65534) != 0))
-      _exit(77);
-    if (access(base, X_OK) != 0)
-      _exit(77); /* a directory above is closed to others */
+    if (geteuid() == 0 && (setgid(65534) != 0 || setuid(65534) != 0)) _exit(77);
+    if (access(base, X_OK) != 0) _exit(77); /* a directory above is closed to others */
     const char *dir = path;
     kvstow_options options;
     options_for(&options, &dir);
@@ -177,8 +172,7 @@ static void unwritable_directory_is_refused(void **state) {
     _exit(0);
   }
   const int status = kv_wait(pid);
-  if (status == 77)
-    skip();
+  if (status == 77) skip();
   assert_int_equal(status, 0);
   chmod(path, 0755);
 }
@@ -205,8 +199,7 @@ static void second_owner_in_another_process_is_refused(void **state) {
   if (pid == 0) {
     char byte;
     close(go[1]);
-    if (read(go[0], &byte, 1) != 1)
-      _exit(2);
+    if (read(go[0], &byte, 1) != 1) _exit(2);
     kvstow_options options;
     options_for(&options, &dir);
     refuses(&options, KVSTOW_EBUSY, dir);
@@ -327,8 +320,7 @@ static void fill_beyond_the_disk(kvstow *store) {
       rc = kvstow_flush(store);
       KV_CHECK(rc == 0 || rc == KVSTOW_ENOSPC || rc == KVSTOW_EIO || rc == KVSTOW_EOFFLINE,
                "flush: %s", kvstow_errname(rc));
-      if (rc != 0)
-        has_message(store);
+      if (rc != 0) has_message(store);
     }
   }
   for (uint64_t doc = 0; doc < COUNT; doc++) {
@@ -349,8 +341,7 @@ static void full_file_system_costs_hits_not_answers(void **state) {
   char path[4200];
   snprintf(path, sizeof path, "%s/small", kv_dir("errors"));
   assert_int_equal(mkdir(path, 0755), 0);
-  if (mount("none", path, "tmpfs", 0, "size=12m") != 0)
-    skip();
+  if (mount("none", path, "tmpfs", 0, "size=12m") != 0) skip();
   const char *dir = path;
   kvstow_options options;
   kv_options(&options, &dir, RAM, 64 * KV_MIB, 4 * KV_MIB);
@@ -381,13 +372,11 @@ static void full_file_system_costs_hits_not_answers(void **state) {
 
 static void file_system_without_room_for_a_segment_says_so(void **state) {
   (void)state;
-  if (geteuid() != 0)
-    skip();
+  if (geteuid() != 0) skip();
   char path[4200];
   snprintf(path, sizeof path, "%s/tiny", kv_dir("errors"));
   assert_int_equal(mkdir(path, 0755), 0);
-  if (mount("none", path, "tmpfs", 0, "size=64k") != 0)
-    skip();
+  if (mount("none", path, "tmpfs", 0, "size=64k") != 0) skip();
   const char *dir = path;
   kvstow_options options;
   kv_options(&options, &dir, RAM, 64 * KV_MIB, 4 * KV_MIB);
@@ -418,8 +407,7 @@ static void file_size_limit_costs_hits_not_answers(void **state) {
   if (pid == 0) {
     signal(SIGXFSZ, SIG_IGN);
     const struct rlimit limit = {2 * KV_MIB, 2 * KV_MIB};
-    if (setrlimit(RLIMIT_FSIZE, &limit) != 0)
-      _exit(77);
+    if (setrlimit(RLIMIT_FSIZE, &limit) != 0) _exit(77);
     kvstow_options options;
     kv_options(&options, &dir, RAM, 64 * KV_MIB, 4 * KV_MIB);
     char why[KVSTOW_MESSAGE_BYTES] = "";
@@ -436,8 +424,7 @@ static void file_size_limit_costs_hits_not_answers(void **state) {
     _exit(0);
   }
   const int status = kv_wait(pid);
-  if (status == 77)
-    skip();
+  if (status == 77) skip();
   assert_int_equal(status, 0);
 }
 
@@ -524,14 +511,10 @@ static void huge_geometries_are_refused(void **state) {
   (void)state;
   static const struct {
     uint32_t layers, k, v, tokens;
-  } shapes[] = {{1, 1u << 31, 1u << 31, 256},
-                {1, 1u << 24, 0, 256},
-                {65536, 65536, 65536, 1},
-                {4, UINT32_MAX, UINT32_MAX, 1},
-                {4, UINT32_MAX, 1, 32},
-                {1, 64, 64, UINT32_MAX},
-                {UINT32_MAX, 1, 1, 1},
-                {1, 1u << 20, 1u << 20, 1u << 12}};
+  } shapes[] = {{1, 1u << 31, 1u << 31, 256}, {1, 1u << 24, 0, 256},
+                {65536, 65536, 65536, 1},     {4, UINT32_MAX, UINT32_MAX, 1},
+                {4, UINT32_MAX, 1, 32},       {1, 64, 64, UINT32_MAX},
+                {UINT32_MAX, 1, 1, 1},        {1, 1u << 20, 1u << 20, 1u << 12}};
   kvstow_options options;
   kv_options(&options, NULL, RAM, 0, 0);
   kvstow *store = kv_open(&options);
@@ -654,8 +637,7 @@ static void open_checks_its_arguments(void **state) {
   options.dirs_count = 1000;
   {
     const char *many[1000];
-    for (int i = 0; i < 1000; i++)
-      many[i] = dir;
+    for (int i = 0; i < 1000; i++) many[i] = dir;
     options.dirs = many;
     refuses(&options, KVSTOW_EINVAL, NULL);
   }

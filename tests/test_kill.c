@@ -15,11 +15,11 @@
 
 enum {
   WRITERS = 3,
-  CHAIN = 8,            /* blocks of a document */
-  CYCLE_DOCS = 10,      /* documents of one writer in one life of the child */
-  GENERATION = 12,      /* kills before the directory is emptied */
+  CHAIN = 8,       /* blocks of a document */
+  CYCLE_DOCS = 10, /* documents of one writer in one life of the child */
+  GENERATION = 12, /* kills before the directory is emptied */
   DOCS = GENERATION * WRITERS * CYCLE_DOCS,
-  READ_BACK = 6,        /* documents of earlier lives read again after a kill */
+  READ_BACK = 6, /* documents of earlier lives read again after a kill */
 };
 
 static const kv_shape shape = {4, 128, 128, 64, 0}; /* 64 KiB a block */
@@ -28,11 +28,11 @@ static const char fingerprint[] = "kill";
 /* What the child says of one document. Each field is written before or after the call it tells of, so
  * that a kill in between leaves the weaker statement. */
 typedef struct note {
-  atomic_uint tried;          /* blocks given to store, before the call */
-  atomic_uint stored;         /* after it returned 0 */
-  atomic_uint flushed;        /* blocks stored before a flush that returned 0 */
-  atomic_uint forget_tried;   /* 1 + the block from which on, before the call */
-  atomic_uint forget_done;    /* the same, after it returned 0 */
+  atomic_uint tried;        /* blocks given to store, before the call */
+  atomic_uint stored;       /* after it returned 0 */
+  atomic_uint flushed;      /* blocks stored before a flush that returned 0 */
+  atomic_uint forget_tried; /* 1 + the block from which on, before the call */
+  atomic_uint forget_done;  /* the same, after it returned 0 */
 } note;
 
 typedef struct notes {
@@ -48,8 +48,8 @@ typedef struct life {
   kvstow_engine engine;
   kvstow_write_mode mode;
   uint64_t seed;
-  int cycle;        /* within the generation */
-  uint64_t number;  /* of the generation: documents of other generations have other bytes */
+  int cycle;       /* within the generation */
+  uint64_t number; /* of the generation: documents of other generations have other bytes */
   bool forgets;
 } life;
 
@@ -64,8 +64,7 @@ typedef struct writer {
 
 static void options_of(const life *l, kvstow_options *options) {
   kv_options(options, &l->dir, l->ram_bytes, l->ssd_bytes, l->segment_bytes);
-  if (options->engine == KVSTOW_ENGINE_AUTO)
-    options->engine = l->engine;
+  if (options->engine == KVSTOW_ENGINE_AUTO) options->engine = l->engine;
   options->write_mode = l->mode;
 }
 
@@ -79,12 +78,10 @@ static void doc_init(const life *l, kv_doc *d, kvstow_space *space, int doc) {
 
 static void flush(writer *w) {
   unsigned before[DOCS];
-  for (int doc = 0; doc < DOCS; doc++)
-    before[doc] = atomic_load(&w->life->notes->docs[doc].stored);
+  for (int doc = 0; doc < DOCS; doc++) before[doc] = atomic_load(&w->life->notes->docs[doc].stored);
   int rc = kvstow_flush(w->store);
   KV_CHECK(rc == 0 || rc == KVSTOW_ENOSPC, "flush: %s", kvstow_errname(rc));
-  if (rc != 0)
-    return;
+  if (rc != 0) return;
   for (int doc = 0; doc < DOCS; doc++) {
     unsigned now = atomic_load(&w->life->notes->docs[doc].flushed);
     while (now < before[doc] &&
@@ -99,16 +96,14 @@ static void forget(writer *w) {
   then.cycle = (int)kv_below(&w->rng, (size_t)then.cycle + 1);
   const int doc = doc_of(&then, w->number, (int)kv_below(&w->rng, CYCLE_DOCS));
   note *n = &w->life->notes->docs[doc];
-  if (atomic_load(&n->stored) < CHAIN || atomic_load(&n->forget_tried) != 0)
-    return;
+  if (atomic_load(&n->stored) < CHAIN || atomic_load(&n->forget_tried) != 0) return;
   const unsigned from = (unsigned)kv_below(&w->rng, CHAIN);
   kv_doc d;
   doc_init(w->life, &d, w->space, doc);
   atomic_store(&n->forget_tried, from + 1);
   int rc = kvstow_forget(&d.prefix, from, NULL);
   KV_CHECK(rc == 0 || rc == KVSTOW_EBUSY, "forget: %s", kvstow_errname(rc));
-  if (rc == 0)
-    atomic_store(&n->forget_done, from + 1);
+  if (rc == 0) atomic_store(&n->forget_done, from + 1);
   kv_doc_finish(&d);
 }
 
@@ -126,28 +121,22 @@ static void *write_documents(void *arg) {
       }
       const unsigned done = atomic_load(&n->stored);
       unsigned count = (unsigned)kv_between(&w->rng, 1, 4);
-      if (count > CHAIN - done)
-        count = CHAIN - done;
+      if (count > CHAIN - done) count = CHAIN - done;
       atomic_store(&n->tried, done + count);
       int rc = kv_doc_store(&d, done, count, 0);
       KV_CHECK(rc == 0, "store: %s", kvstow_errname(rc));
       atomic_store(&n->stored, done + count);
-      if (kv_chance(&w->rng, 12))
-        flush(w);
-      if (w->life->forgets && kv_chance(&w->rng, 6))
-        forget(w);
-      if (kv_chance(&w->rng, 10))
-        kv_sleep_ms((unsigned)kv_below(&w->rng, 8));
+      if (kv_chance(&w->rng, 12)) flush(w);
+      if (w->life->forgets && kv_chance(&w->rng, 6)) forget(w);
+      if (kv_chance(&w->rng, 10)) kv_sleep_ms((unsigned)kv_below(&w->rng, 8));
     }
     kv_doc_finish(&d);
   }
   while (!atomic_load(w->stop)) { /* enough stored: be busy until the kill */
     flush(w);
-    if (w->life->forgets)
-      forget(w);
+    if (w->life->forgets) forget(w);
     kv_doc d;
-    doc_init(w->life, &d, w->space,
-             doc_of(w->life, w->number, (int)kv_below(&w->rng, CYCLE_DOCS)));
+    doc_init(w->life, &d, w->space, doc_of(w->life, w->number, (int)kv_below(&w->rng, CYCLE_DOCS)));
     (void)kv_doc_restore(&d, 0);
     kv_doc_finish(&d);
   }
@@ -164,8 +153,7 @@ __attribute__((noreturn)) static void child(const life *l) {
     int rc = KVSTOW_EBUSY;
     for (int i = 0; i < 100 && rc == KVSTOW_EBUSY; i++) {
       rc = kvstow_open(&options, &store, why, sizeof why);
-      if (rc == KVSTOW_EBUSY)
-        kv_sleep_ms(10);
+      if (rc == KVSTOW_EBUSY) kv_sleep_ms(10);
     }
     KV_CHECK(rc == 0, "open in the child: %s: %s", kvstow_errname(rc), why);
     kvstow_space *space = kv_space(store, fingerprint, &shape);
@@ -179,8 +167,7 @@ __attribute__((noreturn)) static void child(const life *l) {
     atomic_store(&l->notes->ready, true);
     kv_sleep_ms((unsigned)kv_between(&rng, 20, 160));
     atomic_store(&stop, true);
-    for (int i = 0; i < WRITERS; i++)
-      pthread_join(threads[i], NULL);
+    for (int i = 0; i < WRITERS; i++) pthread_join(threads[i], NULL);
     rc = kvstow_close(store); /* an orderly close flushes */
     KV_CHECK(rc == 0 || rc == KVSTOW_ENOSPC, "close: %s", kvstow_errname(rc));
     if (rc == 0)
@@ -194,10 +181,8 @@ static size_t check_doc(const life *l, kvstow_space *space, int doc, bool all, u
   note *n = &l->notes->docs[doc];
   unsigned least = atomic_load(&n->flushed), most = atomic_load(&n->tried);
   const unsigned trying = atomic_load(&n->forget_tried), done = atomic_load(&n->forget_done);
-  if (trying != 0 && least > trying - 1)
-    least = trying - 1;
-  if (done != 0 && most > done - 1)
-    most = done - 1;
+  if (trying != 0 && least > trying - 1) least = trying - 1;
+  if (done != 0 && most > done - 1) most = done - 1;
   kv_doc d;
   doc_init(l, &d, space, doc);
   const size_t good = kv_doc_restore(&d, flags); /* compares every byte */
@@ -206,11 +191,12 @@ static size_t check_doc(const life *l, kvstow_space *space, int doc, bool all, u
            "(done: %d), exists now %zu",
            l->cycle, doc, good, atomic_load(&n->stored), atomic_load(&n->flushed), (int)trying - 1,
            (int)done - 1, kv_doc_held(&d));
-  KV_CHECK(good <= most && kv_doc_held(&d) <= most,
-           "cycle %d, document %d: %zu blocks restored, %zu held; stored %u, tried %u, forgotten from "
-           "%d (done: %d)",
-           l->cycle, doc, good, kv_doc_held(&d), atomic_load(&n->stored), atomic_load(&n->tried),
-           (int)trying - 1, (int)done - 1);
+  KV_CHECK(
+      good <= most && kv_doc_held(&d) <= most,
+      "cycle %d, document %d: %zu blocks restored, %zu held; stored %u, tried %u, forgotten from "
+      "%d (done: %d)",
+      l->cycle, doc, good, kv_doc_held(&d), atomic_load(&n->stored), atomic_load(&n->tried),
+      (int)trying - 1, (int)done - 1);
   kv_doc_finish(&d);
   return good;
 }
@@ -221,15 +207,17 @@ static void kills(const char *name, int count, uint64_t ram_bytes, uint64_t ssd_
   notes *shared =
       mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   assert_true(shared != MAP_FAILED);
-  life l = {.notes = shared, .ram_bytes = ram_bytes, .ssd_bytes = ssd_bytes,
-            .segment_bytes = segment_bytes, .forgets = true};
+  life l = {.notes = shared,
+            .ram_bytes = ram_bytes,
+            .ssd_bytes = ssd_bytes,
+            .segment_bytes = segment_bytes,
+            .forgets = true};
   size_t restored = 0, flushed = 0, forgotten = 0, busy = 0, walked = 0;
   const double start = kv_now_s();
   for (int kill_number = 0; kill_number < count; kill_number++) {
     l.cycle = kill_number % GENERATION;
     if (l.cycle == 0) {
-      if (l.dir != NULL)
-        kv_dir_drop(l.dir);
+      if (l.dir != NULL) kv_dir_drop(l.dir);
       l.dir = kv_dir("kill");
       l.number++;
       memset(shared, 0, sizeof *shared);
@@ -241,8 +229,7 @@ static void kills(const char *name, int count, uint64_t ram_bytes, uint64_t ssd_
     const bool from_ready = kv_chance(&rng, 75);
     const unsigned delay_ms = (unsigned)kv_between(&rng, 1, 150);
     pid_t pid = kv_fork();
-    if (pid == 0)
-      child(&l);
+    if (pid == 0) child(&l);
     for (int i = 0; from_ready && i < 20000 && !atomic_load(&shared->ready); i++) {
       kv_sleep_ms(1);
       if (i % 100 == 99 && waitpid(pid, NULL, WNOHANG) != 0)
@@ -280,20 +267,21 @@ static void kills(const char *name, int count, uint64_t ram_bytes, uint64_t ssd_
     for (int i = 0; now > 0 && i < (last ? now : READ_BACK * 2); i++) {
       const int doc = last ? i : (int)kv_below(&rng, (size_t)now);
       check_doc(&l, space, doc, all, 0);
-      if (last)
-        forgotten += atomic_load(&shared->docs[doc].forget_done) != 0;
+      if (last) forgotten += atomic_load(&shared->docs[doc].forget_done) != 0;
     }
     const kvstow_stats s = kv_stats(store);
     walked += s.tier.walked_segments;
-    KV_CHECK(!all || s.evicted_blocks == 0, "%" PRIu64 " blocks evicted; the test's budget is wrong",
-             s.evicted_blocks);
+    KV_CHECK(!all || s.evicted_blocks == 0,
+             "%" PRIu64 " blocks evicted; the test's budget is wrong", s.evicted_blocks);
     KV_CHECK(s.leases == 0, "leases left");
     rc = kvstow_close(store);
     KV_CHECK(rc == 0 || (!all && rc == KVSTOW_ENOSPC), "close: %s", kvstow_errname(rc));
   }
-  printf("  %d kills in %.1f s: %zu blocks flushed, %zu restored, %zu documents forgotten, %zu segments "
-         "walked, %zu opens waited\n",
-         count, kv_now_s() - start, flushed, restored, forgotten, walked, busy);
+  printf(
+      "  %d kills in %.1f s: %zu blocks flushed, %zu restored, %zu documents forgotten, %zu "
+      "segments "
+      "walked, %zu opens waited\n",
+      count, kv_now_s() - start, flushed, restored, forgotten, walked, busy);
   KV_CHECK(count < 10 || (flushed > 0 && restored > 0), "the kills came before any flush");
   kv_dir_drop(l.dir);
   munmap(shared, sizeof *shared);

@@ -58,9 +58,9 @@ static void choose(worker *w, pick *p) {
   p->arena = &w->arenas[kv_below(&w->rng, (size_t)w->arenas_count)];
   p->space = (int)kv_below(&w->rng, SPACES);
   p->own = kv_chance(&w->rng, 30);
-  p->doc = (int)(p->own ? kv_below(&w->rng, OWN_DOCS)
-                        : kv_below(&w->rng, SHARED_DOCS) * kv_below(&w->rng, SHARED_DOCS) /
-                              SHARED_DOCS);
+  p->doc =
+      (int)(p->own ? kv_below(&w->rng, OWN_DOCS)
+                   : kv_below(&w->rng, SHARED_DOCS) * kv_below(&w->rng, SHARED_DOCS) / SHARED_DOCS);
   const uint32_t block_tokens = shapes[p->space].block_tokens;
   /* documents share prefixes in pairs: the second of a pair parts half way; own and shared ones have
    * equal tokens, and differ by salt alone */
@@ -75,8 +75,7 @@ static void choose(worker *w, pick *p) {
   for (size_t block = 0; block < BLOCKS; block++) {
     const int stem = block < BLOCKS / 2 ? p->doc / 2 * 2 : p->doc;
     uint64_t where = kv_hash2(p->arena->number, (uint64_t)p->space);
-    if (p->own)
-      where = kv_hash2(where, 1000u + (uint64_t)w->number);
+    if (p->own) where = kv_hash2(where, 1000u + (uint64_t)w->number);
     p->ids[block] = kv_id(where, (uint64_t)stem, block);
     if (p->own) /* own document 0 and 1 share blocks, and so one life; 2 is alone */
       p->ids[block] ^=
@@ -85,8 +84,8 @@ static void choose(worker *w, pick *p) {
 }
 
 static kvstow_prefix prefix_of(const pick *p, size_t blocks) {
-  kvstow_prefix prefix = KVSTOW_PREFIX(p->arena->spaces[p->space], p->tokens,
-                                       blocks * shapes[p->space].block_tokens);
+  kvstow_prefix prefix =
+      KVSTOW_PREFIX(p->arena->spaces[p->space], p->tokens, blocks * shapes[p->space].block_tokens);
   prefix.salt = p->salt;
   prefix.salt_bytes = strlen(p->salt);
   prefix.session = (uint64_t)p->doc + 1;
@@ -94,20 +93,16 @@ static kvstow_prefix prefix_of(const pick *p, size_t blocks) {
 }
 
 static void mark(worker *w, const pick *p, size_t block) {
-  if (!p->own)
-    return;
+  if (!p->own) return;
   bool(*may)[BLOCKS] = w->may[p->arena->number & 1][p->space];
   may[p->doc][block] = true;
-  if (block < BLOCKS / 2 && (p->doc ^ 1) < OWN_DOCS)
-    may[p->doc ^ 1][block] = true;
+  if (block < BLOCKS / 2 && (p->doc ^ 1) < OWN_DOCS) may[p->doc ^ 1][block] = true;
 }
 
 static size_t may_prefix(const worker *w, const pick *p, size_t blocks) {
-  if (!p->own)
-    return blocks;
+  if (!p->own) return blocks;
   size_t n = 0;
-  while (n < blocks && w->may[p->arena->number & 1][p->space][p->doc][n])
-    n++;
+  while (n < blocks && w->may[p->arena->number & 1][p->space][p->doc][n]) n++;
   return n;
 }
 
@@ -132,8 +127,7 @@ static void put(worker *w) {
   size_t stored;
   int rc = kvstow_store(&prefix, first, count, sources, flags, &stored);
   KV_CHECK(rc == 0 || rc == KVSTOW_EFULL || rc == KVSTOW_ENOMEM, "store: %s", kvstow_errname(rc));
-  if (rc != 0)
-    p.arena->full++;
+  if (rc != 0) p.arena->full++;
 }
 
 static void put_in_place(worker *w) {
@@ -153,8 +147,8 @@ static void put_in_place(worker *w) {
   }
   for (size_t i = 0; i < count; i++)
     if (slots[i].payload != NULL) {
-      kv_fill_payload(p.ids[first + i], shape,
-                      kvstow_space_plane_bytes(p.arena->spaces[p.space]), slots[i].payload);
+      kv_fill_payload(p.ids[first + i], shape, kvstow_space_plane_bytes(p.arena->spaces[p.space]),
+                      slots[i].payload);
       mark(w, &p, first + i);
     } else if (p.own) {
       KV_CHECK(w->may[p.arena->number & 1][p.space][p.doc][first + i],
@@ -180,13 +174,11 @@ static void grow(worker *w) {
   const size_t all = kv_between(&w->rng, 1, (BLOCKS - first) * block_tokens);
   for (size_t done = 0; done < all;) {
     size_t count = kv_between(&w->rng, 1, 48);
-    if (count > all - done)
-      count = all - done;
+    if (count > all - done) count = all - done;
     int rc = kvstow_seq_tokens(seq, p.tokens + first * block_tokens + done, count);
     KV_CHECK(rc == 0 || rc == KVSTOW_EFULL || rc == KVSTOW_ENOMEM, "seq_tokens: %s",
              kvstow_errname(rc));
-    if (rc != 0)
-      break;
+    if (rc != 0) break;
     for (uint32_t layer = 0; layer < shape->layers && rc == 0; layer++) {
       char *k = w->bytes, *v = k + count * shape->k_bytes;
       for (size_t i = 0; i < count; i++) {
@@ -200,8 +192,7 @@ static void grow(worker *w) {
       int attempts = 0;
       do {
         rc = kvstow_seq_append(seq, layer, k, shape->v_bytes > 0 ? v : NULL, count);
-        if (rc == KVSTOW_EFULL)
-          kv_sleep_ms(2);
+        if (rc == KVSTOW_EFULL) kv_sleep_ms(2);
       } while (rc == KVSTOW_EFULL && ++attempts < 100);
       KV_CHECK(rc == 0 || rc == KVSTOW_EFULL || rc == KVSTOW_ENOMEM, "seq_append: %s",
                kvstow_errname(rc));
@@ -247,51 +238,49 @@ static void get(worker *w) {
   const size_t payload_bytes = kvstow_space_payload_bytes(p.arena->spaces[p.space]);
   const size_t plane_bytes = kvstow_space_plane_bytes(p.arena->spaces[p.space]);
   switch (kv_below(&w->rng, 4)) {
-  case 0: {
-    const size_t block = kv_below(&w->rng, held.blocks);
-    const void *payload;
-    size_t bytes;
-    rc = kvstow_view(lease, block, 0, &payload, &bytes);
-    if (rc == KVSTOW_EFULL) {
-      p.arena->full++;
+    case 0: {
+      const size_t block = kv_below(&w->rng, held.blocks);
+      const void *payload;
+      size_t bytes;
+      rc = kvstow_view(lease, block, 0, &payload, &bytes);
+      if (rc == KVSTOW_EFULL) {
+        p.arena->full++;
+        break;
+      }
+      check_read(rc);
+      KV_CHECK(kv_payload_is(p.ids[block], shape, plane_bytes, payload), "wrong bytes in a view");
+      if (kv_chance(&w->rng, 50)) kvstow_unview(lease, block);
       break;
     }
-    check_read(rc);
-    KV_CHECK(kv_payload_is(p.ids[block], shape, plane_bytes, payload), "wrong bytes in a view");
-    if (kv_chance(&w->rng, 50))
-      kvstow_unview(lease, block);
-    break;
-  }
-  case 1:
-    if (shape->layers > 0) {
-      kvstow_range range = {(uint32_t)kv_below(&w->rng, shape->layers), 1,
-                            kv_below(&w->rng, held.tokens), 1};
-      range.token_count = kv_between(&w->rng, 1, held.tokens - range.token_first);
-      range.layer_count = (uint32_t)kv_between(&w->rng, 1, shape->layers - range.layer_first);
-      const size_t bytes = kv_read_bytes(shape, &range);
-      struct iovec iov[6];
-      int iovcnt = kv_cut(&w->rng, w->bytes, bytes, iov, 6);
-      check_read(kvstow_read(lease, &range, iov, iovcnt, flags, 0));
-      KV_CHECK(kv_read_is(p.ids, shape, &range, w->bytes), "wrong bytes: space %d doc %d %s",
-               p.space, p.doc, p.salt);
-      break;
+    case 1:
+      if (shape->layers > 0) {
+        kvstow_range range = {(uint32_t)kv_below(&w->rng, shape->layers), 1,
+                              kv_below(&w->rng, held.tokens), 1};
+        range.token_count = kv_between(&w->rng, 1, held.tokens - range.token_first);
+        range.layer_count = (uint32_t)kv_between(&w->rng, 1, shape->layers - range.layer_first);
+        const size_t bytes = kv_read_bytes(shape, &range);
+        struct iovec iov[6];
+        int iovcnt = kv_cut(&w->rng, w->bytes, bytes, iov, 6);
+        check_read(kvstow_read(lease, &range, iov, iovcnt, flags, 0));
+        KV_CHECK(kv_read_is(p.ids, shape, &range, w->bytes), "wrong bytes: space %d doc %d %s",
+                 p.space, p.doc, p.salt);
+        break;
+      }
+      __attribute__((fallthrough));
+    default: {
+      const size_t first = kv_below(&w->rng, held.blocks);
+      const size_t count = kv_between(&w->rng, 1, held.blocks - first);
+      void *payloads[BLOCKS];
+      size_t lengths[BLOCKS];
+      for (size_t i = 0; i < count; i++) payloads[i] = w->bytes + i * payload_bytes;
+      check_read(kvstow_read_blocks(lease, first, count, payloads, lengths, flags, 0));
+      for (size_t i = 0; i < count; i++) {
+        KV_CHECK(shape->layers > 0 || lengths[i] == kv_blob_bytes(p.ids[first + i], shape),
+                 "blob of %zu bytes", lengths[i]);
+        KV_CHECK(kv_payload_is(p.ids[first + i], shape, plane_bytes, payloads[i]),
+                 "wrong bytes: space %d doc %d %s block %zu", p.space, p.doc, p.salt, first + i);
+      }
     }
-    __attribute__((fallthrough));
-  default: {
-    const size_t first = kv_below(&w->rng, held.blocks);
-    const size_t count = kv_between(&w->rng, 1, held.blocks - first);
-    void *payloads[BLOCKS];
-    size_t lengths[BLOCKS];
-    for (size_t i = 0; i < count; i++)
-      payloads[i] = w->bytes + i * payload_bytes;
-    check_read(kvstow_read_blocks(lease, first, count, payloads, lengths, flags, 0));
-    for (size_t i = 0; i < count; i++) {
-      KV_CHECK(shape->layers > 0 || lengths[i] == kv_blob_bytes(p.ids[first + i], shape),
-               "blob of %zu bytes", lengths[i]);
-      KV_CHECK(kv_payload_is(p.ids[first + i], shape, plane_bytes, payloads[i]),
-               "wrong bytes: space %d doc %d %s block %zu", p.space, p.doc, p.salt, first + i);
-    }
-  }
   }
   p.arena->reads++;
   kvstow_lease_release(lease);
@@ -336,30 +325,29 @@ static void look(worker *w) {
   kvstow_prefix prefix = prefix_of(&p, BLOCKS);
   kvstow_held held;
   switch (kv_below(&w->rng, 5)) {
-  case 0:
-    (void)kvstow_prefetch(&prefix);
-    break;
-  case 1: {
-    size_t blocks;
-    prefix.tokens_count = 2 * shapes[p.space].block_tokens;
-    if (kvstow_pin(&prefix, true, &blocks) == 0)
-      kvstow_pin(&prefix, false, NULL);
-    break;
-  }
-  case 2: {
-    kvstow_stats s = kv_stats(p.arena->store);
-    KV_CHECK(s.ram_used_bytes <= s.ram_budget_bytes && s.ram_budget_bytes <= p.arena->ram_bytes,
-             "RAM: %" PRIu64 " of %" PRIu64, s.ram_used_bytes, s.ram_budget_bytes);
-    KV_CHECK(s.corrupt_blocks == 0 && s.collisions == 0 && s.tier.io_errors == 0, "trouble");
-    static _Thread_local char text[65536];
-    kvstow_stats_json(p.arena->store, text, sizeof text);
-    kvstow_message(p.arena->store, text, sizeof text);
-    break;
-  }
-  default:
-    KV_OK(kvstow_exists(&prefix, &held));
-    KV_CHECK(held.blocks <= may_prefix(w, &p, BLOCKS), "%zu blocks of %s exist, %zu can",
-             held.blocks, p.salt, may_prefix(w, &p, BLOCKS));
+    case 0:
+      (void)kvstow_prefetch(&prefix);
+      break;
+    case 1: {
+      size_t blocks;
+      prefix.tokens_count = 2 * shapes[p.space].block_tokens;
+      if (kvstow_pin(&prefix, true, &blocks) == 0) kvstow_pin(&prefix, false, NULL);
+      break;
+    }
+    case 2: {
+      kvstow_stats s = kv_stats(p.arena->store);
+      KV_CHECK(s.ram_used_bytes <= s.ram_budget_bytes && s.ram_budget_bytes <= p.arena->ram_bytes,
+               "RAM: %" PRIu64 " of %" PRIu64, s.ram_used_bytes, s.ram_budget_bytes);
+      KV_CHECK(s.corrupt_blocks == 0 && s.collisions == 0 && s.tier.io_errors == 0, "trouble");
+      static _Thread_local char text[65536];
+      kvstow_stats_json(p.arena->store, text, sizeof text);
+      kvstow_message(p.arena->store, text, sizeof text);
+      break;
+    }
+    default:
+      KV_OK(kvstow_exists(&prefix, &held));
+      KV_CHECK(held.blocks <= may_prefix(w, &p, BLOCKS), "%zu blocks of %s exist, %zu can",
+               held.blocks, p.salt, may_prefix(w, &p, BLOCKS));
   }
 }
 
@@ -398,14 +386,12 @@ static void run(const char *name, int arenas_count, bool ssd, kvstow_write_mode 
   for (int i = 0; i < arenas_count; i++) {
     kvstow_options options;
     ssd_bytes = 8 * KV_MIB + 512 * KV_KIB;
-    if (ssd)
-      dirs[i] = kv_dir("threads");
+    if (ssd) dirs[i] = kv_dir("threads");
     arenas[i].ram_bytes = 8 * KV_MIB;
     kv_options(&options, ssd ? &dirs[i] : NULL, arenas[i].ram_bytes, ssd_bytes, KV_MIB);
     options.write_mode = mode;
     options.store_timeout_ms = 500;
-    if (i == 1)
-      options.engine = KVSTOW_ENGINE_THREADS;
+    if (i == 1) options.engine = KVSTOW_ENGINE_THREADS;
     arenas[i].number = (uint64_t)i;
     arenas[i].store = kv_open(&options);
     for (int space = 0; space < SPACES; space++)
@@ -426,24 +412,23 @@ static void run(const char *name, int arenas_count, bool ssd, kvstow_write_mode 
     for (int i = 0; i < arenas_count; i++)
       if (ssd && kv_dir_bytes(dirs[i]) > ssd_bytes) {
         atomic_store(&arenas[0].stop, true);
-        for (int t = 0; t < THREADS; t++)
-          pthread_join(threads[t], NULL);
+        for (int t = 0; t < THREADS; t++) pthread_join(threads[t], NULL);
         KV_FAIL("the directory outgrew %" PRIu64 " bytes", ssd_bytes);
       }
   }
   atomic_store(&arenas[0].stop, true);
-  for (int i = 0; i < THREADS; i++)
-    pthread_join(threads[i], NULL);
+  for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
   for (int i = 0; i < arenas_count; i++) {
     arena *a = &arenas[i];
     const kvstow_stats s = kv_stats(a->store);
-    printf("  store %d (%s): %zu operations, %zu hits, %zu misses, %zu reads, %zu full, %zu forgets; "
-           "%" PRIu64 " demoted, %" PRIu64 " promoted, %" PRIu64 " segments reclaimed\n",
-           i, s.tier.engine != NULL ? s.tier.engine : "no ssd",
-           (size_t)atomic_load(&arenas[0].operations), (size_t)atomic_load(&a->hits),
-           (size_t)atomic_load(&a->misses), (size_t)atomic_load(&a->reads),
-           (size_t)atomic_load(&a->full), (size_t)atomic_load(&a->forgets), s.demoted_blocks,
-           s.promoted_blocks, s.segments_reclaimed);
+    printf(
+        "  store %d (%s): %zu operations, %zu hits, %zu misses, %zu reads, %zu full, %zu forgets; "
+        "%" PRIu64 " demoted, %" PRIu64 " promoted, %" PRIu64 " segments reclaimed\n",
+        i, s.tier.engine != NULL ? s.tier.engine : "no ssd",
+        (size_t)atomic_load(&arenas[0].operations), (size_t)atomic_load(&a->hits),
+        (size_t)atomic_load(&a->misses), (size_t)atomic_load(&a->reads),
+        (size_t)atomic_load(&a->full), (size_t)atomic_load(&a->forgets), s.demoted_blocks,
+        s.promoted_blocks, s.segments_reclaimed);
     KV_CHECK(s.leases == 0, "%" PRIu64 " leases left", s.leases);
     KV_CHECK(a->hits > 0 && a->reads > 0, "nothing was ever found");
     KV_CHECK(a->hits * 20 > a->hits + a->misses, "hardly anything was found");
@@ -460,16 +445,12 @@ static void run(const char *name, int arenas_count, bool ssd, kvstow_write_mode 
   }
   if (ssd) {
     for (int i = 0; i < THREADS; i++)
-      for (int turn = 0; turn < 60; turn++)
-        get(&workers[i]);
-    for (int i = 0; i < arenas_count; i++)
-      KV_OK(kvstow_close(arenas[i].store));
+      for (int turn = 0; turn < 60; turn++) get(&workers[i]);
+    for (int i = 0; i < arenas_count; i++) KV_OK(kvstow_close(arenas[i].store));
   }
-  for (int i = 0; i < THREADS; i++)
-    free(workers[i].bytes);
+  for (int i = 0; i < THREADS; i++) free(workers[i].bytes);
   for (int i = 0; i < arenas_count; i++)
-    if (ssd)
-      kv_dir_drop(dirs[i]);
+    if (ssd) kv_dir_drop(dirs[i]);
 }
 
 static double seconds(double otherwise) {
@@ -506,8 +487,7 @@ static void *open_and_close(void *arg) {
     kvstow_space *space = kv_space(store, "one", &shapes[0]);
     kv_doc d;
     kv_doc_init(&d, space, &shapes[0], (uint64_t)(uintptr_t)dir, 5, 8, NULL, 0);
-    if (turn > 0)
-      KV_CHECK(kv_doc_restore(&d, 0) == 8, "turn %d: not restored", turn);
+    if (turn > 0) KV_CHECK(kv_doc_restore(&d, 0) == 8, "turn %d: not restored", turn);
     KV_OK(kv_doc_store(&d, 0, 8, 0));
     kv_doc_finish(&d);
     KV_OK(kvstow_close(store));
@@ -523,10 +503,8 @@ static void stores_open_and_close_side_by_side(void **state) {
     dirs[i] = kv_dir("side");
     assert_int_equal(pthread_create(&threads[i], NULL, open_and_close, (void *)dirs[i]), 0);
   }
-  for (int i = 0; i < 4; i++)
-    pthread_join(threads[i], NULL);
-  for (int i = 0; i < 4; i++)
-    kv_dir_drop(dirs[i]);
+  for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
+  for (int i = 0; i < 4; i++) kv_dir_drop(dirs[i]);
 }
 
 static const struct CMUnitTest tests[] = {

@@ -172,8 +172,7 @@ static void duplicates_are_skipped_and_count_as_used(void **state) {
   kv_doc d = document(&f, 1, 8);
   kvstow_slot slots[8];
   KV_OK(kvstow_reserve(&d.prefix, 0, 8, 0, 0, slots));
-  for (int i = 0; i < 8; i++)
-    KV_CHECK(slots[i].payload == NULL, "a slot for a block that is held");
+  for (int i = 0; i < 8; i++) KV_CHECK(slots[i].payload == NULL, "a slot for a block that is held");
   KV_OK(kvstow_commit(f.store, slots, 8));
   kv_doc_finish(&d);
   tear_down(&f);
@@ -234,8 +233,7 @@ static void restores_from_several_directories(void **state) {
   f.options.dirs_count = 3;
   f.store = kv_open(&f.options);
   f.space = kv_space(f.store, "restore", &shape);
-  for (uint64_t doc = 0; doc < 32; doc++)
-    put(&f, doc, 16);
+  for (uint64_t doc = 0; doc < 32; doc++) put(&f, doc, 16);
   KV_OK(kvstow_close(f.store));
   uint64_t total = 0;
   for (int i = 0; i < 3; i++) {
@@ -245,11 +243,9 @@ static void restores_from_several_directories(void **state) {
   KV_CHECK(total <= AMPLE, "the directories outgrew their budget");
   f.store = kv_open(&f.options);
   f.space = kv_space(f.store, "restore", &shape);
-  for (uint64_t doc = 0; doc < 32; doc++)
-    KV_CHECK(get(&f, doc, 16, 0) == 16, "not restored");
+  for (uint64_t doc = 0; doc < 32; doc++) KV_CHECK(get(&f, doc, 16, 0) == 16, "not restored");
   KV_OK(kvstow_close(f.store));
-  for (int i = 0; i < 3; i++)
-    kv_dir_drop(dirs[i]);
+  for (int i = 0; i < 3; i++) kv_dir_drop(dirs[i]);
 }
 
 /* ---- contexts longer than RAM --------------------------------------------------------------- */
@@ -257,8 +253,7 @@ static void restores_from_several_directories(void **state) {
 static void context_larger_than_ram(kvstow_engine engine, uint32_t flags) {
   fixture f;
   set_up(&f, RAM, AMPLE, SEGMENT);
-  if (f.options.engine == KVSTOW_ENGINE_AUTO)
-    f.options.engine = engine;
+  if (f.options.engine == KVSTOW_ENGINE_AUTO) f.options.engine = engine;
   open_store(&f);
   enum { BLOCKS = 384 }; /* 24 MiB: three times the RAM */
   kv_doc d = document(&f, 7, BLOCKS);
@@ -282,8 +277,7 @@ static void context_larger_than_ram(kvstow_engine engine, uint32_t flags) {
   }
   assert_int_equal(kvstow_seq_sealed_tokens(seq), BLOCKS * rows);
   uint64_t *ids = malloc(BLOCKS * sizeof *ids);
-  for (size_t block = 0; block < BLOCKS; block++)
-    ids[block] = kv_id(1, 7, block);
+  for (size_t block = 0; block < BLOCKS; block++) ids[block] = kv_id(1, 7, block);
   kvstow_lease *lease;
   kvstow_held h;
   KV_OK(kvstow_match(&d.prefix, KVSTOW_NO_PROMOTE, &lease, &h));
@@ -399,18 +393,15 @@ static void pin_survives_pressure(void **state) {
   assert_int_equal(blocks, 12);
   KV_CHECK(kv_stats(f.store).pinned_blocks == 12, "%" PRIu64 " pinned",
            kv_stats(f.store).pinned_blocks);
-  for (uint64_t doc = 10; doc < 90; doc++)
-    put(&f, doc, 16);
+  for (uint64_t doc = 10; doc < 90; doc++) put(&f, doc, 16);
   KV_CHECK(kv_doc_restore(&d, 0) == 12, "pinned blocks were evicted");
   KV_OK(kvstow_pin(&d.prefix, false, &blocks));
   KV_CHECK(kv_stats(f.store).pinned_blocks == 0, "%" PRIu64 " pinned after unpinning",
            kv_stats(f.store).pinned_blocks);
-  for (uint64_t doc = 100; doc < 180; doc++)
-    put(&f, doc, 16);
+  for (uint64_t doc = 100; doc < 180; doc++) put(&f, doc, 16);
   KV_CHECK(kv_doc_held(&d) == 0, "unpinned blocks stay for ever");
   /* more than half of RAM can't be pinned */
-  for (uint64_t doc = 200; doc < 205; doc++)
-    put(&f, doc, 16);
+  for (uint64_t doc = 200; doc < 205; doc++) put(&f, doc, 16);
   int rc = 0;
   for (uint64_t doc = 200; doc < 205 && rc == 0; doc++) {
     kv_doc other = document(&f, doc, 16);
@@ -418,8 +409,7 @@ static void pin_survives_pressure(void **state) {
     kv_doc_finish(&other);
   }
   KV_CHECK(rc == KVSTOW_EFULL, "5 MiB of 8 pinned: %s", kvstow_errname(rc));
-  for (uint64_t doc = 300; doc < 340; doc++)
-    put(&f, doc, 16); /* storing goes on */
+  for (uint64_t doc = 300; doc < 340; doc++) put(&f, doc, 16); /* storing goes on */
   kv_doc_finish(&d);
   rc = kvstow_close(f.store); /* pins end with the process */
   KV_CHECK(rc == 0 || rc == KVSTOW_ENOSPC, "close: %s", kvstow_errname(rc));
@@ -490,10 +480,8 @@ static void two_salts_never_see_each_other(void **state) {
       for (size_t i = 0; i < SALTS; i++)
         assert_int_equal(kv_doc_restore(&docs[i], 0), i == 1 ? 0 : 4);
     }
-    for (size_t i = 0; i < SALTS; i++)
-      kv_doc_finish(&docs[i]);
-    if (!reopened)
-      restart(&f);
+    for (size_t i = 0; i < SALTS; i++) kv_doc_finish(&docs[i]);
+    if (!reopened) restart(&f);
   }
   tear_down(&f);
 }
@@ -527,8 +515,7 @@ static void forgotten_blocks_stay_forgotten(void **state) {
   fixture f;
   set_up(&f, RAM, AMPLE, SEGMENT);
   open_store(&f);
-  for (uint64_t doc = 0; doc < 16; doc++)
-    put(&f, doc, 12);
+  for (uint64_t doc = 0; doc < 16; doc++) put(&f, doc, 12);
   KV_OK(kvstow_flush(f.store));
   for (uint64_t doc = 0; doc < 16; doc += 2) {
     kv_doc d = document(&f, doc, 12);
@@ -578,8 +565,7 @@ static void extensions_are_forgotten_with_their_prefix(void **state) {
   size_t blocks = 0;
   KV_OK(kvstow_forget(&trunk.prefix, 2, &blocks));
   assert_int_equal(blocks, 2 + 3 * 4);
-  for (int i = 0; i < 3; i++)
-    assert_int_equal(kv_doc_held(&branches[i]), 2);
+  for (int i = 0; i < 3; i++) assert_int_equal(kv_doc_held(&branches[i]), 2);
   /* and the branches do not come back when the trunk does */
   KV_OK(kv_doc_store(&trunk, 0, 4, 0));
   for (int i = 0; i < 3; i++) {
@@ -633,7 +619,7 @@ static void old_blocks_expire(void **state) {
 
 typedef struct damage {
   kv_rng *rng;
-  int flips;       /* a file */
+  int flips; /* a file */
   bool truncate;
   size_t files;
 } damage;
@@ -641,8 +627,7 @@ typedef struct damage {
 static void damage_one(void *arg, const char *file) {
   damage *how = arg;
   struct stat status;
-  if (stat(file, &status) != 0)
-    KV_FAIL("stat %s", file);
+  if (stat(file, &status) != 0) KV_FAIL("stat %s", file);
   how->files++;
   if (how->truncate) {
     KV_CHECK(truncate(file, status.st_size / 2 + 1000) == 0, "truncate %s", file);
@@ -668,8 +653,7 @@ static void flipped_bits_are_misses_not_answers(void **state) {
     fixture f;
     set_up(&f, RAM, 64 * KV_MIB, 1024 * 1024);
     open_store(&f);
-    for (uint64_t doc = 0; doc < 32; doc++)
-      put(&f, doc, 12);
+    for (uint64_t doc = 0; doc < 32; doc++) put(&f, doc, 12);
     KV_OK(kvstow_close(f.store));
     damage how = {.rng = &rng, .flips = turn < 4 ? 1 << turn : 40};
     kv_each_segment(f.dir, damage_one, &how);
@@ -706,15 +690,13 @@ static void truncated_segments_are_misses_not_answers(void **state) {
   fixture f;
   set_up(&f, RAM, 64 * KV_MIB, 4 * 1024 * 1024);
   open_store(&f);
-  for (uint64_t doc = 0; doc < 24; doc++)
-    put(&f, doc, 16);
+  for (uint64_t doc = 0; doc < 24; doc++) put(&f, doc, 16);
   KV_OK(kvstow_close(f.store));
   damage how = {.rng = &rng, .truncate = true};
   kv_each_segment(f.dir, damage_one, &how);
   open_store(&f);
   size_t restored = 0;
-  for (uint64_t doc = 0; doc < 24; doc++)
-    restored += get(&f, doc, 16, 0);
+  for (uint64_t doc = 0; doc < 24; doc++) restored += get(&f, doc, 16, 0);
   printf("  %zu of %d blocks restored\n", restored, 24 * 16);
   for (uint64_t doc = 0; doc < 24; doc++) {
     put(&f, doc, 16);
@@ -722,15 +704,13 @@ static void truncated_segments_are_misses_not_answers(void **state) {
   }
   KV_CHECK(kv_dir_bytes(f.dir) <= f.options.ssd_bytes, "the directory outgrew its budget");
   restart(&f);
-  for (uint64_t doc = 0; doc < 24; doc++)
-    KV_CHECK(get(&f, doc, 16, 0) == 16, "not restored");
+  for (uint64_t doc = 0; doc < 24; doc++) KV_CHECK(get(&f, doc, 16, 0) == 16, "not restored");
   tear_down(&f);
 }
 
 static void remove_one(void *arg, const char *file) {
   size_t *count = arg;
-  if ((*count)++ % 2 == 0)
-    KV_CHECK(unlink(file) == 0, "unlink %s", file);
+  if ((*count)++ % 2 == 0) KV_CHECK(unlink(file) == 0, "unlink %s", file);
 }
 
 static void lost_segments_are_misses_not_answers(void **state) {
@@ -738,15 +718,13 @@ static void lost_segments_are_misses_not_answers(void **state) {
   fixture f;
   set_up(&f, RAM, 64 * KV_MIB, 1024 * 1024);
   open_store(&f);
-  for (uint64_t doc = 0; doc < 16; doc++)
-    put(&f, doc, 16);
+  for (uint64_t doc = 0; doc < 16; doc++) put(&f, doc, 16);
   KV_OK(kvstow_close(f.store));
   size_t count = 0, restored = 0;
   kv_each_segment(f.dir, remove_one, &count);
   KV_CHECK(count > 4, "only %zu segments", count);
   open_store(&f);
-  for (uint64_t doc = 0; doc < 16; doc++)
-    restored += get(&f, doc, 16, 0);
+  for (uint64_t doc = 0; doc < 16; doc++) restored += get(&f, doc, 16, 0);
   KV_CHECK(restored < 256, "restored from nothing");
   for (uint64_t doc = 0; doc < 16; doc++) {
     put(&f, doc, 16);
@@ -770,8 +748,7 @@ static void swapped_segments_are_misses_or_right(void **state) {
   fixture f;
   set_up(&f, RAM, 64 * KV_MIB, 1024 * 1024);
   open_store(&f);
-  for (uint64_t doc = 0; doc < 8; doc++)
-    put(&f, doc, 16);
+  for (uint64_t doc = 0; doc < 8; doc++) put(&f, doc, 16);
   KV_OK(kvstow_close(f.store));
   static char files[2][4608], between[4700];
   memset(files, 0, sizeof files);
@@ -782,8 +759,7 @@ static void swapped_segments_are_misses_or_right(void **state) {
                rename(between, files[1]) == 0,
            "rename");
   open_store(&f);
-  for (uint64_t doc = 0; doc < 8; doc++)
-    get(&f, doc, 16, 0); /* compares every byte that comes */
+  for (uint64_t doc = 0; doc < 8; doc++) get(&f, doc, 16, 0); /* compares every byte that comes */
   tear_down(&f);
 }
 
@@ -842,12 +818,10 @@ static void write_through_survives_kill_without_flush(void **state) {
   pid_t pid = kv_fork();
   if (pid == 0) {
     open_store(&f);
-    for (uint64_t doc = 0; doc < 8; doc++)
-      put(&f, doc, 16);
+    for (uint64_t doc = 0; doc < 8; doc++) put(&f, doc, 16);
     wait_until(all_clean, &f, "write through leaves nothing dirty");
     KV_CHECK(write(ready[1], "x", 1) == 1, "pipe");
-    for (;;)
-      pause();
+    for (;;) pause();
   }
   close(ready[1]);
   char byte = 0;
@@ -861,8 +835,7 @@ static void write_through_survives_kill_without_flush(void **state) {
   f.options.dirs = &f.dir;
   for (int i = 0; i < 300 && rc == KVSTOW_EBUSY; i++) {
     rc = kvstow_open(&f.options, &f.store, why, sizeof why);
-    if (rc == KVSTOW_EBUSY)
-      kv_sleep_ms(10);
+    if (rc == KVSTOW_EBUSY) kv_sleep_ms(10);
   }
   KV_CHECK(rc == 0, "open: %s: %s", kvstow_errname(rc), why);
   f.space = kv_space(f.store, "restore", &shape);
@@ -885,16 +858,14 @@ typedef struct event_log {
 static void note_event(void *arg, const kvstow_event *event) {
   event_log *log = arg;
   pthread_mutex_lock(&log->lock);
-  if (log->count < EVENTS_MAX)
-    log->events[log->count++] = *event;
+  if (log->count < EVENTS_MAX) log->events[log->count++] = *event;
   pthread_mutex_unlock(&log->lock);
 }
 
 static size_t events_of(event_log *log, kvstow_event_kind kind) {
   pthread_mutex_lock(&log->lock);
   size_t count = 0;
-  for (size_t i = 0; i < log->count; i++)
-    count += log->events[i].kind == kind;
+  for (size_t i = 0; i < log->count; i++) count += log->events[i].kind == kind;
   pthread_mutex_unlock(&log->lock);
   return count;
 }
@@ -936,24 +907,20 @@ static void events_tell_what_happens(void **state) {
   KV_OK(kvstow_flush(f.store));
   wait_for_events(&log, KVSTOW_EVENT_DEMOTED, 16);
   assert_int_equal(events_of(&log, KVSTOW_EVENT_STORED), 16);
-  for (uint64_t doc = 10; doc < 60; doc++)
-    put(&f, doc, 16);
+  for (uint64_t doc = 10; doc < 60; doc++) put(&f, doc, 16);
   wait_for_events(&log, KVSTOW_EVENT_EVICTED, 16);
   /* what is on SSD alone comes back through RAM: the newest documents are in RAM, so ask for all */
-  for (uint64_t doc = 10; doc < 60; doc++)
-    get(&f, doc, 16, 0);
+  for (uint64_t doc = 10; doc < 60; doc++) get(&f, doc, 16, 0);
   const kvstow_stats s = kv_stats(f.store);
   KV_CHECK(s.events_dropped == 0 || log.count > 0, "all events dropped");
-  if (s.promoted_blocks > 0)
-    wait_for_events(&log, KVSTOW_EVENT_PROMOTED, 1);
+  if (s.promoted_blocks > 0) wait_for_events(&log, KVSTOW_EVENT_PROMOTED, 1);
   KV_OK(kvstow_close(f.store));
 
   /* In the order of each block: stored before anything else, nothing after evicted but stored. */
   size_t wrong = 0;
   for (size_t i = 0; i < log.count && i < 4000; i++) {
     const kvstow_event *e = &log.events[i];
-    if (e->kind == KVSTOW_EVENT_STORED)
-      continue;
+    if (e->kind == KVSTOW_EVENT_STORED) continue;
     int last = -1;
     for (size_t j = i; j-- > 0;)
       if (same(log.events[j].key, e->key)) {
@@ -981,15 +948,13 @@ static void corruption_is_an_event(void **state) {
   f.options.on_event = note_event;
   f.options.event_arg = &log;
   open_store(&f);
-  for (uint64_t doc = 0; doc < 8; doc++)
-    put(&f, doc, 16);
+  for (uint64_t doc = 0; doc < 8; doc++) put(&f, doc, 16);
   KV_OK(kvstow_close(f.store));
   damage how = {.rng = &rng, .flips = 24};
   kv_each_segment(f.dir, damage_one, &how);
   log.count = 0;
   open_store(&f);
-  for (uint64_t doc = 0; doc < 8; doc++)
-    get(&f, doc, 16, 0);
+  for (uint64_t doc = 0; doc < 8; doc++) get(&f, doc, 16, 0);
   const uint64_t corrupt = kv_stats(f.store).corrupt_blocks;
   KV_CHECK(corrupt > 0, "nothing noticed");
   wait_for_events(&log, KVSTOW_EVENT_CORRUPT, 1);
@@ -1011,8 +976,7 @@ static void check_balanced(const char *json) {
         in_string = false;
       continue;
     }
-    if (*at == '"')
-      in_string = true;
+    if (*at == '"') in_string = true;
     if (*at == '{' || *at == '[') {
       KV_CHECK(depth < 64, "nested too deep");
       open[depth++] = *at;
@@ -1025,8 +989,7 @@ static void check_balanced(const char *json) {
 
 /* Runs python3 on the text if there is one; anything it objects to is a failure. */
 static void check_by_python(const char *json, const char *scratch) {
-  if (system("python3 -c 'import json' >/dev/null 2>&1") != 0)
-    return;
+  if (system("python3 -c 'import json' >/dev/null 2>&1") != 0) return;
   char path[4608], command[9600];
   snprintf(path, sizeof path, "%s-stats.json", scratch);
   FILE *file = fopen(path, "w");
@@ -1125,9 +1088,9 @@ static void statistics_count_what_was_done(void **state) {
   KV_CHECK(s.matches == 2 && s.match_blocks_asked == 32 &&
                s.match_tokens_asked == 32 * shape.block_tokens,
            "%" PRIu64 " matches, %" PRIu64 " blocks asked", s.matches, s.match_blocks_asked);
-  KV_CHECK(s.ram_hit_blocks == 16 && s.ssd_hit_blocks == 0 &&
-               s.hit_tokens == 16 * shape.block_tokens,
-           "%" PRIu64 " hits", s.ram_hit_blocks);
+  KV_CHECK(
+      s.ram_hit_blocks == 16 && s.ssd_hit_blocks == 0 && s.hit_tokens == 16 * shape.block_tokens,
+      "%" PRIu64 " hits", s.ram_hit_blocks);
   KV_CHECK(s.leases == 0, "leases left");
   restart(&f);
   KV_CHECK(get(&f, 1, 16, 0) == 16, "not restored");
@@ -1172,8 +1135,7 @@ static void region_is_one_and_fixed(void **state) {
   size_t bytes, bytes_again;
   kvstow_region(f.store, &base, &bytes);
   KV_CHECK(bytes >= RAM && (uintptr_t)base % (2 * KV_MIB) == 0, "%zu bytes at %p", bytes, base);
-  for (uint64_t doc = 0; doc < 32; doc++)
-    put(&f, doc, 16);
+  for (uint64_t doc = 0; doc < 32; doc++) put(&f, doc, 16);
   kvstow_region(f.store, &again, &bytes_again);
   KV_CHECK(base == again && bytes == bytes_again, "the region moved");
   kv_doc d = document(&f, 77, 2);
@@ -1192,10 +1154,8 @@ static void region_is_one_and_fixed(void **state) {
 static int descriptors(void) {
   int count = 0;
   DIR *dir = opendir("/proc/self/fd");
-  if (dir == NULL)
-    return 0;
-  while (readdir(dir) != NULL)
-    count++;
+  if (dir == NULL) return 0;
+  while (readdir(dir) != NULL) count++;
   closedir(dir);
   return count;
 }
@@ -1203,10 +1163,8 @@ static int descriptors(void) {
 static int threads_now(void) {
   int count = 0;
   DIR *dir = opendir("/proc/self/task");
-  if (dir == NULL)
-    return 0;
-  while (readdir(dir) != NULL)
-    count++;
+  if (dir == NULL) return 0;
+  while (readdir(dir) != NULL) count++;
   closedir(dir);
   return count;
 }
