@@ -28,7 +28,9 @@ static uint64_t word_at(uint64_t seed, uint64_t i) {
   return x ^ (x >> 32);
 }
 
-static lanes fold(lanes x) { return x ^ (x >> 32); }
+static lanes fold(lanes x) {
+  return x ^ (x >> 32);
+}
 
 static void counters_init(lanes counters[UNROLL], uint64_t seed, uint64_t word) {
   for (unsigned u = 0; u < UNROLL; u++) {

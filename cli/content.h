@@ -17,7 +17,7 @@ struct content_shape {
   uint32_t layers;
   uint32_t k_bytes, v_bytes; /* one token, one layer */
   uint32_t block_tokens;
-  uint32_t plane_bytes;      /* stride of planes as stored */
+  uint32_t plane_bytes; /* stride of planes as stored */
 };
 
 /* Bytes of a block without padding: what content_fill writes. */

@@ -34,7 +34,9 @@ static const struct model models[] = {
 
 enum { MODELS = sizeof models / sizeof models[0] };
 
-const struct model *model_at(size_t i) { return i < MODELS ? &models[i] : NULL; }
+const struct model *model_at(size_t i) {
+  return i < MODELS ? &models[i] : NULL;
+}
 
 const struct model *model_find(const char *name) {
   for (size_t i = 0; i < MODELS; i++) {

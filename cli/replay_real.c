@@ -57,15 +57,15 @@ struct run {
   uint32_t segment_bytes; /* 0: the directory's own */
   kvstow_engine engine;
   char policy[256], ssd_policy[256]; /* with their parameters */
-  uint64_t first, last;   /* requests of this run: [first, last) */
+  uint64_t first, last;              /* requests of this run: [first, last) */
 
   struct buffer source, target;
   uint32_t source_blocks, target_blocks;
-  struct iovec *iovs;       /* one a block of the source buffer */
+  struct iovec *iovs; /* one a block of the source buffer */
   kvstow_source *sources;
-  void **payloads;          /* one a block of the target buffer */
-  kvstow_token *tokens;     /* of the longest request */
-  uint8_t *stored_here;     /* one a trace id: this run stored it */
+  void **payloads;      /* one a block of the target buffer */
+  kvstow_token *tokens; /* of the longest request */
+  uint8_t *stored_here; /* one a trace id: this run stored it */
   float *match_us, *restore_us, *store_us;
   uint64_t matches, restores, stores;
   char why[KVSTOW_MESSAGE_BYTES];
@@ -85,7 +85,9 @@ static double now_s(void) {
   return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-static uint64_t round_up(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
+static uint64_t round_up(uint64_t value, uint64_t to) {
+  return (value + to - 1) / to * to;
+}
 
 /* "kvstow replay: ..." on stderr; the exit code. */
 __attribute__((format(printf, 2, 3))) static int fail(int code, const char *format, ...) {
@@ -184,8 +186,8 @@ static int choose_shape(struct run *run) {
     while (tokens > 1 && model_bytes_per_token(&model) * tokens > BLOCK_BYTES_MAX) tokens /= 2;
     report->scaled_down = tokens < run->trace->block_tokens;
   }
-  const uint64_t plane = round_up((uint64_t)tokens * (model.k_bytes + model.v_bytes),
-                                  KVSTOW_PAGE_BYTES);
+  const uint64_t plane =
+      round_up((uint64_t)tokens * (model.k_bytes + model.v_bytes), KVSTOW_PAGE_BYTES);
   if (plane * model.layers > UINT32_MAX / 2) {
     return fail(EXIT_USAGE, "a block of %u tokens would be larger than 2 GiB", tokens);
   }
@@ -238,10 +240,10 @@ static void choose_budgets(struct run *run) {
   const uint64_t unique = run->trace->unique;
   const uint64_t record = run->payload_bytes + KVSTOW_PAGE_BYTES;
 
-  report->ram_budget_bytes = args->ram.unit == SIZE_BYTES
-                                 ? args->ram.count
-                                 : ram_for_blocks(size_in_blocks(&args->ram, unique, 0),
-                                                  run->payload_bytes);
+  report->ram_budget_bytes =
+      args->ram.unit == SIZE_BYTES
+          ? args->ram.count
+          : ram_for_blocks(size_in_blocks(&args->ram, unique, 0), run->payload_bytes);
   if (args->ssd.unit == SIZE_BYTES) {
     report->ssd_budget_bytes = args->ssd.count;
     report->segment_bytes = segment_for(args->ssd.count, record);
@@ -291,8 +293,8 @@ static void choose_policies(struct run *run) {
   kvstow_options defaults;
   kvstow_options_init(&defaults);
   const bool given = args->policy_count > 0 && strcmp(args->policies[0], "default") != 0;
-  snprintf(run->policy, sizeof run->policy, "%s%s%s", given ? args->policies[0] : defaults.ram_policy,
-           params[0] != '\0' ? ":" : "", params);
+  snprintf(run->policy, sizeof run->policy, "%s%s%s",
+           given ? args->policies[0] : defaults.ram_policy, params[0] != '\0' ? ":" : "", params);
   snprintf(run->ssd_policy, sizeof run->ssd_policy, "%s",
            args->ssd_policy != NULL ? args->ssd_policy : run->policy);
   run->report.policy = run->policy;
@@ -344,8 +346,7 @@ static int make_buffers(struct run *run) {
   run->store_us = calloc(run->trace->request_count, sizeof *run->store_us);
   if (run->iovs == NULL || run->sources == NULL || run->payloads == NULL || run->tokens == NULL ||
       run->stored_here == NULL || run->match_us == NULL || run->restore_us == NULL ||
-      run->store_us == NULL ||
-      !buffer_init(&run->source, run->source_blocks * run->block_bytes) ||
+      run->store_us == NULL || !buffer_init(&run->source, run->source_blocks * run->block_bytes) ||
       !buffer_init(&run->target, run->target_blocks * run->payload_bytes)) {
     return fail(EXIT_FAILED, "out of memory for the buffers");
   }
@@ -399,9 +400,9 @@ static int open_store(struct run *run) {
 
   /* Content and layout make KV interchangeable here: another shape is another space. */
   char fingerprint[128];
-  const int length =
-      snprintf(fingerprint, sizeof fingerprint, "kvstow replay 1: %u layers, %u + %u bytes, %u tokens",
-               run->shape.layers, run->shape.k_bytes, run->shape.v_bytes, run->shape.block_tokens);
+  const int length = snprintf(
+      fingerprint, sizeof fingerprint, "kvstow replay 1: %u layers, %u + %u bytes, %u tokens",
+      run->shape.layers, run->shape.k_bytes, run->shape.v_bytes, run->shape.block_tokens);
   kvstow_space_options space;
   kvstow_space_options_init(&space);
   space.name = run->report.model;

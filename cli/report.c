@@ -9,7 +9,9 @@
 
 #include "cli/table.h"
 
-static double ratio(double part, double whole) { return whole > 0 ? part / whole : 0; }
+static double ratio(double part, double whole) {
+  return whole > 0 ? part / whole : 0;
+}
 
 static uint64_t hit_blocks(const struct report_served *s) {
   return s->ram_hit_blocks + s->ssd_hit_blocks;
@@ -199,13 +201,17 @@ bool report_json(const struct replay_report *r, FILE *out) {
 /* ---- text ----------------------------------------------------------------------------------- */
 
 static const char *time_text(double us, char text[TABLE_CELL_BYTES]) {
-  if (us < 1e3) snprintf(text, TABLE_CELL_BYTES, "%.0f us", us);
-  else if (us < 1e6) snprintf(text, TABLE_CELL_BYTES, "%.1f ms", us / 1e3);
-  else snprintf(text, TABLE_CELL_BYTES, "%.2f s", us / 1e6);
+  if (us < 1e3)
+    snprintf(text, TABLE_CELL_BYTES, "%.0f us", us);
+  else if (us < 1e6)
+    snprintf(text, TABLE_CELL_BYTES, "%.1f ms", us / 1e3);
+  else
+    snprintf(text, TABLE_CELL_BYTES, "%.2f s", us / 1e6);
   return text;
 }
 
-static void served_line(FILE *out, const char *name, uint64_t blocks, const struct report_served *s) {
+static void served_line(FILE *out, const char *name, uint64_t blocks,
+                        const struct report_served *s) {
   char count[TABLE_CELL_BYTES];
   fprintf(out, "  %-18s %12s %8.2f %%\n", name, format_count(count, blocks),
           100 * ratio((double)blocks, (double)s->blocks));
@@ -245,23 +251,28 @@ static void speed_text(const struct replay_report *r, FILE *out) {
   latency_line(out, "  RAM alone", tok_s(r, &r->restore_ram), mb_s(r, &r->restore_ram), NULL);
   latency_line(out, "  SSD blocks", tok_s(r, &r->restore_ssd), mb_s(r, &r->restore_ssd), NULL);
   latency_line(out, "store", tok_s(r, &r->store), mb_s(r, &r->store), &r->store_latency);
-  fputs("  time inside kvstow calls, per request; SSD blocks: over all the time of the requests\n"
-        "  that had any\n", out);
+  fputs(
+      "  time inside kvstow calls, per request; SSD blocks: over all the time of the requests\n"
+      "  that had any\n",
+      out);
 }
 
 static void inside_text(const struct replay_report *r, FILE *out) {
   const kvstow_stats *s = &r->stats;
   char a[TABLE_CELL_BYTES], b[TABLE_CELL_BYTES];
   fputs("\ninside\n", out);
-  fprintf(out, "  %-18s %" PRIu64 " issued, %" PRIu64 " used, %" PRIu64 " wasted, %" PRIu64 " late\n",
+  fprintf(out,
+          "  %-18s %" PRIu64 " issued, %" PRIu64 " used, %" PRIu64 " wasted, %" PRIu64 " late\n",
           "prefetch", s->prefetch_issued, s->prefetch_used, s->prefetch_wasted, s->prefetch_late);
-  fprintf(out, "  %-18s %" PRIu64 " of %" PRIu64 " merged (%.1f %%), %" PRIu64 " sent to the device\n",
+  fprintf(out,
+          "  %-18s %" PRIu64 " of %" PRIu64 " merged (%.1f %%), %" PRIu64 " sent to the device\n",
           "SSD reads", s->tier.merges, s->tier.read_requests,
           100 * ratio((double)s->tier.merges, (double)s->tier.read_requests), s->tier.device_reads);
   fprintf(out, "  %-18s %s read, %s written, write amplification %.3f\n", "SSD traffic",
           format_bytes(a, s->tier.device_read_bytes), format_bytes(b, s->tier.bytes_written),
           s->write_amplification);
-  fprintf(out, "  %-18s %s, %s (%s)\n", "I/O engine", s->tier.engine != NULL ? s->tier.engine : "none",
+  fprintf(out, "  %-18s %s, %s (%s)\n", "I/O engine",
+          s->tier.engine != NULL ? s->tier.engine : "none",
           s->tier.direct_io ? "O_DIRECT" : "buffered", s->tier.engine_reason);
   fprintf(out, "  %-18s %.0f bytes a block\n", "index", s->metadata_bytes_a_block);
 }
@@ -301,8 +312,9 @@ void report_text(const struct replay_report *r, FILE *out) {
             r->scaled_down ? ", so that a block is at most 2 MiB (--block-tokens decides)" : "");
   }
   if (r->stats.recovered_blocks > 0) {
-    fprintf(out, "recovered %" PRIu64 " blocks in %.1f ms; %" PRIu64
-                 " hits on blocks from before this run\n",
+    fprintf(out,
+            "recovered %" PRIu64 " blocks in %.1f ms; %" PRIu64
+            " hits on blocks from before this run\n",
             r->stats.recovered_blocks, (double)r->stats.recovery_us / 1e3, r->survivor_hit_blocks);
     served_text(out, "after the restart", &r->after_restart);
   }

@@ -45,7 +45,7 @@ struct replay_report {
   struct report_served after_restart; /* the first requests of a run that recovered something */
   uint64_t survivor_hit_blocks; /* hits on blocks that this run had not stored: from before it */
   uint64_t unique_blocks;
-  uint64_t lost_blocks;         /* matched, but gone or refused when they were read */
+  uint64_t lost_blocks;                  /* matched, but gone or refused when they were read */
   char first_loss[KVSTOW_MESSAGE_BYTES]; /* what the store said about the first of them */
   uint64_t unequal_blocks, mismatched_bytes;
   uint64_t store_refused_blocks; /* RAM full of blocks in use */
@@ -57,8 +57,8 @@ struct replay_report {
   double flush_s, close_s, wall_s;
 
   uint64_t peak_rss_bytes;
-  uint64_t before_rss_bytes;  /* program, trace and buffers, before the store was opened */
-  uint64_t buffer_bytes;      /* of them, the buffers that stand for the inference engine's */
+  uint64_t before_rss_bytes; /* program, trace and buffers, before the store was opened */
+  uint64_t buffer_bytes;     /* of them, the buffers that stand for the inference engine's */
   uint64_t ram_budget_bytes, ssd_budget_bytes;
   uint64_t ssd_bytes, ssd_peak_bytes; /* allocated in the directory, as the file system says */
   uint32_t segment_bytes;

@@ -44,7 +44,8 @@ static void write_trace(const char *path) {
   for (int request = 0; request < REQUESTS; request++) {
     const int session = request % SESSIONS, turn = request / SESSIONS;
     const int blocks = SYSTEM_BLOCKS + (turn + 1) * TURN_BLOCKS;
-    fprintf(file, "{\"timestamp\": %d, \"input_length\": %d, \"output_length\": 10, \"hash_ids\": [0",
+    fprintf(file,
+            "{\"timestamp\": %d, \"input_length\": %d, \"output_length\": 10, \"hash_ids\": [0",
             request * 100, blocks * BLOCK_TOKENS);
     for (int i = 1; i < blocks; i++) {
       fprintf(file, ", %d", i < SYSTEM_BLOCKS ? i : 1000 * (session + 1) + i);
@@ -79,7 +80,9 @@ static void each_file(const char *path, void (*act)(const char *file)) {
   closedir(dir);
 }
 
-static void delete_file(const char *file) { assert_int_equal(unlink(file), 0); }
+static void delete_file(const char *file) {
+  assert_int_equal(unlink(file), 0);
+}
 
 static int drop_place(void **state) {
   struct place *place = *state;
@@ -153,13 +156,20 @@ static void restores_what_it_stored_byte_for_byte(void **state) {
 
 static void says_all_that_bars_md_asks_for(void **state) {
   static const char *const counts[] = {
-      "requests",      "blocks",           "ram_hit_blocks",   "ssd_hit_blocks", "recompute_blocks",
-      "merges",        "peak_rss_bytes",   "ram_budget_bytes", "ssd_bytes",      "ssd_budget_bytes",
-      "tokens",        "mismatched_bytes", "recovered_blocks", "ssd_read_bytes", "ssd_write_bytes"};
-  static const char *const reals[] = {
-      "token_hit",    "store_tok_s", "store_mb_s",          "restore_tok_s", "restore_mb_s",
-      "merge_ratio",  "block_hit",   "write_amplification", "recovery_ms",   "prefix_hit",
-      "metadata_bytes_per_block"};
+      "requests", "blocks",           "ram_hit_blocks",   "ssd_hit_blocks", "recompute_blocks",
+      "merges",   "peak_rss_bytes",   "ram_budget_bytes", "ssd_bytes",      "ssd_budget_bytes",
+      "tokens",   "mismatched_bytes", "recovered_blocks", "ssd_read_bytes", "ssd_write_bytes"};
+  static const char *const reals[] = {"token_hit",
+                                      "store_tok_s",
+                                      "store_mb_s",
+                                      "restore_tok_s",
+                                      "restore_mb_s",
+                                      "merge_ratio",
+                                      "block_hit",
+                                      "write_amplification",
+                                      "recovery_ms",
+                                      "prefix_hit",
+                                      "metadata_bytes_per_block"};
   static const char *const latencies[] = {"match", "restore", "store"};
   json_t *out = run_in(*state, SHAPE " --limit 60");
   for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) count_of(out, counts[i]);
@@ -208,8 +218,9 @@ static void both_engines_and_write_through_serve_the_same(void **state) {
 }
 
 static void budgets_may_be_blocks_or_percent(void **state) {
-  json_t *out = run_in(*state, "--block-tokens 32 --bytes-per-token 4096 --policy fifo --ram 64blk "
-                               "--ssd 30%");
+  json_t *out = run_in(*state,
+                       "--block-tokens 32 --bytes-per-token 4096 --policy fifo --ram 64blk "
+                       "--ssd 30%");
   assert_int_equal(count_of(out, "block_tokens"), 32);
   assert_int_equal(count_of(out, "block_bytes"), 32 * 4096);
   assert_true(count_of(out, "ram_capacity_blocks") >= 64);
