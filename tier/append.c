@@ -1,0 +1,492 @@
+/* tier/append.c - placing records and turning batches into sequential writes.
+ *
+ * Each directory has at most one open segment, its head. A run (records of one chain) stays in one
+ * directory, the next run goes to the next one; a record that does not fit its head seals it and
+ * opens a free slot. Placement is computed on a sketch of the heads first, so that a batch is taken
+ * whole or not at all, and so that kvstow_tier_fits can ask without doing.
+ *
+ * All of it runs under append_lock, on the caller's thread, and never waits for the I/O thread:
+ * completions append too. Making a segment file (fallocate, fsync) happens here, once per slot.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tier/pump.h"
+
+#define DENIED_RETRY_S 60u /* after a slot's file could not be made */
+
+static const uint8_t ZEROS[KVSTOW__RUN_BYTES] __attribute__((aligned(KVSTOW_PAGE_BYTES)));
+
+/* A head as placement would leave it. */
+typedef struct sketch_head {
+  bool open;
+  uint64_t used;
+  uint64_t records;
+} sketch_head;
+
+typedef struct sketch {
+  sketch_head heads[KVSTOW__DIRS_MAX];
+  uint32_t free_slots[KVSTOW__DIRS_MAX];
+  uint32_t cursor;
+} sketch;
+
+/* Where one record goes. */
+typedef struct spot {
+  uint32_t dir;
+  bool opens; /* in a new segment */
+  uint64_t offset;
+} spot;
+
+/* ---- placement ------------------------------------------------------------------------------ */
+
+static bool slot_free(const kvstow__segment *segment, uint64_t now_s) {
+  return segment->state == KVSTOW_SEGMENT_FREE &&
+         (segment->has_file || segment->denied_until_s <= now_s);
+}
+
+/* lock held */
+static void sketch_make(const kvstow_tier *tier, sketch *s) {
+  const uint64_t now_s = kvstow__now_s(tier);
+  memset(s, 0, sizeof *s);
+  s->cursor = tier->cursor;
+  for (uint32_t d = 0; d < tier->dirs_count; d++) {
+    const uint32_t id = tier->heads[d].segment;
+    if (id == KVSTOW__NO_SEGMENT) continue;
+    s->heads[d] = (sketch_head){true, tier->segments[id].used_bytes, tier->segments[id].records};
+  }
+  for (uint32_t id = 0; id < tier->segments_count; id++)
+    if (slot_free(&tier->segments[id], now_s)) s->free_slots[kvstow__dir_of(tier, id)]++;
+}
+
+static uint64_t header_bytes_of(const void *page) {
+  const kvstow__header *header = page;
+  return kvstow__record_bytes(header->planes, header->plane_bytes);
+}
+
+static bool head_takes(const kvstow_tier *tier, const sketch_head *head, uint64_t bytes, bool run_start,
+                       uint64_t *offset) {
+  if (!head->open) return false;
+  *offset = run_start ? kvstow__round_up(head->used, KVSTOW__RUN_BYTES) : head->used;
+  return *offset + bytes + kvstow__footer_bytes(head->records + 1) <= tier->segment_bytes;
+}
+
+static bool sketch_place(const kvstow_tier *tier, sketch *s, uint64_t bytes, bool run_start, spot *at) {
+  const uint32_t first = run_start ? (s->cursor + 1) % tier->dirs_count : s->cursor;
+  for (uint32_t i = 0; i < tier->dirs_count; i++) {
+    const uint32_t d = (first + i) % tier->dirs_count;
+    sketch_head *head = &s->heads[d];
+    *at = (spot){.dir = d};
+    if (!head_takes(tier, head, bytes, run_start, &at->offset)) {
+      if (s->free_slots[d] == 0) continue;
+      s->free_slots[d]--;
+      at->opens = true;
+      at->offset = 0;
+      *head = (sketch_head){.open = true};
+    }
+    head->used = at->offset + bytes;
+    head->records++;
+    s->cursor = d;
+    return true;
+  }
+  return false;
+}
+
+static size_t sketch_place_all(const kvstow_tier *tier, sketch *s, const kvstow_record_write *writes,
+                               size_t count, spot *spots) {
+  for (size_t i = 0; i < count; i++) {
+    spot at;
+    if (!sketch_place(tier, s, header_bytes_of(writes[i].header), writes[i].run_start, &at)) return i;
+    if (spots) spots[i] = at;
+  }
+  return count;
+}
+
+/* ---- slots ---------------------------------------------------------------------------------- */
+
+static int make_file(kvstow_tier *tier, uint32_t id, uint64_t *disk_bytes) {
+  const kvstow__file_ops *files = tier->io.files;
+  const kvstow__dir *dir = &tier->dirs[kvstow__dir_of(tier, id)];
+  char name[KVSTOW__NAME_BYTES];
+  kvstow__segment_name(name, id);
+  int fd;
+  int error = files->open(tier->io.env, dir->fd, name, true, true, false, &fd);
+  if (error) return error;
+  error = files->allocate(tier->io.env, fd, tier->segment_bytes);
+  if (!error) error = files->sync(tier->io.env, fd);
+  if (!error) error = files->size(tier->io.env, fd, NULL, disk_bytes);
+  files->close(tier->io.env, fd);
+  if (!error) error = files->dir_sync(tier->io.env, dir->fd);
+  if (error) files->unlink(tier->io.env, dir->fd, name);
+  return error;
+}
+
+static uint32_t find_slot(kvstow_tier *tier, uint32_t dir, bool with_file) { /* lock held */
+  const uint64_t now_s = kvstow__now_s(tier);
+  for (uint32_t id = dir; id < tier->segments_count; id += tier->dirs_count)
+    if (slot_free(&tier->segments[id], now_s) && tier->segments[id].has_file == with_file) return id;
+  return KVSTOW__NO_SEGMENT;
+}
+
+static uint32_t count_made(const kvstow_tier *tier, uint32_t dir) { /* lock held */
+  uint32_t made = 0;
+  for (uint32_t id = dir; id < tier->segments_count; id += tier->dirs_count)
+    made += tier->segments[id].state == KVSTOW_SEGMENT_FREE && tier->segments[id].has_file;
+  return made;
+}
+
+/* Makes files until `wanted` free slots of the directory have one. A slot that can't have its file is
+ * no slot for a while: the disk is fuller than the budget says. */
+static int make_slots(kvstow_tier *tier, uint32_t dir, uint32_t wanted) {
+  for (;;) {
+    pthread_mutex_lock(&tier->lock);
+    const bool enough = count_made(tier, dir) >= wanted;
+    const uint32_t id = enough ? KVSTOW__NO_SEGMENT : find_slot(tier, dir, false);
+    pthread_mutex_unlock(&tier->lock);
+    if (id == KVSTOW__NO_SEGMENT) return 0;
+    uint64_t disk_bytes = 0;
+    const int error = make_file(tier, id, &disk_bytes);
+    pthread_mutex_lock(&tier->lock);
+    kvstow__segment *segment = &tier->segments[id];
+    segment->has_file = !error;
+    segment->ghost = false;
+    segment->disk_bytes = error ? 0 : disk_bytes;
+    segment->denied_until_s = error ? kvstow__now_s(tier) + DENIED_RETRY_S : 0;
+    pthread_mutex_unlock(&tier->lock);
+    if (!error) continue;
+    char path[KVSTOW__PATH_TEXT_BYTES], cause[64];
+    return kvstow__fail(tier, kvstow__code_of_errno(error), "%s: making the segment: %s",
+                        kvstow__segment_path(tier, id, path),
+                        strerror_r(error, cause, sizeof cause));
+  }
+}
+
+/* ---- jobs ----------------------------------------------------------------------------------- */
+
+/* A batch being taken. */
+typedef struct draft {
+  kvstow_tier *tier;
+  kvstow_record_write *writes;
+  size_t count;
+  spot *spots;
+  kvstow__job *first, **tail;
+  kvstow__batch *batch;
+} draft;
+
+static void draft_add(draft *d, kvstow__job *job) {
+  job->next = NULL;
+  *d->tail = job;
+  d->tail = &job->next;
+}
+
+/* Collects vectors of one sequential write into ops of at most request_max bytes. */
+typedef struct gather {
+  kvstow_tier *tier;
+  kvstow__job *job;
+  struct iovec *iov;
+  uint64_t at;
+} gather;
+
+static void gather_bytes(gather *g, const void *base, uint64_t length) {
+  const uint8_t *bytes = base;
+  while (length > 0) {
+    kvstow__op *op = g->job->ops_count ? &g->job->ops[g->job->ops_count - 1] : NULL;
+    if (!op || op->length == g->tier->request_max_bytes || op->iov_count == KVSTOW__IOV_MAX) {
+      op = &g->job->ops[g->job->ops_count++];
+      op->kind = KVSTOW__WRITE;
+      op->file = g->job->segment;
+      op->offset = g->at;
+      op->iov = g->iov;
+    }
+    const uint64_t room = g->tier->request_max_bytes - op->length;
+    const uint64_t piece = length < room ? length : room;
+    *g->iov++ = (struct iovec){(void *)(uintptr_t)bytes, piece};
+    op->iov_count++;
+    op->length += piece;
+    g->at += piece;
+    bytes += piece;
+    length -= piece;
+  }
+}
+
+/* A write job for consecutive writes of the batch that go to one segment. */
+static kvstow__job *write_job(draft *d, uint32_t segment, size_t first, size_t count) {
+  const size_t last = first + count - 1;
+  const uint64_t start = d->tier->segments[segment].used_bytes;
+  const uint64_t end = d->spots[last].offset + header_bytes_of(d->writes[last].header);
+  const uint64_t vectors_max = 3 * count + (end - start) / d->tier->request_max_bytes + 1;
+  const uint64_t ops_max =
+      (end - start) / d->tier->request_max_bytes + vectors_max / KVSTOW__IOV_MAX + 2;
+  kvstow__job *job = calloc(1, sizeof *job + ops_max * sizeof(kvstow__op) +
+                                   vectors_max * sizeof(struct iovec));
+  if (!job) return NULL;
+  job->kind = KVSTOW__JOB_WRITE;
+  job->segment = segment;
+  job->ops = (kvstow__op *)(job + 1);
+  job->batch = d->batch;
+  job->first = first;
+  job->count = count;
+  job->end_after = end;
+  gather g = {d->tier, job, (struct iovec *)(void *)(job->ops + ops_max), start};
+  for (size_t i = first; i < first + count; i++) {
+    const kvstow_record_write *write = &d->writes[i];
+    gather_bytes(&g, ZEROS, d->spots[i].offset - g.at);
+    gather_bytes(&g, write->header, KVSTOW_PAGE_BYTES);
+    gather_bytes(&g, write->payload, header_bytes_of(write->header) - KVSTOW_PAGE_BYTES);
+  }
+  return job;
+}
+
+/* ---- taking a batch: append_lock and lock held ---------------------------------------------- */
+
+int kvstow__head_seal(kvstow_tier *tier, uint32_t dir, kvstow__job **list) {
+  const uint32_t id = tier->heads[dir].segment;
+  if (id == KVSTOW__NO_SEGMENT) return 0;
+  kvstow__segment *segment = &tier->segments[id];
+  kvstow__job *job =
+      kvstow__footer_job(tier, KVSTOW__JOB_SEAL, id, segment->life, segment->opened_s,
+                         segment->used_bytes, segment->entries, segment->records, false);
+  if (!job) return KVSTOW_ENOMEM;
+  segment->state = KVSTOW_SEGMENT_SEALED;
+  tier->heads[dir].segment = KVSTOW__NO_SEGMENT;
+  *list = job;
+  return 0;
+}
+
+static int seal_head(draft *d, uint32_t dir) {
+  kvstow__job *job = NULL;
+  const int code = kvstow__head_seal(d->tier, dir, &job);
+  if (job) draft_add(d, job);
+  return code;
+}
+
+static kvstow__life new_life(kvstow_tier *tier) {
+  kvstow__life life = {.sequence = tier->next_sequence++};
+  if ((uint32_t)life.sequence == 0) life.sequence = tier->next_sequence++;
+  if (tier->io.files->random(tier->io.env, &life.nonce, sizeof life.nonce) != 0)
+    life.nonce = life.sequence * UINT64_C(0x9e3779b97f4a7c15); /* still unlike its neighbours */
+  return life;
+}
+
+static int open_slot(kvstow_tier *tier, uint32_t dir) {
+  const uint32_t id = find_slot(tier, dir, true);
+  if (id == KVSTOW__NO_SEGMENT) return KVSTOW_ENOSPC; /* an erase holds it for a moment */
+  kvstow__segment *segment = &tier->segments[id];
+  free(segment->entries);
+  segment->entries = NULL;
+  segment->entries_max = 0;
+  segment->life = new_life(tier);
+  segment->state = KVSTOW_SEGMENT_OPEN;
+  segment->records = segment->committed = 0;
+  segment->used_bytes = segment->committed_bytes = 0;
+  segment->opened_s = kvstow__now_s(tier);
+  segment->resume = segment->footer_done = false;
+  tier->heads[dir].segment = id;
+  return 0;
+}
+
+/* A segment opened for a record that could not be taken after all. */
+static void close_empty(kvstow_tier *tier, uint32_t dir) {
+  kvstow__segment *segment = &tier->segments[tier->heads[dir].segment];
+  if (segment->records > 0) return;
+  segment->state = segment->pins > 0 ? KVSTOW_SEGMENT_RECLAIMED : KVSTOW_SEGMENT_FREE;
+  tier->heads[dir].segment = KVSTOW__NO_SEGMENT;
+}
+
+/* The footer that ends an older life, or a clean close, before anything new is written. */
+static kvstow__job *begin_job(kvstow_tier *tier, uint32_t id) {
+  const kvstow__segment *segment = &tier->segments[id];
+  return kvstow__footer_job(tier, KVSTOW__JOB_BEGIN, id, segment->life, segment->opened_s,
+                            segment->used_bytes, segment->entries, segment->records, false);
+}
+
+/* Enters records [first, first + count) into their segment's table and completes their headers. */
+static void enter(draft *d, uint32_t id, size_t first, size_t count) {
+  kvstow_tier *tier = d->tier;
+  kvstow__segment *segment = &tier->segments[id];
+  const uint64_t now_s = kvstow__now_s(tier);
+  for (size_t i = first; i < first + count; i++) {
+    kvstow_record_write *write = &d->writes[i];
+    const uint32_t page = (uint32_t)(d->spots[i].offset / KVSTOW_PAGE_BYTES);
+    kvstow__header_complete(write->header, tier->uuid, segment->life, page, now_s);
+    kvstow__entry_from_header(&segment->entries[segment->records++], write->header);
+    write->loc = (kvstow_loc){id, page, (uint32_t)segment->life.sequence};
+    write->result = 0;
+    segment->used_bytes = d->spots[i].offset + header_bytes_of(write->header);
+  }
+}
+
+static size_t part_length(const draft *d, size_t first) {
+  size_t last = first + 1;
+  while (last < d->count && d->spots[last].dir == d->spots[first].dir && !d->spots[last].opens) last++;
+  return last - first;
+}
+
+static int take_into_head(draft *d, uint32_t dir, size_t first, size_t count) {
+  kvstow_tier *tier = d->tier;
+  const uint32_t id = tier->heads[dir].segment;
+  kvstow__segment *segment = &tier->segments[id];
+  const bool begins = segment->resume || (segment->ghost && segment->records == 0);
+  if (kvstow__entries_reserve(segment, (uint64_t)segment->records + count) != 0)
+    return KVSTOW_ENOMEM;
+  kvstow__job *begin = begins ? begin_job(tier, id) : NULL;
+  kvstow__job *job = write_job(d, id, first, count);
+  if (!job || (begins && !begin)) {
+    kvstow__job_free(begin);
+    kvstow__job_free(job);
+    return KVSTOW_ENOMEM;
+  }
+  if (begin) draft_add(d, begin);
+  segment->resume = false;
+  enter(d, id, first, count);
+  job->life = segment->life;
+  job->records_after = segment->records;
+  draft_add(d, job);
+  d->batch->jobs_left++;
+  tier->cursor = dir;
+  return 0;
+}
+
+/* Takes one part: consecutive writes into one segment. */
+static int take_part(draft *d, size_t first, size_t count) {
+  const uint32_t dir = d->spots[first].dir;
+  if (d->spots[first].opens) {
+    int code = seal_head(d, dir);
+    if (!code) code = open_slot(d->tier, dir);
+    if (code) return code;
+  }
+  const int code = take_into_head(d, dir, first, count);
+  if (code) close_empty(d->tier, dir);
+  return code;
+}
+
+/* Out of memory (or slots) in the middle: what is taken is taken, the rest fails with the batch. */
+static void fail_rest(draft *d, size_t first, int code) {
+  d->batch->result = code;
+  for (size_t i = first; i < d->count; i++) {
+    d->writes[i].loc = (kvstow_loc){KVSTOW__NO_SEGMENT, 0, 0};
+    d->writes[i].result = code;
+  }
+}
+
+static int take(draft *d) {
+  size_t first = 0;
+  int code = 0;
+  while (first < d->count && !code) {
+    const size_t count = part_length(d, first);
+    code = take_part(d, first, count);
+    if (!code) first += count;
+  }
+  if (code && first > 0) fail_rest(d, first, code);
+  kvstow__jobs_issue(d->tier, d->first); /* a seal may be there even if nothing was taken */
+  return first > 0 ? 0 : code;
+}
+
+/* ---- append --------------------------------------------------------------------------------- */
+
+static int check_write(const kvstow_tier *tier, const kvstow_record_write *write) {
+  if (!write->header || (uintptr_t)write->header % KVSTOW_PAGE_BYTES != 0) return KVSTOW_EINVAL;
+  if (!write->payload || (uintptr_t)write->payload % KVSTOW_PAGE_BYTES != 0) return KVSTOW_EINVAL;
+  if (!kvstow__header_formatted(write->header)) return KVSTOW_EINVAL;
+  const uint64_t bytes = header_bytes_of(write->header);
+  return bytes + kvstow__footer_bytes(1) > tier->segment_bytes ? KVSTOW_ETOOBIG : 0;
+}
+
+static int check_writes(const kvstow_tier *tier, const kvstow_record_write *writes, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    const int code = check_write(tier, &writes[i]);
+    if (code) return code;
+  }
+  return 0;
+}
+
+/* A head that can't take the next record is sealed even if there is no other: so that it can be
+ * reclaimed. */
+static void seal_full_heads(kvstow_tier *tier) {
+  pthread_mutex_lock(&tier->lock);
+  for (uint32_t dir = 0; dir < tier->dirs_count; dir++) {
+    kvstow__job *job = NULL;
+    kvstow__head_seal(tier, dir, &job);
+    kvstow__jobs_issue(tier, job);
+  }
+  pthread_mutex_unlock(&tier->lock);
+}
+
+/* Finds spots for the whole batch and makes the files it needs. */
+static int reserve(kvstow_tier *tier, const kvstow_record_write *writes, size_t count) {
+  int denied = 0;
+  for (uint32_t tries = 0; tries <= tier->segments_count; tries++) {
+    sketch before, after;
+    pthread_mutex_lock(&tier->lock);
+    sketch_make(tier, &before);
+    const bool offline = tier->offline;
+    pthread_mutex_unlock(&tier->lock);
+    if (offline) return KVSTOW_EOFFLINE;
+    after = before;
+    const size_t placed = sketch_place_all(tier, &after, writes, count, NULL);
+    if (placed < count) {
+      if (placed == 0) seal_full_heads(tier);
+      return denied ? denied
+                    : kvstow__fail(tier, KVSTOW_ENOSPC,
+                                   "no free segment for record %zu of %zu: reclaim one", placed + 1,
+                                   count);
+    }
+    int code = 0;
+    for (uint32_t d = 0; d < tier->dirs_count && !code; d++)
+      code = make_slots(tier, d, before.free_slots[d] - after.free_slots[d]);
+    if (!code) return 0;
+    denied = code;
+  }
+  return denied;
+}
+
+static int append_locked(kvstow_tier *tier, draft *d) {
+  int code = reserve(tier, d->writes, d->count);
+  if (code) return code;
+  pthread_mutex_lock(&tier->lock);
+  sketch s;
+  sketch_make(tier, &s);
+  code = KVSTOW_ENOSPC;
+  if (sketch_place_all(tier, &s, d->writes, d->count, d->spots) == d->count) code = take(d);
+  pthread_mutex_unlock(&tier->lock);
+  return code;
+}
+
+int kvstow_tier_append(kvstow_tier *tier, kvstow_record_write *writes, size_t count,
+                       kvstow_append_done done, void *arg) {
+  if (!tier || !writes || count == 0) return KVSTOW_EINVAL;
+  if (tier->read_only) return KVSTOW_EACCES;
+  int code = check_writes(tier, writes, count);
+  if (code) return code;
+  draft d = {.tier = tier, .writes = writes, .count = count};
+  d.tail = &d.first;
+  d.spots = malloc(count * sizeof *d.spots);
+  d.batch = calloc(1, sizeof *d.batch);
+  if (!d.spots || !d.batch) {
+    free(d.spots);
+    free(d.batch);
+    return KVSTOW_ENOMEM;
+  }
+  *d.batch = (kvstow__batch){.writes = writes, .count = count, .done = done, .arg = arg};
+  pthread_mutex_lock(&tier->append_lock);
+  code = append_locked(tier, &d);
+  pthread_mutex_unlock(&tier->append_lock);
+  free(d.spots);
+  if (code) free(d.batch); /* else the I/O thread's, and gone by now perhaps */
+  return code;
+}
+
+size_t kvstow_tier_fits(const kvstow_tier *tier, const kvstow_record_write *writes, size_t count) {
+  if (!tier || !writes || tier->read_only) return 0;
+  size_t sound = 0;
+  while (sound < count && check_write(tier, &writes[sound]) == 0) sound++;
+  kvstow_tier *t = (kvstow_tier *)(uintptr_t)tier;
+  sketch s;
+  pthread_mutex_lock(&t->lock);
+  sketch_make(t, &s);
+  const bool offline = t->offline;
+  pthread_mutex_unlock(&t->lock);
+  return offline ? 0 : sketch_place_all(t, &s, writes, sound, NULL);
+}

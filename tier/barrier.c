@@ -1,0 +1,125 @@
+/* tier/barrier.c - the calls that wait: flush and seal.
+ *
+ * A flush first lets every job accepted before it finish, then syncs each file written since the last
+ * barrier, all at once. barrier_lock makes flushes take turns: a second one must not return while the
+ * first is still syncing the file whose dirty mark it has taken.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tier/barrier.h"
+#include "tier/pump.h"
+
+static int sync_failed(kvstow_tier *tier, const kvstow__op *op) {
+  char path[KVSTOW__PATH_TEXT_BYTES], cause[64];
+  pthread_mutex_lock(&tier->lock);
+  /* What the device took since the last barrier is unknown: the segment is not to be relied on. */
+  kvstow__segment_spoil(tier, op->file);
+  pthread_mutex_unlock(&tier->lock);
+  return kvstow__fail(tier, kvstow__code_of_errno(op->error), "%s: fdatasync: %s",
+                      kvstow__segment_path(tier, op->file, path),
+                      strerror_r(op->error, cause, sizeof cause));
+}
+
+/* Takes the dirty marks: an op for each file to be synced. */
+static size_t collect_dirty(kvstow_tier *tier, kvstow__op *ops) {
+  size_t count = 0;
+  pthread_mutex_lock(&tier->lock);
+  for (uint32_t id = 0; id < tier->segments_count; id++) {
+    if (!tier->segments[id].dirty) continue;
+    tier->segments[id].dirty = false;
+    tier->segments[id].pins++;
+    memset(&ops[count], 0, sizeof *ops);
+    ops[count].kind = KVSTOW__SYNC;
+    ops[count].file = id;
+    count++;
+  }
+  pthread_mutex_unlock(&tier->lock);
+  return count;
+}
+
+int kvstow__sync_dirty(kvstow_tier *tier) {
+  kvstow__op *ops = malloc(((size_t)tier->segments_count + 1) * sizeof *ops);
+  if (!ops) return KVSTOW_ENOMEM;
+  const size_t count = collect_dirty(tier, ops);
+  int code = 0;
+  if (kvstow__pump_run(tier, ops, count) != 0)
+    for (size_t i = 0; i < count; i++)
+      if (ops[i].error) code = sync_failed(tier, &ops[i]);
+  pthread_mutex_lock(&tier->lock);
+  for (size_t i = 0; i < count; i++) {
+    if (ops[i].error) tier->segments[ops[i].file].dirty = true;
+    kvstow__segment_unpin(&tier->segments[ops[i].file]);
+  }
+  pthread_mutex_unlock(&tier->lock);
+  free(ops);
+  return code;
+}
+
+int kvstow__flush_locked(kvstow_tier *tier) {
+  kvstow__jobs_wait(tier);
+  kvstow__count(&tier->counters.flushes, 1);
+  const int code = kvstow__sync_dirty(tier);
+  pthread_mutex_lock(&tier->lock);
+  const int write_error = tier->write_error;
+  tier->write_error = 0;
+  pthread_mutex_unlock(&tier->lock);
+  return code ? code : kvstow__code_of_errno(write_error);
+}
+
+int kvstow_tier_flush(kvstow_tier *tier) {
+  if (!tier) return KVSTOW_EINVAL;
+  if (tier->read_only) return 0;
+  pthread_mutex_lock(&tier->barrier_lock);
+  const int code = kvstow__flush_locked(tier);
+  pthread_mutex_unlock(&tier->barrier_lock);
+  return code;
+}
+
+int kvstow__seal_locked(kvstow_tier *tier) {
+  int code = 0;
+  pthread_mutex_lock(&tier->append_lock);
+  pthread_mutex_lock(&tier->lock);
+  for (uint32_t dir = 0; dir < tier->dirs_count; dir++) {
+    kvstow__job *job = NULL;
+    const int failed = kvstow__head_seal(tier, dir, &job);
+    if (failed) code = failed;
+    kvstow__jobs_issue(tier, job);
+  }
+  pthread_mutex_unlock(&tier->lock);
+  pthread_mutex_unlock(&tier->append_lock);
+  kvstow__jobs_wait(tier);
+  return code;
+}
+
+int kvstow_tier_seal(kvstow_tier *tier) {
+  if (!tier) return KVSTOW_EINVAL;
+  if (tier->read_only) return KVSTOW_EACCES;
+  pthread_mutex_lock(&tier->barrier_lock);
+  const int code = kvstow__seal_locked(tier);
+  pthread_mutex_unlock(&tier->barrier_lock);
+  return code;
+}
+
+int kvstow__checkpoint(kvstow_tier *tier) {
+  int code = 0;
+  pthread_mutex_lock(&tier->append_lock);
+  pthread_mutex_lock(&tier->lock);
+  for (uint32_t dir = 0; dir < tier->dirs_count; dir++) {
+    const uint32_t id = tier->heads[dir].segment;
+    if (id == KVSTOW__NO_SEGMENT) continue;
+    const kvstow__segment *segment = &tier->segments[id];
+    if (segment->resume || segment->records == 0) continue; /* the disk says CLEAN already */
+    kvstow__job *job =
+        kvstow__footer_job(tier, KVSTOW__JOB_SEAL, id, segment->life, segment->opened_s,
+                           segment->used_bytes, segment->entries, segment->records, true);
+    if (!job) code = KVSTOW_ENOMEM; /* it will be walked at the next open */
+    kvstow__jobs_issue(tier, job);
+  }
+  pthread_mutex_unlock(&tier->lock);
+  pthread_mutex_unlock(&tier->append_lock);
+  kvstow__jobs_wait(tier);
+  return code;
+}

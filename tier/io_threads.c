@@ -1,0 +1,233 @@
+/* tier/io_threads.c - the preadv/pwritev engine, for where io_uring is forbidden.
+ *
+ * A pool of workers takes ops from a queue (demand before prefetch) and puts them on a done list.
+ * Workers are started as the queue grows, at most WORKERS_MAX: at 256 KiB and more that saturates a
+ * device as well as a ring does, at a few microseconds of hand-over each. They block all signals: the
+ * host's handlers never run on them, and SIGXFSZ can't kill the process.
+ *
+ * One lock guards the queues. Lock order: it is a leaf.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "tier/io.h"
+
+#if defined(__SANITIZE_THREAD__)
+#define TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define TSAN 1
+#endif
+#endif
+
+#ifdef TSAN
+/* Gaps of merged reads all land in one scratch buffer that nobody looks at: a race by design. */
+void AnnotateIgnoreWritesBegin(const char *file, int line);
+void AnnotateIgnoreWritesEnd(const char *file, int line);
+#define SCRATCH_BEGIN(op) \
+  if ((op)->scratch) AnnotateIgnoreWritesBegin(__FILE__, __LINE__)
+#define SCRATCH_END(op) \
+  if ((op)->scratch) AnnotateIgnoreWritesEnd(__FILE__, __LINE__)
+#else
+#define SCRATCH_BEGIN(op) (void)0
+#define SCRATCH_END(op) (void)0
+#endif
+
+#define WORKERS_MAX 16u
+
+typedef struct list {
+  kvstow__op *first, **tail;
+} list;
+
+struct kvstow__engine {
+  pthread_mutex_t lock; /* guards everything below */
+  pthread_cond_t work;  /* queue not empty, or stopping */
+  pthread_cond_t news;  /* done not empty, or woken */
+  list queue[2];        /* by kvstow_priority */
+  uint32_t queued;
+  list done;
+  bool reaper_waits;
+  bool woken;
+  bool stopping;
+  uint32_t workers, workers_max, idle;
+  pthread_t threads[WORKERS_MAX];
+  kvstow__io_counters *counters;
+};
+
+static void list_init(list *l) {
+  l->first = NULL;
+  l->tail = &l->first;
+}
+
+static void list_push(list *l, kvstow__op *op) {
+  op->next = NULL;
+  *l->tail = op;
+  l->tail = &op->next;
+}
+
+static kvstow__op *list_pop(list *l) {
+  kvstow__op *op = l->first;
+  if (!op) return NULL;
+  l->first = op->next;
+  if (!l->first) l->tail = &l->first;
+  return op;
+}
+
+/* ---- one op --------------------------------------------------------------------------------- */
+
+static ssize_t transfer(const kvstow__op *op) {
+  const off_t at = (off_t)(op->offset + op->moved);
+  if (op->kind == KVSTOW__SYNC) return fdatasync(op->fd);
+  if (op->kind == KVSTOW__READ) return preadv(op->fd, op->iov, (int)op->iov_count, at);
+  return pwritev(op->fd, op->iov, (int)op->iov_count, at);
+}
+
+static void count(_Atomic uint64_t *counter) {
+  atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
+}
+
+static int perform(kvstow__op *op, kvstow__io_counters *counters) {
+  uint32_t attempts = 0;
+  for (;;) {
+    const ssize_t n = transfer(op);
+    if (n < 0) {
+      if (errno != EINTR && errno != EAGAIN) return errno;
+      if (++attempts > KVSTOW__RETRIES_MAX) return EIO;
+      count(&counters->retries);
+      continue;
+    }
+    if (op->kind == KVSTOW__SYNC || op->moved + (uint64_t)n >= op->length) return 0;
+    count(&counters->short_ios);
+    if (n == 0 && op->kind == KVSTOW__READ) return ENODATA; /* end of file */
+    if (n == 0 && ++attempts > KVSTOW__RETRIES_MAX) return EIO;
+    if (n > 0) attempts = 0;
+    kvstow__op_advance(op, (uint64_t)n);
+  }
+}
+
+/* ---- workers -------------------------------------------------------------------------------- */
+
+static void *work(void *arg) {
+  kvstow__engine *engine = arg;
+  pthread_mutex_lock(&engine->lock);
+  for (;;) {
+    kvstow__op *op = list_pop(&engine->queue[KVSTOW_DEMAND]);
+    if (!op) op = list_pop(&engine->queue[KVSTOW_PREFETCH]);
+    if (!op) {
+      if (engine->stopping) break;
+      engine->idle++;
+      pthread_cond_wait(&engine->work, &engine->lock);
+      engine->idle--;
+      continue;
+    }
+    engine->queued--;
+    pthread_mutex_unlock(&engine->lock);
+    SCRATCH_BEGIN(op);
+    const int error = perform(op, engine->counters);
+    SCRATCH_END(op);
+    pthread_mutex_lock(&engine->lock);
+    op->error = error;
+    list_push(&engine->done, op);
+    if (engine->reaper_waits) pthread_cond_signal(&engine->news);
+  }
+  pthread_mutex_unlock(&engine->lock);
+  return NULL;
+}
+
+/* Called with the lock held, on a thread that blocks all signals (the workers inherit that). */
+static void start_workers(kvstow__engine *engine) {
+  while (engine->workers < engine->workers_max && engine->queued > engine->idle) {
+    if (pthread_create(&engine->threads[engine->workers], NULL, work, engine) != 0) return;
+    pthread_setname_np(engine->threads[engine->workers], "kvstow-worker");
+    engine->workers++;
+    if (engine->workers >= engine->queued) return;
+  }
+}
+
+static void threads_destroy(kvstow__engine *engine) {
+  if (!engine) return;
+  pthread_mutex_lock(&engine->lock);
+  engine->stopping = true;
+  pthread_cond_broadcast(&engine->work);
+  pthread_mutex_unlock(&engine->lock);
+  for (uint32_t i = 0; i < engine->workers; i++) pthread_join(engine->threads[i], NULL);
+  pthread_cond_destroy(&engine->news);
+  pthread_cond_destroy(&engine->work);
+  pthread_mutex_destroy(&engine->lock);
+  free(engine);
+}
+
+static int threads_create(void *env, const kvstow__engine_config *config, kvstow__engine **out,
+                          char *reason, size_t reason_bytes) {
+  (void)env;
+  kvstow__engine *engine = calloc(1, sizeof *engine);
+  if (!engine) return ENOMEM;
+  pthread_mutex_init(&engine->lock, NULL);
+  pthread_cond_init(&engine->work, NULL);
+  pthread_cond_init(&engine->news, NULL);
+  list_init(&engine->queue[KVSTOW_DEMAND]);
+  list_init(&engine->queue[KVSTOW_PREFETCH]);
+  list_init(&engine->done);
+  engine->counters = config->counters;
+  engine->workers_max = config->queue_depth < WORKERS_MAX ? config->queue_depth : WORKERS_MAX;
+  /* One worker now: without it nothing would ever complete. The others are wishes. */
+  const int error = pthread_create(&engine->threads[0], NULL, work, engine);
+  if (error) {
+    snprintf(reason, reason_bytes, "pthread_create: errno %d", error);
+    threads_destroy(engine);
+    return error;
+  }
+  pthread_setname_np(engine->threads[0], "kvstow-worker");
+  engine->workers = 1;
+  *out = engine;
+  return 0;
+}
+
+static void threads_submit(kvstow__engine *engine, kvstow__op *ops) {
+  pthread_mutex_lock(&engine->lock);
+  while (ops) {
+    kvstow__op *op = ops;
+    ops = op->next;
+    op->moved = 0;
+    list_push(&engine->queue[op->priority == KVSTOW_PREFETCH], op);
+    engine->queued++;
+    if (engine->idle > 0) pthread_cond_signal(&engine->work);
+  }
+  start_workers(engine);
+  pthread_mutex_unlock(&engine->lock);
+}
+
+static kvstow__op *threads_reap(kvstow__engine *engine, bool wait) {
+  pthread_mutex_lock(&engine->lock);
+  while (wait && !engine->done.first && !engine->woken) {
+    engine->reaper_waits = true;
+    pthread_cond_wait(&engine->news, &engine->lock);
+    engine->reaper_waits = false;
+  }
+  engine->woken = false;
+  kvstow__op *done = engine->done.first;
+  list_init(&engine->done);
+  pthread_mutex_unlock(&engine->lock);
+  return done;
+}
+
+static void threads_wake(kvstow__engine *engine) {
+  pthread_mutex_lock(&engine->lock);
+  engine->woken = true;
+  pthread_cond_signal(&engine->news);
+  pthread_mutex_unlock(&engine->lock);
+}
+
+const kvstow__engine_ops kvstow__engine_threads = {
+    .name = "threads",
+    .create = threads_create,
+    .destroy = threads_destroy,
+    .submit = threads_submit,
+    .reap = threads_reap,
+    .wake = threads_wake,
+};

@@ -1,0 +1,293 @@
+/* tier/open.c - opening and closing a tier, options, statistics.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "tier/barrier.h"
+#include "tier/pump.h"
+#include "tier/super.h"
+
+#define REQUEST_MIN_BYTES 65536u
+#define REQUEST_MAX_BYTES (1u << 30)
+
+void kvstow_tier_options_init(kvstow_tier_options *options) {
+  *options = (kvstow_tier_options){
+      .size = sizeof *options,
+      .engine = KVSTOW_ENGINE_AUTO,
+      .queue_depth = 64,
+      .merge_distance_bytes = 128u << 10,
+      .request_max_bytes = 4u << 20,
+      .io_scheduling = true,
+  };
+}
+
+static uint64_t now_us(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
+}
+
+/* ---- options -------------------------------------------------------------------------------- */
+
+static bool power_of_two(uint32_t value) { return value != 0 && (value & (value - 1)) == 0; }
+
+static const char *what_is_wrong(const kvstow_tier_options *o) {
+  if (o->size < sizeof *o) return "options.size: call kvstow_tier_options_init first";
+  if (!o->dirs || o->dirs_count < 1 || o->dirs_count > KVSTOW__DIRS_MAX)
+    return "dirs: 1 to 16 directories are needed";
+  for (uint32_t i = 0; i < o->dirs_count; i++)
+    if (!o->dirs[i] || !o->dirs[i][0]) return "dirs: a path is empty";
+  if (o->segment_bytes != 0 &&
+      (!power_of_two(o->segment_bytes) || o->segment_bytes < KVSTOW__SEGMENT_BYTES_MIN ||
+       o->segment_bytes > KVSTOW__SEGMENT_BYTES_MAX))
+    return "segment_bytes: a power of two from 1 MiB to 1 GiB, or 0";
+  if (o->queue_depth < 1 || o->queue_depth > 1024) return "queue_depth: 1 to 1024";
+  if (o->request_max_bytes < REQUEST_MIN_BYTES || o->request_max_bytes > REQUEST_MAX_BYTES)
+    return "request_max_bytes: 64 KiB to 1 GiB";
+  if (o->engine != KVSTOW_ENGINE_AUTO && o->engine != KVSTOW_ENGINE_URING &&
+      o->engine != KVSTOW_ENGINE_THREADS)
+    return "engine: unknown";
+  return NULL;
+}
+
+/* ---- making and unmaking -------------------------------------------------------------------- */
+
+static void tier_free(kvstow_tier *tier) {
+  if (!tier) return;
+  kvstow__super_close(tier);
+  for (uint32_t id = 0; tier->segments && id < tier->files_count; id++) free(tier->segments[id].entries);
+  free(tier->segments);
+  pthread_cond_destroy(&tier->jobs_finished);
+  pthread_mutex_destroy(&tier->read_lock);
+  pthread_mutex_destroy(&tier->inbox_lock);
+  pthread_mutex_destroy(&tier->lock);
+  pthread_mutex_destroy(&tier->append_lock);
+  pthread_mutex_destroy(&tier->barrier_lock);
+  free(tier);
+}
+
+static kvstow_tier *tier_new(const kvstow_tier_options *o, const kvstow__io *io) {
+  kvstow_tier *tier = calloc(1, sizeof *tier);
+  if (!tier) return NULL;
+  pthread_mutex_init(&tier->barrier_lock, NULL);
+  pthread_mutex_init(&tier->append_lock, NULL);
+  pthread_mutex_init(&tier->lock, NULL);
+  pthread_mutex_init(&tier->inbox_lock, NULL);
+  pthread_mutex_init(&tier->read_lock, NULL);
+  pthread_cond_init(&tier->jobs_finished, NULL);
+  tier->inbox_ops_tail = &tier->inbox_ops;
+  tier->inbox_jobs_tail = &tier->inbox_jobs;
+  tier->inbox_reads_tail = &tier->inbox_reads;
+  tier->io = *io;
+  tier->dirs_count = o->dirs_count;
+  tier->read_only = o->read_only;
+  tier->budget_bytes = o->budget_bytes;
+  tier->segment_bytes = o->segment_bytes;
+  tier->queue_depth = o->queue_depth;
+  tier->request_max_bytes = o->request_max_bytes / KVSTOW_PAGE_BYTES * KVSTOW_PAGE_BYTES;
+  tier->io_scheduling = o->io_scheduling;
+  tier->merge_distance_bytes = o->merge_distance_bytes;
+  for (uint32_t i = 0; i < KVSTOW__DIRS_MAX; i++) {
+    tier->dirs[i].fd = tier->dirs[i].lock_fd = -1;
+    tier->heads[i].segment = KVSTOW__NO_SEGMENT;
+  }
+  bool whole = true;
+  for (uint32_t i = 0; i < o->dirs_count; i++) {
+    tier->dirs[i].path = strdup(o->dirs[i]);
+    whole = whole && tier->dirs[i].path;
+  }
+  if (whole) return tier;
+  tier_free(tier);
+  return NULL;
+}
+
+/* ---- budget --------------------------------------------------------------------------------- */
+
+static int count_slots(kvstow_tier *tier) {
+  const uint64_t least = kvstow__overhead_bytes(tier->dirs_count, 1) + tier->segment_bytes;
+  if (tier->budget_bytes < least)
+    return tier->read_only ? 0
+                           : kvstow__fail(tier, KVSTOW_EBUDGET,
+                                          "budget of %" PRIu64 " bytes: one segment of %" PRIu32
+                                          " bytes needs at least %" PRIu64,
+                                          tier->budget_bytes, tier->segment_bytes, least);
+  uint64_t slots = tier->budget_bytes / tier->segment_bytes;
+  if (slots > KVSTOW__SLOTS_MAX) slots = KVSTOW__SLOTS_MAX;
+  while (slots > 1 && kvstow__overhead_bytes(tier->dirs_count, (uint32_t)slots) +
+                              slots * tier->segment_bytes > tier->budget_bytes)
+    slots--;
+  tier->segments_count = (uint32_t)slots;
+  return 0;
+}
+
+static bool see_number(void *arg, const char *name) {
+  kvstow_tier *tier = arg;
+  uint32_t number;
+  if (kvstow__segment_number(name, &number) && number < KVSTOW__SLOTS_MAX &&
+      number >= tier->files_count)
+    tier->files_count = number + 1;
+  return true;
+}
+
+/* Numbers of files may lie beyond the slots until they are fitted to the budget. */
+static int count_files(kvstow_tier *tier) {
+  tier->files_count = tier->segments_count;
+  for (uint32_t d = 0; d < tier->dirs_count; d++) {
+    const int error =
+        tier->io.files->dir_list(tier->io.env, tier->dirs[d].fd, see_number, tier);
+    if (error)
+      return kvstow__fail(tier, kvstow__code_of_errno(error), "%s: listing: %s", tier->dirs[d].path,
+                          strerror(error));
+  }
+  if (tier->read_only) tier->segments_count = tier->files_count;
+  tier->segments = calloc((size_t)tier->files_count + 1, sizeof *tier->segments);
+  return tier->segments ? 0 : KVSTOW_ENOMEM;
+}
+
+static void probe_dirs(kvstow_tier *tier) {
+  tier->direct_io = true;
+  for (uint32_t d = 0; d < tier->dirs_count; d++) {
+    kvstow__dir *dir = &tier->dirs[d];
+    dir->direct = !tier->io.buffered && tier->io.files->dir_direct(tier->io.env, dir->fd, "super");
+    tier->direct_io = tier->direct_io && dir->direct;
+    uint64_t allocated = 0;
+    tier->io.files->size(tier->io.env, dir->fd, NULL, &allocated);
+    dir->disk_bytes = allocated + KVSTOW__SUPER_BYTES;
+  }
+}
+
+/* ---- open ----------------------------------------------------------------------------------- */
+
+static int open_store(kvstow_tier *tier, kvstow_engine engine) {
+  int code = kvstow__super_open(tier);
+  if (!code) code = count_slots(tier);
+  if (!code) code = count_files(tier);
+  if (code) return code;
+  probe_dirs(tier);
+  char why[KVSTOW_MESSAGE_BYTES / 2];
+  code = kvstow__pump_start(tier, engine, why, sizeof why);
+  if (code) return kvstow__fail(tier, code, "%s", why);
+  return kvstow__recover(tier);
+}
+
+int kvstow__tier_open_with(const kvstow_tier_options *options, const kvstow__io *io,
+                           kvstow_tier **out, char *why, size_t why_bytes) {
+  if (why && why_bytes > 0) why[0] = 0;
+  if (!options || !out) return KVSTOW_EINVAL;
+  *out = NULL;
+  const char *wrong = what_is_wrong(options);
+  if (wrong) {
+    if (why) snprintf(why, why_bytes, "%s", wrong);
+    return KVSTOW_EINVAL;
+  }
+  const uint64_t start = now_us();
+  kvstow_tier *tier = tier_new(options, io);
+  if (!tier) return KVSTOW_ENOMEM;
+  const int code = open_store(tier, options->engine);
+  if (code) {
+    if (why) snprintf(why, why_bytes, "%s", tier->message[0] ? tier->message : kvstow_strerror(code));
+    kvstow__pump_stop(tier);
+    tier_free(tier);
+    return code;
+  }
+  tier->recovery_us = now_us() - start;
+  *out = tier;
+  return 0;
+}
+
+int kvstow_tier_open(const kvstow_tier_options *options, kvstow_tier **tier, char *why,
+                     size_t why_bytes) {
+  const kvstow__io io = {
+      .files = &kvstow__files,
+      .engines = {&kvstow__engine_uring, &kvstow__engine_threads},
+      .kinds = {KVSTOW_ENGINE_URING, KVSTOW_ENGINE_THREADS},
+  };
+  return kvstow__tier_open_with(options, &io, tier, why, why_bytes);
+}
+
+int kvstow_tier_close(kvstow_tier *tier) {
+  if (!tier) return 0;
+  int code = 0;
+  if (!tier->read_only) {
+    pthread_mutex_lock(&tier->barrier_lock);
+    code = kvstow__flush_locked(tier);
+    const int checkpoint = kvstow__checkpoint(tier);
+    const int synced = kvstow__sync_dirty(tier);
+    if (!code) code = checkpoint ? checkpoint : synced;
+    pthread_mutex_unlock(&tier->barrier_lock);
+  }
+  kvstow__pump_stop(tier);
+  tier_free(tier);
+  return code;
+}
+
+void kvstow_tier_identity(const kvstow_tier *tier, uint8_t uuid[KVSTOW_UUID_BYTES],
+                          uint64_t *hash_seed) {
+  if (uuid) memcpy(uuid, tier->uuid, KVSTOW_UUID_BYTES);
+  if (hash_seed) *hash_seed = tier->hash_seed;
+}
+
+/* ---- statistics ----------------------------------------------------------------------------- */
+
+void kvstow_tier_set_scheduling(kvstow_tier *tier, bool on, uint32_t merge_distance_bytes) {
+  atomic_store(&tier->io_scheduling, on);
+  atomic_store(&tier->merge_distance_bytes, merge_distance_bytes);
+}
+
+static uint64_t get(const _Atomic uint64_t *counter) {
+  return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+static void stats_of_segments(kvstow_tier *tier, kvstow_tier_stats *s) {
+  pthread_mutex_lock(&tier->lock);
+  for (uint32_t id = 0; id < tier->segments_count; id++) {
+    const kvstow__segment *segment = &tier->segments[id];
+    s->segments_free += segment->state == KVSTOW_SEGMENT_FREE;
+    s->segments_sealed += segment->state == KVSTOW_SEGMENT_SEALED;
+    s->segments_bad += segment->state == KVSTOW_SEGMENT_BAD;
+    s->disk_bytes += segment->disk_bytes;
+  }
+  s->offline = tier->offline;
+  s->bytes_written_today = tier->today == kvstow__now_s(tier) / 86400 ? tier->today_bytes : 0;
+  pthread_mutex_unlock(&tier->lock);
+}
+
+void kvstow_tier_get_stats(const kvstow_tier *tier, kvstow_tier_stats *stats) {
+  if (!tier || !stats) return;
+  const kvstow__counters *c = &tier->counters;
+  kvstow_tier_stats s = {
+      .size = sizeof s,
+      .engine = tier->engine->name,
+      .direct_io = tier->direct_io,
+      .segments = tier->segments_count,
+      .budget_bytes = tier->budget_bytes,
+      .records_written = get(&c->records_written),
+      .bytes_written = get(&c->bytes_written),
+      .records_read = get(&c->records_read),
+      .bytes_read = get(&c->bytes_read),
+      .read_requests = get(&c->read_requests),
+      .device_reads = get(&c->device_reads),
+      .device_read_bytes = get(&c->device_read_bytes),
+      .merges = get(&c->merges),
+      .device_writes = get(&c->device_writes),
+      .flushes = get(&c->flushes),
+      .io_errors = get(&c->io_errors),
+      .corrupt_headers = get(&c->corrupt_headers),
+      .corrupt_planes = get(&c->corrupt_planes),
+      .stale_reads = get(&c->stale_reads),
+      .short_ios = get(&tier->io_counters.short_ios),
+      .retries = get(&tier->io_counters.retries),
+      .recovered_records = tier->recovered_records,
+      .recovered_segments = tier->recovered_segments,
+      .walked_segments = tier->walked_segments,
+      .recovery_us = tier->recovery_us,
+  };
+  memcpy(s.engine_reason, tier->engine_reason, sizeof s.engine_reason);
+  for (uint32_t d = 0; d < tier->dirs_count; d++) s.disk_bytes += tier->dirs[d].disk_bytes;
+  stats_of_segments((kvstow_tier *)(uintptr_t)tier, &s);
+  *stats = s;
+}

@@ -1,0 +1,618 @@
+/* tier/pump.c - see pump.h.
+ *
+ * One turn of the loop: take the inbox, fill the device, reap, run what completed (state only),
+ * fill again, and only then verify and call back, a few megabytes at a time: the device never waits
+ * for a checksum. The thread sleeps only in the engine's reap, and only after it has seen, under
+ * inbox_lock, that the inbox is empty and has left `asleep` there: who fills the inbox afterwards
+ * sees the flag and wakes it.
+ *
+ * The descriptor cache keeps at most half of the process's descriptors open; a segment file is
+ * opened when an op needs it and closed when another needs its place. Only this thread touches it.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "tier/pump.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WINDOW_EXTENTS_MAX 256u
+#define FINISH_BYTES_MAX (4u << 20) /* verified before looking at the device again */
+#define SCRATCH_BYTES (256u << 10)
+#define NO_CACHE UINT32_MAX
+
+typedef struct op_list {
+  kvstow__op *first, **tail;
+} op_list;
+
+typedef struct extent_list {
+  kvstow__extent *first, **tail;
+} extent_list;
+
+typedef struct descriptor {
+  uint32_t file; /* NO_CACHE: empty */
+  int fd;
+  uint32_t users;
+  bool recent;
+} descriptor;
+
+struct kvstow__pump {
+  kvstow__engine *engine;
+  op_list lanes[KVSTOW__LANES];
+  uint32_t in_flight[KVSTOW__LANES], in_flight_all;
+  op_list early; /* completed without the engine */
+  extent_list pending[2]; /* by kvstow_priority: not yet planned */
+  kvstow__read_job *reads, **reads_tail;
+  kvstow__batch *batches, **batches_tail;
+  descriptor *cache;
+  uint32_t cache_max, cache_hand;
+  uint32_t *where; /* cache entry of each file */
+  kvstow__extent *window[WINDOW_EXTENTS_MAX];
+  void *scratch;
+  kvstow_engine wanted;
+  /* handshake of start, under inbox_lock */
+  bool started;
+  int start_error; /* errno */
+  pthread_cond_t start_cond;
+};
+
+static void op_list_init(op_list *list) {
+  list->first = NULL;
+  list->tail = &list->first;
+}
+
+static void op_list_push(op_list *list, kvstow__op *op) {
+  op->next = NULL;
+  *list->tail = op;
+  list->tail = &op->next;
+}
+
+static kvstow__op *op_list_pop(op_list *list) {
+  kvstow__op *op = list->first;
+  list->first = op->next;
+  if (!list->first) list->tail = &list->first;
+  return op;
+}
+
+static void extent_list_push(extent_list *list, kvstow__extent *extent) {
+  extent->next = NULL;
+  *list->tail = extent;
+  list->tail = &extent->next;
+}
+
+static kvstow__extent *extent_list_pop(extent_list *list) {
+  kvstow__extent *extent = list->first;
+  list->first = extent->next;
+  if (!list->first) list->tail = &list->first;
+  return extent;
+}
+
+/* ---- descriptors ---------------------------------------------------------------------------- */
+
+static void cache_drop(kvstow_tier *tier, descriptor *d) {
+  kvstow__pump *p = tier->pump;
+  if (d->file == NO_CACHE) return;
+  if (tier->engine->attach) tier->engine->attach(p->engine, (uint32_t)(d - p->cache), -1);
+  tier->io.files->close(tier->io.env, d->fd);
+  p->where[d->file] = NO_CACHE;
+  d->file = NO_CACHE;
+}
+
+/* An entry to put a file in: an empty one, or the first one idle and not recently used. */
+static descriptor *cache_place(kvstow__pump *p) {
+  for (uint32_t i = 0; i < 2 * p->cache_max; i++) {
+    descriptor *d = &p->cache[p->cache_hand];
+    p->cache_hand = (p->cache_hand + 1) % p->cache_max;
+    if (d->file == NO_CACHE) return d;
+    if (d->users > 0) continue;
+    if (!d->recent) return d;
+    d->recent = false;
+  }
+  return NULL;
+}
+
+static int cache_open(kvstow_tier *tier, uint32_t file, descriptor *d) {
+  kvstow__pump *p = tier->pump;
+  const kvstow__dir *dir = &tier->dirs[kvstow__dir_of(tier, file)];
+  char name[KVSTOW__NAME_BYTES];
+  kvstow__segment_name(name, file);
+  const int error = tier->io.files->open(tier->io.env, dir->fd, name, false, !tier->read_only,
+                                         dir->direct, &d->fd);
+  if (error) return error;
+  d->file = file;
+  d->users = 0;
+  p->where[file] = (uint32_t)(d - p->cache);
+  if (tier->engine->attach) tier->engine->attach(p->engine, p->where[file], d->fd);
+  return 0;
+}
+
+typedef enum acquired { ACQUIRED, ACQUIRE_WAIT, ACQUIRE_FAILED } acquired;
+
+/* Gives the op its descriptor. WAIT: every cache entry is in use; completions will free one. */
+static acquired acquire(kvstow_tier *tier, kvstow__op *op) {
+  kvstow__pump *p = tier->pump;
+  uint32_t at = p->where[op->file];
+  if (at == NO_CACHE) {
+    descriptor *d = cache_place(p);
+    if (!d) return ACQUIRE_WAIT;
+    cache_drop(tier, d);
+    const int error = cache_open(tier, op->file, d);
+    if ((error == EMFILE || error == ENFILE) && p->in_flight_all > 0) return ACQUIRE_WAIT;
+    if (error) {
+      op->error = error;
+      return ACQUIRE_FAILED;
+    }
+    at = p->where[op->file];
+  }
+  descriptor *d = &p->cache[at];
+  d->users++;
+  d->recent = true;
+  op->cache = op->slot = at;
+  op->fd = d->fd;
+  return ACQUIRED;
+}
+
+/* ---- filling the device --------------------------------------------------------------------- */
+
+static void plan(kvstow_tier *tier, kvstow_priority priority, kvstow__lane lane) {
+  kvstow__pump *p = tier->pump;
+  extent_list *pending = &p->pending[priority];
+  while (!p->lanes[lane].first && pending->first) {
+    size_t count = 0;
+    while (pending->first && count < WINDOW_EXTENTS_MAX) {
+      kvstow__extent *extent = extent_list_pop(pending);
+      if (!kvstow__read_skip(tier, extent)) p->window[count++] = extent;
+    }
+    if (count > 0) kvstow__read_plan(tier, p->window, count);
+  }
+}
+
+static uint32_t share(uint32_t depth, uint32_t quarters) {
+  return depth * quarters / 4 > 0 ? depth * quarters / 4 : 1;
+}
+
+/* Which lane goes next: writes have a quarter of the device for sure, then demand reads, then more
+ * writes, and prefetch leaves a quarter free for the demand that may come. */
+static kvstow__lane choose(kvstow_tier *tier) {
+  kvstow__pump *p = tier->pump;
+  const bool writes = p->lanes[KVSTOW__LANE_WRITE].first != NULL;
+  plan(tier, KVSTOW_DEMAND, KVSTOW__LANE_DEMAND);
+  if (writes && p->in_flight[KVSTOW__LANE_WRITE] < share(tier->queue_depth, 1))
+    return KVSTOW__LANE_WRITE;
+  if (p->lanes[KVSTOW__LANE_DEMAND].first) return KVSTOW__LANE_DEMAND;
+  if (writes) return KVSTOW__LANE_WRITE;
+  if (p->in_flight[KVSTOW__LANE_PREFETCH] >= share(tier->queue_depth, 3)) return KVSTOW__LANES;
+  plan(tier, KVSTOW_PREFETCH, KVSTOW__LANE_PREFETCH);
+  return p->lanes[KVSTOW__LANE_PREFETCH].first ? KVSTOW__LANE_PREFETCH : KVSTOW__LANES;
+}
+
+/* Handles an op that never reaches the engine. */
+static bool finished_early(kvstow_tier *tier, kvstow__op *op) {
+  kvstow__pump *p = tier->pump;
+  op->error = 0;
+  if (op->kind == KVSTOW__CLOSE) {
+    if (p->where[op->file] != NO_CACHE) cache_drop(tier, &p->cache[p->where[op->file]]);
+    return true;
+  }
+  if (kvstow__read_op_cancelled(op)) {
+    op->error = ECANCELED;
+    return true;
+  }
+  return false;
+}
+
+static void fill(kvstow_tier *tier) {
+  kvstow__pump *p = tier->pump;
+  op_list list;
+  op_list_init(&list);
+  while (p->in_flight_all < tier->queue_depth) {
+    const kvstow__lane lane = choose(tier);
+    if (lane == KVSTOW__LANES) break;
+    kvstow__op *op = p->lanes[lane].first;
+    if (finished_early(tier, op)) {
+      op_list_push(&p->early, op_list_pop(&p->lanes[lane]));
+      continue;
+    }
+    const acquired got = acquire(tier, op);
+    if (got == ACQUIRE_WAIT) break;
+    op_list_pop(&p->lanes[lane]);
+    if (got == ACQUIRE_FAILED) {
+      op_list_push(&p->early, op);
+      continue;
+    }
+    op->lane = (uint8_t)lane;
+    p->in_flight[lane]++;
+    p->in_flight_all++;
+    op_list_push(&list, op);
+  }
+  if (list.first) tier->engine->submit(p->engine, list.first);
+}
+
+/* ---- completions ---------------------------------------------------------------------------- */
+
+static void complete(kvstow_tier *tier, kvstow__op *list) {
+  kvstow__pump *p = tier->pump;
+  while (list) {
+    kvstow__op *op = list;
+    list = op->next;
+    p->cache[op->cache].users--;
+    p->in_flight[op->lane]--;
+    p->in_flight_all--;
+    if (op->error) kvstow__count(&tier->counters.io_errors, 1);
+    op->complete(op);
+  }
+}
+
+static void complete_early(kvstow_tier *tier) {
+  kvstow__pump *p = tier->pump;
+  while (p->early.first) {
+    kvstow__op *op = op_list_pop(&p->early);
+    if (op->error && op->error != ECANCELED) kvstow__count(&tier->counters.io_errors, 1);
+    op->complete(op);
+  }
+}
+
+static void finish_batches(kvstow__pump *p) {
+  while (p->batches) {
+    kvstow__batch *batch = p->batches;
+    p->batches = batch->next;
+    if (!p->batches) p->batches_tail = &p->batches;
+    const kvstow_append_done done = batch->done;
+    void *arg = batch->arg;
+    const int result = batch->result;
+    free(batch);
+    if (done) done(arg, result);
+  }
+}
+
+static void finish_some(kvstow_tier *tier) {
+  kvstow__pump *p = tier->pump;
+  finish_batches(p);
+  size_t bytes = 0;
+  while (p->reads && bytes < FINISH_BYTES_MAX) {
+    kvstow__read_job *job = p->reads;
+    p->reads = job->next;
+    if (!p->reads) p->reads_tail = &p->reads;
+    bytes += kvstow__read_finish(tier, job);
+  }
+}
+
+void kvstow__pump_finish_read(kvstow_tier *tier, kvstow__read_job *job) {
+  kvstow__pump *p = tier->pump;
+  job->next = NULL;
+  *p->reads_tail = job;
+  p->reads_tail = &job->next;
+}
+
+void kvstow__pump_finish_batch(kvstow_tier *tier, kvstow__batch *batch) {
+  kvstow__pump *p = tier->pump;
+  batch->next = NULL;
+  *p->batches_tail = batch;
+  p->batches_tail = &batch->next;
+}
+
+void kvstow__pump_push(kvstow_tier *tier, kvstow__op *op, kvstow__lane lane) {
+  op_list_push(&tier->pump->lanes[lane], op);
+}
+
+void kvstow__pump_push_extent(kvstow_tier *tier, kvstow__extent *extent) {
+  const kvstow__read_job *job = extent->owner;
+  extent_list_push(&tier->pump->pending[job->priority], extent);
+}
+
+void *kvstow__pump_scratch(kvstow_tier *tier, size_t *bytes) {
+  *bytes = SCRATCH_BYTES;
+  return tier->pump->scratch;
+}
+
+/* ---- the inbox ------------------------------------------------------------------------------ */
+
+/* inbox_lock held; returns whether to call wake() after unlocking. */
+static bool rouse(kvstow_tier *tier) {
+  const bool was_asleep = tier->asleep;
+  tier->asleep = false;
+  return was_asleep;
+}
+
+static void unlock_and_wake(kvstow_tier *tier) {
+  const bool wake = rouse(tier);
+  /* The engine can't go away meanwhile: it ends after pump_stop, which waits for inbox_lock. */
+  if (wake) tier->engine->wake(tier->pump->engine);
+  pthread_mutex_unlock(&tier->inbox_lock);
+}
+
+void kvstow__pump_send_ops(kvstow_tier *tier, kvstow__op *list) {
+  pthread_mutex_lock(&tier->inbox_lock);
+  *tier->inbox_ops_tail = list;
+  while (*tier->inbox_ops_tail) tier->inbox_ops_tail = &(*tier->inbox_ops_tail)->next;
+  unlock_and_wake(tier);
+}
+
+void kvstow__pump_send_jobs(kvstow_tier *tier, kvstow__job *list) {
+  pthread_mutex_lock(&tier->inbox_lock);
+  *tier->inbox_jobs_tail = list;
+  while (*tier->inbox_jobs_tail) tier->inbox_jobs_tail = &(*tier->inbox_jobs_tail)->next;
+  unlock_and_wake(tier);
+}
+
+void kvstow__pump_send_reads(kvstow_tier *tier, kvstow__read_job *list) {
+  pthread_mutex_lock(&tier->inbox_lock);
+  *tier->inbox_reads_tail = list;
+  while (*tier->inbox_reads_tail) tier->inbox_reads_tail = &(*tier->inbox_reads_tail)->next;
+  unlock_and_wake(tier);
+}
+
+void kvstow__pump_sweep(kvstow_tier *tier) {
+  pthread_mutex_lock(&tier->inbox_lock);
+  tier->inbox_sweep = true;
+  unlock_and_wake(tier);
+}
+
+static void take_read(kvstow_tier *tier, kvstow__read_job *job) {
+  if (job->error || job->extents_left == 0) {
+    kvstow__pump_finish_read(tier, job);
+    return;
+  }
+  const uint32_t count = job->extents_left;
+  for (uint32_t i = 0; i < count; i++) kvstow__pump_push_extent(tier, &job->extents[i]);
+}
+
+/* Applies cancel and urge to what has not been sent. */
+static void sweep(kvstow_tier *tier) {
+  kvstow__pump *p = tier->pump;
+  for (int priority = 0; priority < 2; priority++) {
+    kvstow__extent *extent = p->pending[priority].first;
+    p->pending[priority].first = NULL;
+    p->pending[priority].tail = &p->pending[priority].first;
+    while (extent) {
+      kvstow__extent *next = extent->next;
+      kvstow__read_job *job = extent->owner;
+      if (atomic_load(&job->urgent)) job->priority = KVSTOW_DEMAND;
+      if (!kvstow__read_skip(tier, extent)) kvstow__pump_push_extent(tier, extent);
+      extent = next;
+    }
+  }
+  kvstow__op *op = p->lanes[KVSTOW__LANE_PREFETCH].first;
+  op_list_init(&p->lanes[KVSTOW__LANE_PREFETCH]);
+  while (op) {
+    kvstow__op *next = op->next;
+    const bool urgent = kvstow__read_op_urgent(op);
+    if (urgent) op->priority = KVSTOW_DEMAND;
+    op_list_push(&p->lanes[urgent ? KVSTOW__LANE_DEMAND : KVSTOW__LANE_PREFETCH], op);
+    op = next;
+  }
+}
+
+static void take_inbox(kvstow_tier *tier) {
+  pthread_mutex_lock(&tier->inbox_lock);
+  kvstow__op *ops = tier->inbox_ops;
+  kvstow__job *jobs = tier->inbox_jobs;
+  kvstow__read_job *reads = tier->inbox_reads;
+  const bool swept = tier->inbox_sweep;
+  tier->inbox_ops = NULL;
+  tier->inbox_ops_tail = &tier->inbox_ops;
+  tier->inbox_jobs = NULL;
+  tier->inbox_jobs_tail = &tier->inbox_jobs;
+  tier->inbox_reads = NULL;
+  tier->inbox_reads_tail = &tier->inbox_reads;
+  tier->inbox_sweep = false;
+  pthread_mutex_unlock(&tier->inbox_lock);
+  while (ops) {
+    kvstow__op *op = ops;
+    ops = op->next;
+    kvstow__pump_push(tier, op, KVSTOW__LANE_DEMAND);
+  }
+  while (jobs) {
+    kvstow__job *job = jobs;
+    jobs = job->next;
+    kvstow__job_enter(tier, job);
+  }
+  while (reads) {
+    kvstow__read_job *job = reads;
+    reads = job->next;
+    take_read(tier, job);
+  }
+  if (swept) sweep(tier);
+}
+
+static bool has_work(const kvstow__pump *p) {
+  return p->early.first || p->reads || p->batches;
+}
+
+static bool has_queued(const kvstow__pump *p) {
+  for (int lane = 0; lane < KVSTOW__LANES; lane++)
+    if (p->lanes[lane].first) return true;
+  return p->pending[0].first || p->pending[1].first || p->in_flight_all > 0;
+}
+
+typedef enum rest { REST_NO, REST_SLEEP, REST_END } rest;
+
+static rest may_rest(kvstow_tier *tier) {
+  const kvstow__pump *p = tier->pump;
+  if (has_work(p)) return REST_NO;
+  pthread_mutex_lock(&tier->inbox_lock);
+  rest answer = REST_NO;
+  if (!tier->inbox_ops && !tier->inbox_jobs && !tier->inbox_reads && !tier->inbox_sweep) {
+    answer = tier->stopping && !has_queued(p) ? REST_END : REST_SLEEP;
+    /* stopping, but the device still has something: its completion will wake the reap */
+    tier->asleep = answer == REST_SLEEP;
+  }
+  pthread_mutex_unlock(&tier->inbox_lock);
+  return answer;
+}
+
+static void run(kvstow_tier *tier) {
+  kvstow__pump *p = tier->pump;
+  for (;;) {
+    take_inbox(tier);
+    fill(tier);
+    const rest answer = may_rest(tier);
+    if (answer == REST_END) return;
+    complete(tier, tier->engine->reap(p->engine, answer == REST_SLEEP));
+    complete_early(tier);
+    fill(tier);
+    finish_some(tier);
+  }
+}
+
+/* ---- start and stop ------------------------------------------------------------------------- */
+
+static bool falls_back(int error) {
+  return error == EPERM || error == ENOSYS || error == EACCES || error == ENOMEM || error == EINVAL;
+}
+
+static int create_engine(kvstow_tier *tier) {
+  kvstow__pump *p = tier->pump;
+  const kvstow__engine_config config = {
+      .queue_depth = tier->queue_depth, .slots = p->cache_max, .counters = &tier->io_counters};
+  int error = ENOSYS;
+  for (size_t i = 0; i < 2 && tier->io.engines[i]; i++) {
+    if (p->wanted != KVSTOW_ENGINE_AUTO && p->wanted != tier->io.kinds[i]) continue;
+    tier->engine = tier->io.engines[i];
+    char reason[sizeof tier->engine_reason] = "";
+    error = tier->engine->create(tier->io.env, &config, &p->engine, reason, sizeof reason);
+    if (!error) {
+      if (p->wanted != KVSTOW_ENGINE_AUTO)
+        snprintf(tier->engine_reason, sizeof tier->engine_reason, "asked for");
+      else if (i == 0)
+        snprintf(tier->engine_reason, sizeof tier->engine_reason, "available and fastest");
+      return 0;
+    }
+    memcpy(tier->engine_reason, reason, sizeof reason);
+    if (p->wanted != KVSTOW_ENGINE_AUTO || !falls_back(error)) return error;
+  }
+  return error;
+}
+
+static void *pump_main(void *arg) {
+  kvstow_tier *tier = arg;
+  kvstow__pump *p = tier->pump;
+  const int error = create_engine(tier);
+  pthread_mutex_lock(&tier->inbox_lock);
+  p->start_error = error;
+  p->started = true;
+  pthread_cond_signal(&p->start_cond);
+  pthread_mutex_unlock(&tier->inbox_lock);
+  if (error) return NULL;
+  run(tier);
+  for (uint32_t i = 0; i < p->cache_max; i++) cache_drop(tier, &p->cache[i]);
+  pthread_mutex_lock(&tier->inbox_lock); /* a waker may still be inside wake() */
+  pthread_mutex_unlock(&tier->inbox_lock);
+  tier->engine->destroy(p->engine);
+  return NULL;
+}
+
+static void pump_free(kvstow__pump *p) {
+  if (!p) return;
+  pthread_cond_destroy(&p->start_cond);
+  free(p->cache);
+  free(p->where);
+  free(p->scratch);
+  free(p);
+}
+
+static kvstow__pump *pump_new(const kvstow_tier *tier, kvstow_engine wanted) {
+  kvstow__pump *p = calloc(1, sizeof *p);
+  if (!p) return NULL;
+  pthread_cond_init(&p->start_cond, NULL);
+  p->wanted = wanted;
+  for (int lane = 0; lane < KVSTOW__LANES; lane++) op_list_init(&p->lanes[lane]);
+  op_list_init(&p->early);
+  for (int i = 0; i < 2; i++) p->pending[i].tail = &p->pending[i].first;
+  p->reads_tail = &p->reads;
+  p->batches_tail = &p->batches;
+  const uint32_t limit = tier->io.files->open_files_max(tier->io.env);
+  p->cache_max = tier->files_count < limit ? tier->files_count : limit;
+  if (p->cache_max == 0) p->cache_max = 1;
+  p->cache = calloc(p->cache_max, sizeof *p->cache);
+  p->where = calloc((size_t)tier->files_count + 1, sizeof *p->where);
+  p->scratch = aligned_alloc(KVSTOW_PAGE_BYTES, SCRATCH_BYTES);
+  if (!p->cache || !p->where || !p->scratch) {
+    pump_free(p);
+    return NULL;
+  }
+  for (uint32_t i = 0; i < p->cache_max; i++) p->cache[i].file = NO_CACHE;
+  for (uint32_t i = 0; i <= tier->files_count; i++) p->where[i] = NO_CACHE;
+  return p;
+}
+
+static int start_thread(kvstow_tier *tier) {
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before); /* the host's handlers never run on our threads */
+  const int error = pthread_create(&tier->thread, NULL, pump_main, tier);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  if (error) return error;
+  pthread_setname_np(tier->thread, "kvstow-io");
+  tier->thread_started = true;
+  kvstow__pump *p = tier->pump;
+  pthread_mutex_lock(&tier->inbox_lock);
+  while (!p->started) pthread_cond_wait(&p->start_cond, &tier->inbox_lock);
+  pthread_mutex_unlock(&tier->inbox_lock);
+  return p->start_error;
+}
+
+int kvstow__pump_start(kvstow_tier *tier, kvstow_engine wanted, char *why, size_t why_bytes) {
+  tier->pump = pump_new(tier, wanted);
+  if (!tier->pump) {
+    snprintf(why, why_bytes, "out of memory for the I/O thread");
+    return KVSTOW_ENOMEM;
+  }
+  const int error = start_thread(tier);
+  if (!error) return 0;
+  snprintf(why, why_bytes, "no I/O engine: %s (errno %d)", tier->engine_reason, error);
+  if (tier->thread_started) pthread_join(tier->thread, NULL);
+  tier->thread_started = false;
+  pump_free(tier->pump);
+  tier->pump = NULL;
+  return wanted == KVSTOW_ENGINE_AUTO ? kvstow__code_of_errno(error) : KVSTOW_EUNSUPPORTED;
+}
+
+void kvstow__pump_stop(kvstow_tier *tier) {
+  if (!tier->thread_started) return;
+  pthread_mutex_lock(&tier->inbox_lock);
+  tier->stopping = true;
+  unlock_and_wake(tier);
+  pthread_join(tier->thread, NULL);
+  tier->thread_started = false;
+  pump_free(tier->pump);
+  tier->pump = NULL;
+}
+
+/* ---- ops one waits for ---------------------------------------------------------------------- */
+
+typedef struct latch {
+  pthread_mutex_t lock;
+  pthread_cond_t done;
+  size_t left;
+  int error;
+} latch;
+
+static void latch_complete(kvstow__op *op) {
+  latch *l = op->owner;
+  pthread_mutex_lock(&l->lock);
+  if (op->error && !l->error) l->error = op->error;
+  if (--l->left == 0) pthread_cond_signal(&l->done);
+  pthread_mutex_unlock(&l->lock);
+}
+
+int kvstow__pump_run(kvstow_tier *tier, kvstow__op *ops, size_t count) {
+  if (count == 0) return 0;
+  latch l = {.left = count};
+  pthread_mutex_init(&l.lock, NULL);
+  pthread_cond_init(&l.done, NULL);
+  for (size_t i = 0; i < count; i++) {
+    ops[i].owner = &l;
+    ops[i].complete = latch_complete;
+    ops[i].next = i + 1 < count ? &ops[i + 1] : NULL;
+  }
+  kvstow__pump_send_ops(tier, ops);
+  pthread_mutex_lock(&l.lock);
+  while (l.left > 0) pthread_cond_wait(&l.done, &l.lock);
+  pthread_mutex_unlock(&l.lock);
+  pthread_cond_destroy(&l.done);
+  pthread_mutex_destroy(&l.lock);
+  return l.error;
+}

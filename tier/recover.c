@@ -1,0 +1,431 @@
+/* tier/recover.c - what a store holds after it was closed, killed or damaged.
+ *
+ * Every segment file gives its footer and its first header page, read in batches: time goes with the
+ * number of segments. A sealed footer is the whole truth. An OPEN or CLEAN one is a checkpoint from
+ * which records are walked, header by header. No good footer, or a first record newer than it: the
+ * walk starts at the front. What had to be walked is sealed at once. Records of an older life stop
+ * the walk (format.h: life).
+ *
+ * Then the files are fitted to the budget: surplus ones go, empty first, then the oldest; the
+ * others move to numbers below the slot count. read_only does all this in memory only.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tier/pump.h"
+#include "tier/super.h"
+
+#define GROUP_FILES_MAX 64u
+#define TAIL_BYTES 65536u /* of a file, read at once: most tables are in it */
+#define TABLES_KEPT_BYTES (64u << 20) /* in memory until scanned */
+
+/* What was found out about one file, beside its segment. */
+typedef struct found {
+  bool present;
+  bool short_file;
+  bool crashed; /* walked: to be sealed */
+  bool clean;
+} found;
+
+typedef struct recovery {
+  kvstow_tier *tier;
+  found *files;
+  uint64_t sequence_max;
+  uint64_t tables_bytes;
+} recovery;
+
+/* ---- which files there are ------------------------------------------------------------------ */
+
+typedef struct listing {
+  kvstow_tier *tier;
+  recovery *r;
+  uint32_t dir;
+  int code;
+} listing;
+
+static bool list_file(void *arg, const char *name) {
+  listing *l = arg;
+  uint32_t number;
+  if (!kvstow__segment_number(name, &number)) return true;
+  if (kvstow__dir_of(l->tier, number) != l->dir || number >= l->tier->files_count) {
+    l->code = kvstow__fail(l->tier, KVSTOW_EGEOMETRY, "%s/%s: does not belong in this directory",
+                           l->tier->dirs[l->dir].path, name);
+    return false;
+  }
+  l->r->files[number].present = true;
+  return true;
+}
+
+static int list_files(recovery *r) {
+  kvstow_tier *tier = r->tier;
+  for (uint32_t d = 0; d < tier->dirs_count; d++) {
+    listing l = {tier, r, d, 0};
+    const int error = tier->io.files->dir_list(tier->io.env, tier->dirs[d].fd, list_file, &l);
+    if (l.code) return l.code;
+    if (error)
+      return kvstow__fail(tier, kvstow__code_of_errno(error), "%s: listing: %s", tier->dirs[d].path,
+                          strerror(error));
+  }
+  return 0;
+}
+
+/* Opens a segment file apart from the I/O thread, for its size. */
+static int measure(kvstow_tier *tier, uint32_t id, found *f, bool fix) {
+  const kvstow__file_ops *files = tier->io.files;
+  const kvstow__dir *dir = &tier->dirs[kvstow__dir_of(tier, id)];
+  char name[KVSTOW__NAME_BYTES];
+  kvstow__segment_name(name, id);
+  int fd;
+  uint64_t bytes = 0, allocated = 0;
+  int error = files->open(tier->io.env, dir->fd, name, false, !tier->read_only, false, &fd);
+  if (!error) {
+    error = files->size(tier->io.env, fd, &bytes, &allocated);
+    if (!error && fix && bytes > tier->segment_bytes)
+      error = files->truncate(tier->io.env, fd, tier->segment_bytes);
+    if (!error && fix && bytes != tier->segment_bytes)
+      error = files->allocate(tier->io.env, fd, tier->segment_bytes);
+    if (!error && fix) error = files->size(tier->io.env, fd, &bytes, &allocated);
+    files->close(tier->io.env, fd);
+  }
+  f->short_file = bytes != tier->segment_bytes;
+  tier->segments[id].disk_bytes = allocated;
+  if (!error) return 0;
+  char path[KVSTOW__PATH_TEXT_BYTES];
+  return kvstow__fail(tier, kvstow__code_of_errno(error), "%s: %s",
+                      kvstow__segment_path(tier, id, path), strerror(error));
+}
+
+/* ---- one file ------------------------------------------------------------------------------- */
+
+/* The first page and the tail of a file, as read in a batch. */
+typedef struct ends {
+  uint32_t id;
+  kvstow__op ops[2];
+  struct iovec iov[2];
+  uint8_t *first, *tail;
+  uint64_t tail_bytes;
+} ends;
+
+static void saw(recovery *r, uint64_t sequence) {
+  if (sequence > r->sequence_max) r->sequence_max = sequence;
+}
+
+/* The table of a footer whose trailer is good: copied out of the tail, or read. */
+static int table_of(recovery *r, const ends *e, const kvstow__trailer *trailer,
+                    kvstow__entry **entries) {
+  kvstow_tier *tier = r->tier;
+  *entries = NULL;
+  const uint64_t tail_at = tier->segment_bytes - e->tail_bytes;
+  if (trailer->table_offset < tail_at) {
+    kvstow__trailer again;
+    const kvstow__life life = {trailer->sequence, trailer->nonce};
+    return kvstow__footer_load(tier, e->id, life, &again, entries);
+  }
+  const uint8_t *table = e->tail + (trailer->table_offset - tail_at);
+  if (kvstow__table_check(trailer, table) != KVSTOW__GOOD) return KVSTOW_ECORRUPT;
+  const size_t bytes = (size_t)trailer->records * sizeof **entries;
+  *entries = malloc(bytes + 1);
+  if (!*entries) return KVSTOW_ENOMEM;
+  memcpy(*entries, table, bytes);
+  return 0;
+}
+
+static void adopt(recovery *r, const ends *e, kvstow__life life, kvstow__entry *entries,
+                  uint32_t records, uint64_t end_offset, uint64_t opened_s) {
+  kvstow__segment *segment = &r->tier->segments[e->id];
+  segment->life = life;
+  segment->records = segment->committed = records;
+  segment->used_bytes = segment->committed_bytes = end_offset;
+  segment->opened_s = opened_s ? opened_s : records ? entries[0].written_s : 0;
+  segment->entries = entries;
+  segment->entries_max = records;
+  segment->state = records > 0 ? KVSTOW_SEGMENT_SEALED : KVSTOW_SEGMENT_FREE;
+  if (records == 0) {
+    free(segment->entries);
+    segment->entries = NULL;
+    segment->used_bytes = segment->committed_bytes = 0;
+  }
+}
+
+static int walk_on(recovery *r, const ends *e, kvstow__life life, kvstow__entry *entries,
+                   uint32_t records, uint64_t end_offset, uint64_t opened_s) {
+  const uint32_t before = records;
+  const int code = kvstow__walk(r->tier, e->id, &life, &entries, &records, &end_offset);
+  if (code) {
+    free(entries);
+    return code;
+  }
+  saw(r, life.sequence);
+  if (records > before) r->files[e->id].crashed = true;
+  adopt(r, e, life, entries, records, end_offset, opened_s);
+  return 0;
+}
+
+static int recover_file(recovery *r, const ends *e) {
+  kvstow_tier *tier = r->tier;
+  found *f = &r->files[e->id];
+  const kvstow__expect expect = {.uuid = tier->uuid, .segment_bytes = tier->segment_bytes};
+  const kvstow__trailer *trailer =
+      (const void *)(e->tail + e->tail_bytes - KVSTOW_PAGE_BYTES);
+  const kvstow__header *first = (const void *)e->first;
+  const bool trailer_good =
+      !e->ops[1].error && kvstow__trailer_check(trailer, &expect) == KVSTOW__GOOD;
+  const bool first_good = !e->ops[0].error && kvstow__header_check(first, &expect) == KVSTOW__GOOD;
+  if (trailer_good) saw(r, trailer->sequence);
+  if (first_good) saw(r, first->sequence);
+  const bool newer = trailer_good && first_good && first->sequence > trailer->sequence;
+  kvstow__entry *entries = NULL;
+  int code = KVSTOW_ECORRUPT;
+  if (trailer_good && !newer) code = table_of(r, e, trailer, &entries);
+  if (code == KVSTOW_ENOMEM) return code;
+  if (code) { /* no footer of this life */
+    f->crashed = true;
+    tier->walked_segments++;
+    return walk_on(r, e, (kvstow__life){0}, NULL, 0, 0, 0);
+  }
+  const kvstow__life life = {trailer->sequence, trailer->nonce};
+  if (trailer->state == KVSTOW__TRAILER_SEALED) {
+    adopt(r, e, life, entries, trailer->records, trailer->end_offset, trailer->opened_s);
+    tier->segments[e->id].footer_done = true;
+    return 0;
+  }
+  f->clean = trailer->state == KVSTOW__TRAILER_CLEAN;
+  f->crashed = !f->clean;
+  if (f->crashed) tier->walked_segments++;
+  return walk_on(r, e, life, entries, trailer->records, trailer->end_offset, trailer->opened_s);
+}
+
+/* ---- all files ------------------------------------------------------------------------------ */
+
+static void ends_prepare(const kvstow_tier *tier, ends *e, uint32_t id, uint8_t *buffer) {
+  memset(e, 0, sizeof *e);
+  e->id = id;
+  e->first = buffer;
+  e->tail = buffer + KVSTOW_PAGE_BYTES;
+  e->tail_bytes = TAIL_BYTES;
+  e->iov[0] = (struct iovec){e->first, KVSTOW_PAGE_BYTES};
+  e->iov[1] = (struct iovec){e->tail, TAIL_BYTES};
+  for (int i = 0; i < 2; i++) {
+    e->ops[i].kind = KVSTOW__READ;
+    e->ops[i].file = id;
+    e->ops[i].length = e->iov[i].iov_len;
+    e->ops[i].iov = &e->iov[i];
+    e->ops[i].iov_count = 1;
+  }
+  e->ops[1].offset = tier->segment_bytes - TAIL_BYTES;
+}
+
+static int recover_group(recovery *r, const uint32_t *ids, uint32_t count, ends *group,
+                         uint8_t *buffer) {
+  kvstow_tier *tier = r->tier;
+  kvstow__op ops[2 * GROUP_FILES_MAX];
+  for (uint32_t i = 0; i < count; i++) {
+    ends_prepare(tier, &group[i], ids[i], buffer + (size_t)i * (KVSTOW_PAGE_BYTES + TAIL_BYTES));
+    ops[2 * i] = group[i].ops[0];
+    ops[2 * i + 1] = group[i].ops[1];
+  }
+  kvstow__pump_run(tier, ops, 2 * (size_t)count); /* errors are looked at one by one */
+  for (uint32_t i = 0; i < count; i++) {
+    group[i].ops[0] = ops[2 * i];
+    group[i].ops[1] = ops[2 * i + 1];
+    kvstow__segment *segment = &tier->segments[ids[i]];
+    segment->has_file = true;
+    const int code = recover_file(r, &group[i]);
+    if (code) return code;
+    const uint64_t bytes = (uint64_t)segment->records * sizeof(kvstow__entry);
+    r->tables_bytes += bytes;
+    if (segment->footer_done && r->tables_bytes > TABLES_KEPT_BYTES) {
+      free(segment->entries);
+      segment->entries = NULL;
+      segment->entries_max = 0;
+      r->tables_bytes -= bytes;
+    }
+  }
+  return 0;
+}
+
+static int recover_all(recovery *r) {
+  kvstow_tier *tier = r->tier;
+  ends *group = malloc(GROUP_FILES_MAX * sizeof *group);
+  uint8_t *buffer = aligned_alloc(KVSTOW_PAGE_BYTES, GROUP_FILES_MAX * (KVSTOW_PAGE_BYTES + TAIL_BYTES));
+  int code = group && buffer ? 0 : KVSTOW_ENOMEM;
+  uint32_t ids[GROUP_FILES_MAX], count = 0;
+  for (uint32_t id = 0; id < tier->files_count && !code; id++) {
+    if (r->files[id].present) {
+      code = measure(tier, id, &r->files[id], false);
+      ids[count++] = id;
+    }
+    if (!code && count > 0 && (count == GROUP_FILES_MAX || id + 1 == tier->files_count)) {
+      code = recover_group(r, ids, count, group, buffer);
+      count = 0;
+    }
+  }
+  free(group);
+  free(buffer);
+  return code;
+}
+
+/* ---- fitting files to slots ----------------------------------------------------------------- */
+
+static int forget_descriptor(kvstow_tier *tier, uint32_t id) {
+  kvstow__op op = {.kind = KVSTOW__CLOSE, .file = id};
+  return kvstow__pump_run(tier, &op, 1);
+}
+
+static uint32_t slots_of_dir(const kvstow_tier *tier, uint32_t dir) {
+  return tier->segments_count / tier->dirs_count + (dir < tier->segments_count % tier->dirs_count);
+}
+
+static int drop_file(recovery *r, uint32_t id) {
+  kvstow_tier *tier = r->tier;
+  char name[KVSTOW__NAME_BYTES], path[KVSTOW__PATH_TEXT_BYTES];
+  kvstow__segment_name(name, id);
+  forget_descriptor(tier, id);
+  const int error =
+      tier->io.files->unlink(tier->io.env, tier->dirs[kvstow__dir_of(tier, id)].fd, name);
+  if (error)
+    return kvstow__fail(tier, kvstow__code_of_errno(error), "%s: removing, beyond the budget: %s",
+                        kvstow__segment_path(tier, id, path), strerror(error));
+  free(tier->segments[id].entries);
+  memset(&tier->segments[id], 0, sizeof tier->segments[id]);
+  memset(&r->files[id], 0, sizeof r->files[id]);
+  return 0;
+}
+
+static int move_file(recovery *r, uint32_t from, uint32_t to) {
+  kvstow_tier *tier = r->tier;
+  char old_name[KVSTOW__NAME_BYTES], new_name[KVSTOW__NAME_BYTES], path[KVSTOW__PATH_TEXT_BYTES];
+  kvstow__segment_name(old_name, from);
+  kvstow__segment_name(new_name, to);
+  forget_descriptor(tier, from);
+  const int error = tier->io.files->rename(tier->io.env, tier->dirs[kvstow__dir_of(tier, from)].fd,
+                                           old_name, new_name);
+  if (error)
+    return kvstow__fail(tier, kvstow__code_of_errno(error), "%s: renaming to %s: %s",
+                        kvstow__segment_path(tier, from, path), new_name, strerror(error));
+  tier->segments[to] = tier->segments[from];
+  r->files[to] = r->files[from];
+  memset(&tier->segments[from], 0, sizeof tier->segments[from]);
+  memset(&r->files[from], 0, sizeof r->files[from]);
+  return 0;
+}
+
+/* The file to lose first: an empty one, else the one of the oldest life. */
+static uint32_t least_of_dir(const recovery *r, uint32_t dir, uint32_t *files) {
+  const kvstow_tier *tier = r->tier;
+  uint32_t least = KVSTOW__NO_SEGMENT;
+  *files = 0;
+  for (uint32_t id = dir; id < tier->files_count; id += tier->dirs_count) {
+    if (!r->files[id].present) continue;
+    (*files)++;
+    const kvstow__segment *s = &tier->segments[id];
+    const kvstow__segment *l = &tier->segments[least == KVSTOW__NO_SEGMENT ? id : least];
+    const bool lesser = (s->records == 0) != (l->records == 0)
+                            ? s->records == 0
+                            : s->life.sequence < l->life.sequence;
+    if (least == KVSTOW__NO_SEGMENT || lesser) least = id;
+  }
+  return least;
+}
+
+static int fit_dir(recovery *r, uint32_t dir) {
+  kvstow_tier *tier = r->tier;
+  const uint32_t slots = slots_of_dir(tier, dir);
+  bool changed = false;
+  for (;;) {
+    uint32_t files;
+    const uint32_t least = least_of_dir(r, dir, &files);
+    if (files <= slots) break;
+    const int code = drop_file(r, least);
+    if (code) return code;
+    changed = true;
+  }
+  uint32_t to = dir;
+  for (uint32_t id = dir; id < tier->files_count; id += tier->dirs_count) {
+    if (id < tier->segments_count || !r->files[id].present) continue;
+    while (r->files[to].present) to += tier->dirs_count;
+    const int code = move_file(r, id, to);
+    if (code) return code;
+    changed = true;
+  }
+  const int error = changed ? tier->io.files->dir_sync(tier->io.env, tier->dirs[dir].fd) : 0;
+  if (!error) return 0;
+  return kvstow__fail(tier, kvstow__code_of_errno(error), "%s: fsync: %s", tier->dirs[dir].path,
+                      strerror(error));
+}
+
+/* ---- after that ----------------------------------------------------------------------------- */
+
+/* Writes the footer of a segment that was walked, so that the next open need not. Should the disk
+ * refuse, its records stay readable and the segment is not used again. */
+static int seal_walked(kvstow_tier *tier, uint32_t id) {
+  kvstow__segment *segment = &tier->segments[id];
+  kvstow__job *job =
+      kvstow__footer_job(tier, KVSTOW__JOB_SEAL, id, segment->life, segment->opened_s,
+                         segment->used_bytes, segment->entries, segment->records, false);
+  if (!job) return KVSTOW_ENOMEM;
+  int error = kvstow__pump_run(tier, &job->ops[0], 1); /* sync, footer, sync */
+  if (!error) error = kvstow__pump_run(tier, &job->ops[1], 1);
+  if (!error) error = kvstow__pump_run(tier, &job->ops[0], 1);
+  kvstow__job_free(job);
+  if (!error) {
+    segment->footer_done = true;
+    return 0;
+  }
+  segment->state = KVSTOW_SEGMENT_BAD;
+  char path[KVSTOW__PATH_TEXT_BYTES];
+  kvstow__fail(tier, 0, "%s: writing the footer after a crash: %s",
+               kvstow__segment_path(tier, id, path), strerror(error));
+  return 0;
+}
+
+static bool footer_fits(const kvstow_tier *tier, const kvstow__segment *segment) {
+  return segment->used_bytes + kvstow__footer_bytes(segment->records) <= tier->segment_bytes;
+}
+
+static int settle(recovery *r, uint32_t id) {
+  kvstow_tier *tier = r->tier;
+  kvstow__segment *segment = &tier->segments[id];
+  const found *f = &r->files[id];
+  if (!f->present) return 0;
+  if (!tier->read_only && f->short_file && measure(tier, id, &r->files[id], true) != 0) {
+    /* No room to make it whole again. */
+    segment->state = KVSTOW_SEGMENT_BAD;
+    return 0;
+  }
+  if (segment->state == KVSTOW_SEGMENT_FREE) return 0;
+  tier->recovered_segments++;
+  for (uint32_t i = 0; segment->entries && i < segment->records; i++)
+    tier->recovered_records += (segment->entries[i].flags & KVSTOW__ERASED) == 0;
+  if (!segment->entries) tier->recovered_records += segment->records;
+  if (tier->read_only || segment->footer_done) return 0;
+  kvstow__head *head = &tier->heads[kvstow__dir_of(tier, id)];
+  if (!f->crashed && head->segment == KVSTOW__NO_SEGMENT) {
+    segment->state = KVSTOW_SEGMENT_OPEN;
+    segment->resume = true;
+    head->segment = id;
+    return 0;
+  }
+  if (!footer_fits(tier, segment)) {
+    segment->state = KVSTOW_SEGMENT_BAD; /* cannot be: placement keeps room for the footer */
+    return 0;
+  }
+  return seal_walked(tier, id);
+}
+
+int kvstow__recover(kvstow_tier *tier) {
+  recovery r = {.tier = tier};
+  r.files = calloc((size_t)tier->files_count + 1, sizeof *r.files);
+  if (!r.files) return KVSTOW_ENOMEM;
+  int code = list_files(&r);
+  if (!code) code = recover_all(&r);
+  if (!tier->read_only)
+    for (uint32_t d = 0; d < tier->dirs_count && !code; d++) code = fit_dir(&r, d);
+  for (uint32_t id = 0; id < tier->segments_count && !code; id++) code = settle(&r, id);
+  tier->next_sequence = r.sequence_max + 1;
+  free(r.files);
+  return code;
+}

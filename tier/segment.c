@@ -1,0 +1,274 @@
+/* tier/segment.c - segment states, pins, tables; reclaim, scan and info.
+ *
+ * Why a read never sees another record's bytes, and a file is never reused under a reader:
+ *  1. A read pins its segment under lock, after it has compared state and generation there.
+ *  2. kvstow_tier_reclaim changes the state under the same lock: from then on step 1 fails, so pins
+ *     only fall.
+ *  3. Placement takes FREE segments only, and RECLAIMED becomes FREE when the last pin is gone
+ *     (kvstow__segment_unpin, under lock). So no write of a new life starts before the last read of
+ *     the old one has ended.
+ *  4. Should all that fail, the header page carries the life and its own place, and is checked after
+ *     every read.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tier/pump.h"
+
+bool kvstow__segment_alive(const kvstow__segment *segment, uint32_t generation) {
+  return (segment->state == KVSTOW_SEGMENT_OPEN || segment->state == KVSTOW_SEGMENT_SEALED ||
+          segment->state == KVSTOW_SEGMENT_BAD) &&
+         (uint32_t)segment->life.sequence == generation;
+}
+
+void kvstow__segment_unpin(kvstow__segment *segment) {
+  segment->pins--;
+  if (segment->state == KVSTOW_SEGMENT_RECLAIMED && segment->pins == 0)
+    segment->state = KVSTOW_SEGMENT_FREE;
+}
+
+int kvstow__entries_reserve(kvstow__segment *segment, uint64_t records) {
+  if (records <= segment->entries_max) return 0;
+  uint64_t max = segment->entries_max ? segment->entries_max : 16;
+  while (max < records) max *= 2;
+  kvstow__entry *entries = realloc(segment->entries, (size_t)max * sizeof *entries);
+  if (!entries) return KVSTOW_ENOMEM;
+  segment->entries = entries;
+  segment->entries_max = (uint32_t)max;
+  return 0;
+}
+
+void kvstow__segment_spoil(kvstow_tier *tier, uint32_t id) {
+  kvstow__segment *segment = &tier->segments[id];
+  if (segment->state != KVSTOW_SEGMENT_OPEN && segment->state != KVSTOW_SEGMENT_SEALED) return;
+  segment->state = KVSTOW_SEGMENT_BAD;
+  segment->records = segment->committed;
+  segment->used_bytes = segment->committed_bytes;
+  for (uint32_t d = 0; d < tier->dirs_count; d++)
+    if (tier->heads[d].segment == id) tier->heads[d].segment = KVSTOW__NO_SEGMENT;
+  if (++tier->bad_streak >= KVSTOW__BAD_STREAK_MAX) tier->offline = true;
+}
+
+/* ---- tables --------------------------------------------------------------------------------- */
+
+static int read_at(kvstow_tier *tier, uint32_t file, void *to, uint64_t bytes, uint64_t offset) {
+  struct iovec iov = {to, bytes};
+  kvstow__op op = {.kind = KVSTOW__READ,
+                   .file = file,
+                   .offset = offset,
+                   .length = bytes,
+                   .iov = &iov,
+                   .iov_count = 1};
+  return kvstow__pump_run(tier, &op, 1);
+}
+
+static int append_entry(kvstow__entry **entries, uint32_t *count, uint32_t *max, const void *page) {
+  if (*count == *max) {
+    const uint32_t wanted = *max ? *max * 2 : 64;
+    kvstow__entry *grown = realloc(*entries, wanted * sizeof *grown);
+    if (!grown) return KVSTOW_ENOMEM;
+    *entries = grown;
+    *max = wanted;
+  }
+  kvstow__entry_from_header(&(*entries)[(*count)++], page);
+  return 0;
+}
+
+int kvstow__walk(kvstow_tier *tier, uint32_t id, kvstow__life *life, kvstow__entry **entries,
+                 uint32_t *records, uint64_t *end_offset) {
+  uint8_t *page = aligned_alloc(KVSTOW_PAGE_BYTES, KVSTOW_PAGE_BYTES);
+  if (!page) return KVSTOW_ENOMEM;
+  uint32_t max = *records;
+  uint64_t at = *end_offset;
+  int code = 0;
+  while (at + 2 * KVSTOW_PAGE_BYTES <= tier->segment_bytes) {
+    if (read_at(tier, id, page, KVSTOW_PAGE_BYTES, at) != 0) break;
+    const kvstow__expect expect = {.uuid = tier->uuid,
+                                   .life = *life,
+                                   .page = (uint32_t)(at / KVSTOW_PAGE_BYTES),
+                                   .segment_bytes = tier->segment_bytes};
+    if (kvstow__header_check(page, &expect) != KVSTOW__GOOD) {
+      const uint64_t next_run = kvstow__round_up(at, KVSTOW__RUN_BYTES);
+      if (at == next_run) break;
+      at = next_run;
+      continue;
+    }
+    code = append_entry(entries, records, &max, page);
+    if (code) break;
+    const kvstow__header *header = (const void *)page;
+    life->sequence = header->sequence;
+    life->nonce = header->nonce;
+    at += kvstow__record_bytes(header->planes, header->plane_bytes);
+    *end_offset = at;
+  }
+  free(page);
+  return code;
+}
+
+int kvstow__footer_load(kvstow_tier *tier, uint32_t id, kvstow__life life, kvstow__trailer *trailer,
+                        kvstow__entry **entries) {
+  const kvstow__expect expect = {
+      .uuid = tier->uuid, .life = life, .segment_bytes = tier->segment_bytes};
+  kvstow__trailer *page = aligned_alloc(KVSTOW_PAGE_BYTES, KVSTOW_PAGE_BYTES);
+  if (!page) return KVSTOW_ENOMEM;
+  int error = read_at(tier, id, page, KVSTOW_PAGE_BYTES, tier->segment_bytes - KVSTOW_PAGE_BYTES);
+  *trailer = *page;
+  free(page);
+  if (error) return kvstow__code_of_errno(error);
+  if (kvstow__trailer_check(trailer, &expect) != KVSTOW__GOOD) return KVSTOW_ECORRUPT;
+  const uint64_t bytes = tier->segment_bytes - KVSTOW_PAGE_BYTES - trailer->table_offset;
+  if (bytes == 0) {
+    *entries = NULL;
+    return 0;
+  }
+  void *table = aligned_alloc(KVSTOW_PAGE_BYTES, bytes);
+  if (!table) return KVSTOW_ENOMEM;
+  error = read_at(tier, id, table, bytes, trailer->table_offset);
+  if (error || kvstow__table_check(trailer, table) != KVSTOW__GOOD) {
+    free(table);
+    return error ? kvstow__code_of_errno(error) : KVSTOW_ECORRUPT;
+  }
+  *entries = table;
+  return 0;
+}
+
+static bool table_copy(kvstow_tier *tier, uint32_t id, kvstow__entry **entries, uint32_t *records,
+                       uint64_t *end_offset, int *code) {
+  const kvstow__segment *segment = &tier->segments[id];
+  pthread_mutex_lock(&tier->lock);
+  const bool held = segment->entries != NULL || segment->committed == 0;
+  if (held) {
+    *records = segment->committed;
+    *end_offset = segment->committed_bytes;
+    *entries = malloc((size_t)*records * sizeof **entries + 1);
+    if (*entries && *records > 0)
+      memcpy(*entries, segment->entries, (size_t)*records * sizeof **entries);
+    *code = *entries ? 0 : KVSTOW_ENOMEM;
+  }
+  pthread_mutex_unlock(&tier->lock);
+  return held;
+}
+
+int kvstow__table_load(kvstow_tier *tier, uint32_t id, kvstow__life life, kvstow__entry **entries,
+                       uint32_t *records, uint64_t *end_offset) {
+  int code = 0;
+  *entries = NULL;
+  *records = 0;
+  *end_offset = 0;
+  if (table_copy(tier, id, entries, records, end_offset, &code)) return code;
+  kvstow__trailer trailer;
+  code = kvstow__footer_load(tier, id, life, &trailer, entries);
+  if (code == 0) {
+    *records = trailer.records;
+    *end_offset = trailer.end_offset;
+    return 0;
+  }
+  if (code == KVSTOW_ENOMEM) return code;
+  /* The footer rotted: the header pages say the same. */
+  const int walked = kvstow__walk(tier, id, &life, entries, records, end_offset);
+  if (walked) {
+    free(*entries);
+    *entries = NULL;
+    return walked;
+  }
+  pthread_mutex_lock(&tier->lock);
+  const uint32_t wanted = tier->segments[id].committed;
+  pthread_mutex_unlock(&tier->lock);
+  if (*records == wanted) return 0;
+  char path[KVSTOW__PATH_TEXT_BYTES];
+  return kvstow__fail(tier, code,
+                      "%s: footer at offset %" PRIu64 " unreadable, walking found %" PRIu32
+                      " of %" PRIu32 " records",
+                      kvstow__segment_path(tier, id, path),
+                      (uint64_t)tier->segment_bytes - KVSTOW_PAGE_BYTES, *records, wanted);
+}
+
+/* ---- public --------------------------------------------------------------------------------- */
+
+uint32_t kvstow_tier_segment_count(const kvstow_tier *tier) { return tier->segments_count; }
+
+int kvstow_tier_segment(const kvstow_tier *tier, uint32_t id, kvstow_segment_info *info) {
+  if (!tier || !info || id >= tier->segments_count) return KVSTOW_EINVAL;
+  kvstow_tier *t = (kvstow_tier *)(uintptr_t)tier;
+  pthread_mutex_lock(&t->lock);
+  const kvstow__segment *segment = &t->segments[id];
+  const bool holds = segment->state != KVSTOW_SEGMENT_FREE;
+  *info = (kvstow_segment_info){
+      .state = segment->state,
+      .generation = holds ? (uint32_t)segment->life.sequence : 0,
+      .records = holds ? segment->records : 0,
+      .dir = kvstow__dir_of(t, id),
+      .used_bytes = holds ? segment->used_bytes : 0,
+      .segment_bytes = t->segment_bytes,
+      .opened_s = holds ? segment->opened_s : 0,
+  };
+  pthread_mutex_unlock(&t->lock);
+  return 0;
+}
+
+int kvstow_tier_reclaim(kvstow_tier *tier, uint32_t id) {
+  if (!tier || id >= tier->segments_count) return KVSTOW_EINVAL;
+  if (tier->read_only) return KVSTOW_EACCES;
+  pthread_mutex_lock(&tier->lock);
+  kvstow__segment *segment = &tier->segments[id];
+  int code = KVSTOW_ESTATE;
+  if (segment->state == KVSTOW_SEGMENT_SEALED) {
+    free(segment->entries);
+    segment->entries = NULL;
+    segment->entries_max = 0;
+    segment->records = segment->committed = 0;
+    segment->used_bytes = segment->committed_bytes = 0;
+    segment->ghost = true;
+    segment->state = segment->pins > 0 ? KVSTOW_SEGMENT_RECLAIMED : KVSTOW_SEGMENT_FREE;
+    code = 0;
+  }
+  pthread_mutex_unlock(&tier->lock);
+  return code;
+}
+
+static void deliver(uint32_t id, kvstow__life life, const kvstow__entry *entries, uint32_t records,
+                    bool (*each)(void *arg, const kvstow_record *record), void *arg) {
+  for (uint32_t i = 0; i < records; i++) {
+    const kvstow__entry *entry = &entries[i];
+    if (entry->flags & KVSTOW__ERASED) continue;
+    kvstow_record record = {
+        .key = entry->key,
+        .loc = {.segment = id, .page = entry->page, .generation = (uint32_t)life.sequence},
+        .planes = entry->planes,
+        .plane_bytes = entry->plane_bytes,
+        .written_s = entry->written_s,
+    };
+    memcpy(record.tag, entry->tag, sizeof record.tag);
+    if (!each(arg, &record)) return;
+  }
+}
+
+int kvstow_tier_scan(kvstow_tier *tier, uint32_t id,
+                     bool (*each)(void *arg, const kvstow_record *record), void *arg) {
+  if (!tier || !each || id >= tier->segments_count) return KVSTOW_EINVAL;
+  kvstow__segment *segment = &tier->segments[id];
+  pthread_mutex_lock(&tier->lock);
+  const kvstow__life life = segment->life;
+  const bool alive = kvstow__segment_alive(segment, (uint32_t)life.sequence);
+  if (alive) segment->pins++;
+  pthread_mutex_unlock(&tier->lock);
+  if (!alive) return 0;
+  kvstow__entry *entries;
+  uint32_t records;
+  uint64_t end_offset;
+  const int code = kvstow__table_load(tier, id, life, &entries, &records, &end_offset);
+  deliver(id, life, entries, records, each, arg);
+  free(entries);
+  pthread_mutex_lock(&tier->lock);
+  if (segment->state == KVSTOW_SEGMENT_SEALED && segment->footer_done) {
+    free(segment->entries); /* kept since the open, for this */
+    segment->entries = NULL;
+    segment->entries_max = 0;
+  }
+  kvstow__segment_unpin(segment);
+  pthread_mutex_unlock(&tier->lock);
+  return code;
+}

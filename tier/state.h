@@ -1,0 +1,251 @@
+/* tier/state.h - the tier's state, and who may touch it.
+ *
+ * Locks, in the only order in which they may be taken together:
+ *
+ *   barrier_lock   one flush, erase, seal or close at a time; held while waiting for the I/O thread
+ *   append_lock    one placement at a time; never held while waiting for the I/O thread, because
+ *                  completions (which run there) may append
+ *   lock           the segment table, heads, tickets, message; short
+ *   inbox_lock     what other threads send to the I/O thread; short
+ *
+ * Completions run with none of them held. Fields name their lock; `pump` is the I/O thread's alone.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef KVSTOW_TIER_STATE_H
+#define KVSTOW_TIER_STATE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "tier/format.h"
+#include "tier/io.h"
+#include "tier/schedule.h"
+
+#define KVSTOW__NO_SEGMENT UINT32_MAX
+#define KVSTOW__BAD_STREAK_MAX 3u /* segments spoiled in a row before the tier goes offline */
+#define KVSTOW__SLOTS_MAX 1000000u
+#define KVSTOW__NAME_BYTES 24u
+#define KVSTOW__PATH_TEXT_BYTES 320u
+
+typedef struct kvstow__pump kvstow__pump;
+typedef struct kvstow__job kvstow__job;
+typedef struct kvstow__batch kvstow__batch;
+typedef struct kvstow__read_job kvstow__read_job;
+
+/* A segment slot. Its records are reachable in the states OPEN, SEALED and BAD only, and only under
+ * the sequence of its present life. Invariants: committed <= records; committed_bytes <= used_bytes;
+ * FREE implies pins == 0; entries != NULL in OPEN and BAD with records, optional when SEALED. */
+typedef struct kvstow__segment {
+  kvstow_segment_state state; /* lock, as all below */
+  kvstow__life life;          /* also of the last life, when FREE */
+  bool has_file;
+  bool ghost;  /* a life given up is still legible on disk */
+  bool dirty;  /* written since the last barrier */
+  bool footer_done; /* SEALED: its footer is on disk, entries are but a copy */
+  bool resume; /* reopened from a clean close: the disk says CLEAN until the next append */
+  uint32_t pins; /* reads, writes and upkeep in flight: the file is not reused meanwhile */
+  uint32_t records, committed;              /* accepted; written */
+  uint64_t used_bytes, committed_bytes;     /* the same from the front of the file */
+  uint64_t opened_s;
+  uint64_t denied_until_s; /* its file could not be made: not before then */
+  uint64_t disk_bytes;
+  kvstow__entry *entries;
+  uint32_t entries_max;
+  kvstow__job *jobs, **jobs_tail; /* pump: writes accepted for it, in order */
+} kvstow__segment;
+
+/* Where appending goes in one directory. */
+typedef struct kvstow__head {
+  uint32_t segment; /* KVSTOW__NO_SEGMENT: none open */
+} kvstow__head;
+
+typedef struct kvstow__dir {
+  char *path;
+  int fd;
+  int lock_fd;
+  bool direct;
+  uint64_t disk_bytes; /* super, lock, the directory itself */
+} kvstow__dir;
+
+/* Work on one segment's file, done in the order accepted. */
+typedef enum kvstow__job_kind {
+  KVSTOW__JOB_WRITE, /* records: its ops run in parallel, also with neighbours' */
+  KVSTOW__JOB_BEGIN, /* footer that ends the old life, then sync: nothing overtakes it */
+  KVSTOW__JOB_SEAL,  /* sync, then footer: starts when all before it is done */
+} kvstow__job_kind;
+
+struct kvstow__job {
+  kvstow__job_kind kind;
+  uint32_t segment;
+  kvstow__life life;
+  bool started;
+  bool inherited; /* the error is an earlier job's */
+  int error;      /* errno */
+  uint32_t ops_count, ops_left, ops_next;
+  kvstow__op *ops;
+  void *footer; /* page aligned; BEGIN and SEAL */
+  struct iovec footer_iov;
+  bool clean; /* SEAL: a checkpoint at close */
+  kvstow__batch *batch; /* WRITE */
+  size_t first, count;  /* of the batch's writes */
+  uint32_t records_after;
+  uint64_t end_after;
+  kvstow_tier *tier;
+  kvstow__job *next;               /* of the segment; before that, of the inbox */
+  kvstow__job *older, *newer;      /* lock: all accepted and not finished, by ticket */
+  uint64_t ticket;
+};
+
+struct kvstow__batch {
+  kvstow_record_write *writes;
+  size_t count;
+  kvstow_append_done done;
+  void *arg;
+  size_t jobs_left;
+  int result;
+  kvstow__batch *next;
+};
+
+/* One record read in progress; a batch of them is one allocation. */
+typedef struct kvstow__read_batch {
+  size_t left;
+} kvstow__read_batch;
+
+struct kvstow__read_job {
+  kvstow_record_read *read;
+  kvstow__read_batch *batch;
+  kvstow__life life;
+  bool pinned;
+  atomic_bool cancel, urgent;
+  uint32_t extents_left;
+  int error; /* a KVSTOW_E code */
+  int cause; /* errno behind EIO */
+  uint8_t priority; /* pump: as queued */
+  kvstow__extent extents[2];
+  kvstow__read_job *next;
+};
+
+typedef struct kvstow__counters {
+  _Atomic uint64_t records_written, bytes_written, records_read, bytes_read, read_requests,
+      device_reads, device_read_bytes, merges, device_writes, flushes, io_errors, corrupt_headers,
+      corrupt_planes, stale_reads;
+} kvstow__counters;
+
+struct kvstow_tier {
+  kvstow__io io;
+  const kvstow__engine_ops *engine;
+  char engine_reason[128];
+  kvstow__dir dirs[KVSTOW__DIRS_MAX];
+  uint32_t dirs_count;
+  bool read_only;
+  bool direct_io;
+  uint64_t budget_bytes;
+  uint32_t segment_bytes;
+  uint32_t segments_count;
+  uint32_t files_count; /* >= segments_count; more only while opening */
+  uint32_t queue_depth;
+  uint64_t request_max_bytes;
+  atomic_bool io_scheduling;
+  _Atomic uint32_t merge_distance_bytes;
+  uint8_t uuid[KVSTOW_UUID_BYTES];
+  uint64_t hash_seed;
+
+  pthread_mutex_t barrier_lock;
+  pthread_mutex_t append_lock;
+
+  pthread_mutex_t lock;
+  kvstow__segment *segments;            /* lock */
+  kvstow__head heads[KVSTOW__DIRS_MAX]; /* lock to read, append_lock and lock to change */
+  uint32_t cursor;                      /* likewise: the directory of the last run */
+  uint64_t next_sequence;               /* likewise */
+  uint64_t next_ticket;                 /* lock */
+  kvstow__job *jobs_oldest, *jobs_newest; /* lock */
+  pthread_cond_t jobs_finished;         /* with lock */
+  uint32_t bad_streak;                  /* lock */
+  bool offline;                         /* lock */
+  int write_error;                      /* lock: not yet reported by a flush */
+  uint64_t today, today_bytes;          /* lock */
+  char message[KVSTOW_MESSAGE_BYTES];   /* lock */
+
+  pthread_mutex_t inbox_lock;
+  kvstow__op *inbox_ops, **inbox_ops_tail;            /* inbox_lock */
+  kvstow__job *inbox_jobs, **inbox_jobs_tail;         /* inbox_lock */
+  kvstow__read_job *inbox_reads, **inbox_reads_tail;  /* inbox_lock */
+  bool inbox_sweep;                                   /* inbox_lock: cancel or urge was called */
+  bool stopping;                                      /* inbox_lock */
+  bool asleep;                                        /* inbox_lock: the I/O thread needs a wake() */
+
+  pthread_mutex_t read_lock; /* read->job_internal of reads under way; a leaf */
+
+  pthread_t thread;
+  bool thread_started;
+  kvstow__pump *pump;
+
+  kvstow__counters counters;
+  kvstow__io_counters io_counters;
+  uint64_t recovered_records, recovered_segments, walked_segments, recovery_us; /* set at open */
+};
+
+static inline void kvstow__count(_Atomic uint64_t *counter, uint64_t by) {
+  atomic_fetch_add_explicit(counter, by, memory_order_relaxed);
+}
+
+static inline uint32_t kvstow__dir_of(const kvstow_tier *tier, uint32_t segment) {
+  return segment % tier->dirs_count;
+}
+
+static inline uint64_t kvstow__now_s(const kvstow_tier *tier) {
+  return tier->io.files->now_s(tier->io.env);
+}
+
+/* message.c: records the newest error for kvstow_tier_message and returns `code`. Takes lock. */
+int kvstow__fail(kvstow_tier *tier, int code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+int kvstow__code_of_errno(int error);
+void kvstow__segment_name(char name[KVSTOW__NAME_BYTES], uint32_t segment);
+/* "dir/seg-000001.kvs" */
+const char *kvstow__segment_path(const kvstow_tier *tier, uint32_t segment,
+                                 char text[KVSTOW__PATH_TEXT_BYTES]);
+
+/* segment.c: the first four with `lock` held; the others block, without locks. */
+bool kvstow__segment_alive(const kvstow__segment *segment, uint32_t generation);
+void kvstow__segment_unpin(kvstow__segment *segment);
+int kvstow__entries_reserve(kvstow__segment *segment, uint64_t records);
+void kvstow__segment_spoil(kvstow_tier *tier, uint32_t id); /* a write failed: BAD */
+/* Walks header pages from *end_offset on, adding to *entries; a life of 0 becomes that of the first
+ * record. Stops at the first page that is none; a page that can't be read ends it too. */
+int kvstow__walk(kvstow_tier *tier, uint32_t id, kvstow__life *life, kvstow__entry **entries,
+                 uint32_t *records, uint64_t *end_offset);
+/* Reads and checks footer and table; ECORRUPT or EIO if there is none for this life (0: any). */
+int kvstow__footer_load(kvstow_tier *tier, uint32_t id, kvstow__life life, kvstow__trailer *trailer,
+                        kvstow__entry **entries);
+/* Reads a segment's table: from memory, its footer, or by walking. The segment is pinned or the tier
+ * is opening. *entries is the caller's to free. */
+int kvstow__table_load(kvstow_tier *tier, uint32_t id, kvstow__life life, kvstow__entry **entries,
+                       uint32_t *records, uint64_t *end_offset);
+
+/* append.c: adds the job that seals a head to *list; append_lock and lock held */
+int kvstow__head_seal(kvstow_tier *tier, uint32_t dir, kvstow__job **list);
+
+/* job.c */
+void kvstow__jobs_issue(kvstow_tier *tier, kvstow__job *list); /* append_lock and lock held */
+void kvstow__jobs_wait(kvstow_tier *tier);                     /* all accepted until now */
+void kvstow__job_enter(kvstow_tier *tier, kvstow__job *job);   /* on the I/O thread */
+kvstow__job *kvstow__footer_job(kvstow_tier *tier, kvstow__job_kind kind, uint32_t segment,
+                                kvstow__life life, uint64_t opened_s, uint64_t end_offset,
+                                const kvstow__entry *entries, uint32_t records, bool clean);
+void kvstow__job_free(kvstow__job *job);
+
+/* read.c, on the I/O thread */
+void kvstow__read_plan(kvstow_tier *tier, kvstow__extent **window, size_t count);
+bool kvstow__read_skip(kvstow_tier *tier, kvstow__extent *extent); /* cancelled: settled instead */
+size_t kvstow__read_finish(kvstow_tier *tier, kvstow__read_job *job); /* verify, done; bytes */
+
+/* Of an op that read_plan pushed: all, or any, of the reads it carries. */
+bool kvstow__read_op_cancelled(const kvstow__op *op);
+bool kvstow__read_op_urgent(const kvstow__op *op);
+
+/* recover.c */
+int kvstow__recover(kvstow_tier *tier);
+
+#endif
