@@ -868,12 +868,26 @@ static bool leased(const model *m, int space, int salt, int index) {
   return false;
 }
 
+/* A block with an ancestor that may be missing. A store need not know what such a block extends, and
+ * may take it along when anything under its salt is forgotten; it may not keep what it had to forget. */
+static bool loose(const model *m, int space, int salt, int index) {
+  for (index = m->nodes[index].parent; index >= 0; index = m->nodes[index].parent)
+    if (!m->cells[space][salt][index].must) return true;
+  return false;
+}
+
 /* Brings the model up to date with a forget that returned `rc`: of every cell of the salt under
  * `top` (-1: all of them). */
 static void forget_cells(model *m, int rc, int space, int salt, int top) {
+  bool was_loose[NODES];
+  for (int index = 0; index < m->nodes_count; index++)
+    was_loose[index] = loose(m, space, salt, index);
   for (int index = 0; index < m->nodes_count; index++) {
     cell *c = &m->cells[space][salt][index];
-    if (top >= 0 && !below(m, index, top)) continue;
+    if (top >= 0 && !below(m, index, top)) {
+      c->must = c->must && !was_loose[index];
+      continue;
+    }
     if (rc == KVSTOW_EBUSY && leased(m, space, salt, index)) {
       c->must = false;
       continue;
@@ -920,11 +934,12 @@ static void op_forget(model *m) {
   size_t must = 0, may = 0, gone = 0;
   for (int other = 0; other < SALTS; other++)
     if (whole_space || other == salt)
-      for (int index = 0; index < m->nodes_count; index++)
-        if (top < 0 || below(m, index, top)) {
-          may += m->cells[space][other][index].may;
-          must += m->cells[space][other][index].must;
-        }
+      for (int index = 0; index < m->nodes_count; index++) {
+        const bool within = top < 0 || below(m, index, top);
+        const bool is_loose = loose(m, space, other, index);
+        may += (within || is_loose) && m->cells[space][other][index].may;
+        must += within && !is_loose && m->cells[space][other][index].must;
+      }
   int rc = 0;
   kvstow_prefix prefix = prefix_of(m, space, salt, doc, length);
   const double end = kv_now_s() + 20;
