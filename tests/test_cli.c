@@ -21,8 +21,6 @@
 
 #include "cli/table.h"
 
-extern char **environ;
-
 enum { OUTPUT_BYTES = 1 << 16, ARGS_MAX = 32 };
 
 /* What the command printed and how it ended. */
