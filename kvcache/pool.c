@@ -20,6 +20,8 @@
 #define NONE UINT32_MAX
 #define SLABS_SHARE 16u /* a slab of several slots is at most this part of the region */
 #define SLAB_BYTES_MAX ((size_t)64 << 20)
+#define CLASSES_MAX 256u
+#define SLAB_BYTES_MIN ((uint64_t)16 << 10) /* sizes the table of slabs, no more */
 
 struct slab {
   char *base;               /* NULL: this table row is unused */
@@ -42,9 +44,9 @@ struct size_class {
 
 struct kvs_pool {
   struct kvs_region *region;
-  struct slab *slabs;
+  struct slab *slabs; /* never moves: addresses of frames in use are computed without the lock */
   uint32_t slabs_count, slabs_room, slabs_free; /* rows used so far, rows there, list of unused */
-  struct size_class *classes; /* [0] is headers */
+  struct size_class classes[CLASSES_MAX]; /* [0] is headers */
   uint32_t classes_count;
   uint64_t slab_bytes, metadata_bytes;
 };
@@ -69,11 +71,8 @@ static uint32_t best_slots(const struct kvs_pool *pool, uint32_t slot_bytes) {
 static uint32_t find_class(struct kvs_pool *pool, uint32_t slot_bytes, uint32_t first) {
   for (uint32_t i = first; i < pool->classes_count; i++)
     if (pool->classes[i].slot_bytes == slot_bytes) return i;
-  struct size_class *grown =
-      realloc(pool->classes, (pool->classes_count + 1) * sizeof *pool->classes);
-  if (grown == NULL) return NONE;
-  pool->classes = grown;
-  grown[pool->classes_count] = (struct size_class){
+  if (pool->classes_count == CLASSES_MAX) return NONE;
+  pool->classes[pool->classes_count] = (struct size_class){
       .slot_bytes = slot_bytes, .best_slots = best_slots(pool, slot_bytes), .partial = NONE};
   return pool->classes_count++;
 }
@@ -104,15 +103,8 @@ static uint32_t take_row(struct kvs_pool *pool) {
     pool->slabs_free = pool->slabs[row].next;
     return row;
   }
-  if (pool->slabs_count == pool->slabs_room) {
-    if (pool->slabs_room >= (NONE >> SLOT_BITS)) return NONE;
-    const uint32_t room = pool->slabs_room == 0 ? 64 : pool->slabs_room * 2;
-    struct slab *grown = realloc(pool->slabs, room * sizeof *grown);
-    if (grown == NULL) return NONE;
-    pool->metadata_bytes += (room - pool->slabs_room) * sizeof *grown;
-    pool->slabs = grown;
-    pool->slabs_room = room;
-  }
+  if (pool->slabs_count == pool->slabs_room) return NONE;
+  pool->metadata_bytes += sizeof *pool->slabs;
   return pool->slabs_count++;
 }
 
@@ -256,7 +248,11 @@ int kvs_pool_create(uint64_t bytes, bool populate, struct kvs_pool **out) {
   struct kvs_pool *pool = calloc(1, sizeof *pool);
   if (pool == NULL) return KVSTOW_ENOMEM;
   pool->slabs_free = NONE;
-  int rc = kvs_region_create(bytes, populate, &pool->region);
+  pool->slabs_room = (uint32_t)(bytes / SLAB_BYTES_MIN);
+  if (pool->slabs_room > NONE >> SLOT_BITS) pool->slabs_room = NONE >> SLOT_BITS;
+  pool->slabs = calloc(pool->slabs_room, sizeof *pool->slabs);
+  int rc = pool->slabs == NULL ? KVSTOW_ENOMEM
+                               : kvs_region_create(bytes, populate, &pool->region);
   if (rc == 0 && find_class(pool, HEADER_BYTES, 0) == NONE) rc = KVSTOW_ENOMEM;
   if (rc != 0) {
     kvs_pool_destroy(pool);
@@ -275,7 +271,6 @@ void kvs_pool_destroy(struct kvs_pool *pool) {
     }
   kvs_region_destroy(pool->region);
   free(pool->slabs);
-  free(pool->classes);
   free(pool);
 }
 

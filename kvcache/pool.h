@@ -9,8 +9,8 @@
  * A frame is the room of one block: a payload slot and a 4 KiB header slot. Its owner is an index
  * entry, or KVS_NO_OWNER while a block is being filled.
  *
- * Not thread-safe: the store's lock guards it. Payload and header pointers stay valid until the frame is
- * given back.
+ * Not thread-safe: the store's lock guards it, but the addresses of a frame in use may be asked for
+ * without it. They stay valid until the frame is given back.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef KVSTOW_KVCACHE_POOL_H

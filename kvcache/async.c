@@ -1,0 +1,423 @@
+/* async.c - queues of completions, and the calls that complete into them.
+ *
+ * Two threads serve all queues of a store, made with the first queue. The *poller* owns reads and waits
+ * on leases: it never blocks on a device, but looks at its operations again whenever a load has ended.
+ * The *worker* runs, one after another, what may block: stores, flushes, reads past the pool.
+ *
+ * An operation belongs to a list (poller or worker) under async->lock until it is done, then to its
+ * queue until it is polled. Lock order: store->lock before async->lock before a queue's lock; the
+ * steps of operations run without any of them.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "kvcache/store.h"
+
+enum kind { READ, LEASE_WAIT, STORE, FLUSH };
+
+struct kvstow_op {
+  kvstow_op *next;
+  kvstow_queue *queue;
+  void *user;
+  enum kind kind;
+  _Atomic bool cancelled;
+  uint64_t deadline_us;
+  int result;
+  /* READ */
+  struct kvs_read_job job;
+  /* LEASE_WAIT */
+  kvstow_lease *lease;
+  size_t lease_next;
+  /* STORE */
+  kvstow_prefix prefix;
+  size_t first, count;
+  const kvstow_source *sources;
+};
+
+struct op_list {
+  kvstow_op *head, **tail;
+};
+
+struct kvstow_queue {
+  kvstow *store;
+  int fd;
+  pthread_mutex_t lock;
+  kvstow_op *done, **done_tail;
+  size_t pending; /* begun and not polled */
+};
+
+struct kvs_async {
+  kvstow *store;
+  pthread_mutex_t lock;
+  pthread_cond_t poller_wake, worker_wake;
+  pthread_t poller, worker;
+  bool stop;
+  uint64_t changes; /* counts kvs_async_wake */
+  struct op_list polled, worked;
+};
+
+static void list_init(struct op_list *list) {
+  list->head = NULL;
+  list->tail = &list->head;
+}
+
+static void list_push(struct op_list *list, kvstow_op *op) {
+  op->next = NULL;
+  *list->tail = op;
+  list->tail = &op->next;
+}
+
+/* ---- completing ----------------------------------------------------------------------------- */
+
+static void complete(kvstow_op *op, int result) {
+  kvstow_queue *queue = op->queue;
+  kvstow *store = queue->store;
+  op->result = result;
+  if (op->kind == READ) kvs_read_job_finish(&op->job);
+  if (result == KVSTOW_ECANCELED || result == KVSTOW_ETIMEDOUT) {
+    pthread_mutex_lock(&store->lock);
+    if (result == KVSTOW_ECANCELED)
+      store->count.cancels++;
+    else
+      store->count.timeouts++;
+    pthread_mutex_unlock(&store->lock);
+  }
+  pthread_mutex_lock(&queue->lock);
+  op->next = NULL;
+  *queue->done_tail = op;
+  queue->done_tail = &op->next;
+  const uint64_t one = 1;
+  (void)!write(queue->fd, &one, sizeof one); /* an eventfd: only an overflow could block it */
+  pthread_mutex_unlock(&queue->lock);
+}
+
+/* ---- the poller ----------------------------------------------------------------------------- */
+
+/* KVSTOW_EAGAIN: not yet. KVSTOW_EFULL: a read that must go past the pool. */
+static int step(kvstow_op *op) {
+  if (atomic_load(&op->cancelled)) return KVSTOW_ECANCELED;
+  int rc = op->kind == READ ? kvs_read_job_step(&op->job)
+                            : kvs_lease_poll(op->lease, &op->lease_next, NULL);
+  if (rc == KVSTOW_EAGAIN && kvs_now_us() >= op->deadline_us) rc = KVSTOW_ETIMEDOUT;
+  return rc;
+}
+
+static uint64_t earliest(const struct op_list *list) {
+  uint64_t deadline = UINT64_MAX;
+  for (const kvstow_op *op = list->head; op != NULL; op = op->next)
+    if (op->deadline_us < deadline) deadline = op->deadline_us;
+  return deadline;
+}
+
+static void wait_for(pthread_cond_t *wake, pthread_mutex_t *lock, uint64_t deadline_us) {
+  if (deadline_us == UINT64_MAX) {
+    pthread_cond_wait(wake, lock);
+    return;
+  }
+  const struct timespec until = {.tv_sec = (time_t)(deadline_us / 1000000),
+                                 .tv_nsec = (long)(deadline_us % 1000000) * 1000};
+  pthread_cond_timedwait(wake, lock, &until);
+}
+
+/* The worker may block. */
+static void hand_over(struct kvs_async *async, kvstow_op *op) {
+  pthread_mutex_lock(&async->lock);
+  list_push(&async->worked, op);
+  pthread_cond_signal(&async->worker_wake);
+  pthread_mutex_unlock(&async->lock);
+}
+
+static void *poller_main(void *arg) {
+  struct kvs_async *async = arg;
+  struct op_list mine; /* only this thread sees them */
+  list_init(&mine);
+  uint64_t seen = 0;
+  pthread_mutex_lock(&async->lock);
+  while (!async->stop) {
+    if (async->polled.head == NULL && seen == async->changes) {
+      wait_for(&async->poller_wake, &async->lock, earliest(&mine));
+      if (async->polled.head == NULL && seen == async->changes &&
+          kvs_now_us() < earliest(&mine))
+        continue;
+    }
+    seen = async->changes;
+    if (async->polled.head != NULL) {
+      *mine.tail = async->polled.head;
+      mine.tail = async->polled.tail;
+      list_init(&async->polled);
+    }
+    pthread_mutex_unlock(&async->lock);
+    kvstow_op *op = mine.head;
+    list_init(&mine);
+    while (op != NULL) {
+      kvstow_op *next = op->next;
+      const int rc = step(op);
+      if (rc == KVSTOW_EAGAIN)
+        list_push(&mine, op);
+      else if (rc == KVSTOW_EFULL)
+        hand_over(async, op);
+      else
+        complete(op, rc);
+      op = next;
+    }
+    pthread_mutex_lock(&async->lock);
+  }
+  pthread_mutex_unlock(&async->lock);
+  return NULL;
+}
+
+void kvs_async_wake(kvstow *store) {
+  struct kvs_async *async = store->async;
+  if (async == NULL) return;
+  pthread_mutex_lock(&async->lock);
+  async->changes++;
+  pthread_cond_signal(&async->poller_wake);
+  pthread_mutex_unlock(&async->lock);
+}
+
+/* ---- the worker ----------------------------------------------------------------------------- */
+
+static int run(kvstow_op *op) {
+  if (atomic_load(&op->cancelled)) return KVSTOW_ECANCELED;
+  if (op->kind == FLUSH) return kvs_flush(op->queue->store);
+  if (op->kind == STORE)
+    return kvstow_store(&op->prefix, op->first, op->count, op->sources, 0, NULL);
+  return kvs_read_job_run(&op->job, op->deadline_us);
+}
+
+static void *worker_main(void *arg) {
+  struct kvs_async *async = arg;
+  pthread_mutex_lock(&async->lock);
+  while (!async->stop) {
+    kvstow_op *op = async->worked.head;
+    if (op == NULL) {
+      pthread_cond_wait(&async->worker_wake, &async->lock);
+      continue;
+    }
+    async->worked.head = op->next;
+    if (async->worked.head == NULL) list_init(&async->worked);
+    pthread_mutex_unlock(&async->lock);
+    complete(op, run(op));
+    pthread_mutex_lock(&async->lock);
+  }
+  pthread_mutex_unlock(&async->lock);
+  return NULL;
+}
+
+/* ---- life ----------------------------------------------------------------------------------- */
+
+static int async_create(kvstow *store, struct kvs_async **out) {
+  struct kvs_async *async = calloc(1, sizeof *async);
+  if (async == NULL) return KVSTOW_ENOMEM;
+  async->store = store;
+  list_init(&async->polled);
+  list_init(&async->worked);
+  pthread_mutex_init(&async->lock, NULL);
+  pthread_condattr_t monotonic;
+  pthread_condattr_init(&monotonic);
+  pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+  pthread_cond_init(&async->poller_wake, &monotonic);
+  pthread_cond_init(&async->worker_wake, &monotonic);
+  pthread_condattr_destroy(&monotonic);
+  bool ok = pthread_create(&async->poller, NULL, poller_main, async) == 0;
+  if (ok && pthread_create(&async->worker, NULL, worker_main, async) != 0) {
+    pthread_mutex_lock(&async->lock);
+    async->stop = true;
+    pthread_cond_broadcast(&async->poller_wake);
+    pthread_mutex_unlock(&async->lock);
+    pthread_join(async->poller, NULL);
+    ok = false;
+  }
+  if (!ok) {
+    free(async);
+    return KVSTOW_ENOMEM;
+  }
+  *out = async;
+  return 0;
+}
+
+void kvs_async_destroy(kvstow *store) {
+  pthread_mutex_lock(&store->lock);
+  struct kvs_async *async = store->async;
+  store->async = NULL; /* completions still to come wake nobody */
+  pthread_mutex_unlock(&store->lock);
+  if (async == NULL) return;
+  pthread_mutex_lock(&async->lock);
+  async->stop = true;
+  pthread_cond_broadcast(&async->poller_wake);
+  pthread_cond_broadcast(&async->worker_wake);
+  pthread_mutex_unlock(&async->lock);
+  pthread_join(async->poller, NULL);
+  pthread_join(async->worker, NULL);
+  pthread_cond_destroy(&async->poller_wake);
+  pthread_cond_destroy(&async->worker_wake);
+  pthread_mutex_destroy(&async->lock);
+  free(async);
+}
+
+/* ---- queues --------------------------------------------------------------------------------- */
+
+int kvstow_queue_create(kvstow *store, kvstow_queue **out) {
+  if (store == NULL || out == NULL) return KVSTOW_EINVAL;
+  *out = NULL;
+  kvstow_queue *queue = calloc(1, sizeof *queue);
+  if (queue == NULL) return KVSTOW_ENOMEM;
+  queue->store = store;
+  queue->done_tail = &queue->done;
+  queue->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (queue->fd < 0) {
+    free(queue);
+    return kvs_fail(store, KVSTOW_ENOMEM, "queue: no descriptor for an eventfd");
+  }
+  pthread_mutex_init(&queue->lock, NULL);
+  pthread_mutex_lock(&store->lock);
+  const int rc = store->async != NULL ? 0 : async_create(store, &store->async);
+  if (rc == 0) store->queues++;
+  pthread_mutex_unlock(&store->lock);
+  if (rc != 0) {
+    close(queue->fd);
+    free(queue);
+    return rc;
+  }
+  *out = queue;
+  return 0;
+}
+
+int kvstow_queue_destroy(kvstow_queue *queue) {
+  if (queue == NULL) return 0;
+  pthread_mutex_lock(&queue->lock);
+  const bool busy = queue->pending > 0;
+  pthread_mutex_unlock(&queue->lock);
+  if (busy) return kvs_fail(queue->store, KVSTOW_EBUSY, "queue: operations are pending");
+  pthread_mutex_lock(&queue->store->lock);
+  queue->store->queues--;
+  pthread_mutex_unlock(&queue->store->lock);
+  pthread_mutex_destroy(&queue->lock);
+  close(queue->fd);
+  free(queue);
+  return 0;
+}
+
+int kvstow_queue_fd(const kvstow_queue *queue) { return queue == NULL ? -1 : queue->fd; }
+
+int kvstow_queue_poll(kvstow_queue *queue, kvstow_completion *completions, int max,
+                      uint32_t timeout_ms) {
+  if (queue == NULL || completions == NULL || max <= 0) return KVSTOW_EINVAL;
+  if (timeout_ms > 0) {
+    struct pollfd pollfd = {.fd = queue->fd, .events = POLLIN};
+    (void)poll(&pollfd, 1, timeout_ms > INT32_MAX ? INT32_MAX : (int)timeout_ms);
+  }
+  int count = 0;
+  pthread_mutex_lock(&queue->lock);
+  while (count < max && queue->done != NULL) {
+    kvstow_op *op = queue->done;
+    queue->done = op->next;
+    if (queue->done == NULL) queue->done_tail = &queue->done;
+    completions[count++] = (kvstow_completion){.user = op->user, .result = op->result};
+    queue->pending--;
+    free(op);
+  }
+  uint64_t value;
+  if (queue->done == NULL) (void)!read(queue->fd, &value, sizeof value); /* nothing waits now */
+  pthread_mutex_unlock(&queue->lock);
+  return count;
+}
+
+void kvstow_cancel(kvstow_op *op) {
+  if (op == NULL) return;
+  atomic_store(&op->cancelled, true);
+  kvstow *store = op->queue->store;
+  pthread_mutex_lock(&store->lock);
+  kvs_async_wake(store);
+  pthread_mutex_unlock(&store->lock);
+}
+
+/* ---- the twins ------------------------------------------------------------------------------ */
+
+static kvstow_op *op_new(kvstow_queue *queue, enum kind kind, uint32_t timeout_ms, void *user) {
+  kvstow_op *op = calloc(1, sizeof *op);
+  if (op == NULL) return NULL;
+  op->queue = queue;
+  op->kind = kind;
+  op->user = user;
+  op->deadline_us = kvs_deadline(queue->store, timeout_ms);
+  return op;
+}
+
+static int submit(kvstow_op *op, bool blocks, kvstow_op **out) {
+  kvstow_queue *queue = op->queue;
+  kvstow *store = queue->store;
+  pthread_mutex_lock(&queue->lock);
+  queue->pending++;
+  pthread_mutex_unlock(&queue->lock);
+  if (out != NULL) *out = op; /* before it can complete */
+  struct kvs_async *async = store->async;
+  if (blocks) {
+    hand_over(async, op);
+    return 0;
+  }
+  pthread_mutex_lock(&async->lock);
+  list_push(&async->polled, op);
+  pthread_cond_signal(&async->poller_wake);
+  pthread_mutex_unlock(&async->lock);
+  return 0;
+}
+
+int kvstow_lease_wait_async(kvstow_lease *lease, uint32_t timeout_ms, kvstow_queue *queue,
+                            void *user, kvstow_op **op_out) {
+  if (lease == NULL || queue == NULL) return KVSTOW_EINVAL;
+  kvstow_op *op = op_new(queue, LEASE_WAIT, timeout_ms, user);
+  if (op == NULL) return KVSTOW_ENOMEM;
+  op->lease = lease;
+  return submit(op, false, op_out);
+}
+
+static int submit_read(kvstow_op *op, int rc, uint32_t flags, kvstow_op **op_out) {
+  if (rc == 0) return submit(op, (flags & KVSTOW_BYPASS_RAM) != 0, op_out);
+  free(op);
+  return rc;
+}
+
+int kvstow_read_async(kvstow_lease *lease, const kvstow_range *range, const struct iovec *iov,
+                      int iovcnt, uint32_t flags, uint32_t timeout_ms, kvstow_queue *queue,
+                      void *user, kvstow_op **op_out) {
+  if (queue == NULL) return KVSTOW_EINVAL;
+  kvstow_op *op = op_new(queue, READ, timeout_ms, user);
+  if (op == NULL) return KVSTOW_ENOMEM;
+  const int rc = kvs_read_job_rows(&op->job, lease, range, iov, iovcnt, flags);
+  return submit_read(op, rc, flags, op_out);
+}
+
+int kvstow_read_blocks_async(kvstow_lease *lease, size_t first, size_t count,
+                             void *const *payloads, size_t *bytes, uint32_t flags,
+                             uint32_t timeout_ms, kvstow_queue *queue, void *user,
+                             kvstow_op **op_out) {
+  if (queue == NULL) return KVSTOW_EINVAL;
+  kvstow_op *op = op_new(queue, READ, timeout_ms, user);
+  if (op == NULL) return KVSTOW_ENOMEM;
+  const int rc = kvs_read_job_blocks(&op->job, lease, first, count, payloads, bytes, flags);
+  return submit_read(op, rc, flags, op_out);
+}
+
+int kvstow_store_async(const kvstow_prefix *prefix, size_t first, size_t count,
+                       const kvstow_source *sources, kvstow_queue *queue, void *user,
+                       kvstow_op **op_out) {
+  if (prefix == NULL || prefix->size < sizeof *prefix || queue == NULL) return KVSTOW_EINVAL;
+  kvstow_op *op = op_new(queue, STORE, 0, user);
+  if (op == NULL) return KVSTOW_ENOMEM;
+  op->prefix = *prefix;
+  op->first = first;
+  op->count = count;
+  op->sources = sources;
+  return submit(op, true, op_out);
+}
+
+int kvstow_flush_async(kvstow *store, kvstow_queue *queue, void *user, kvstow_op **op_out) {
+  if (store == NULL || queue == NULL) return KVSTOW_EINVAL;
+  kvstow_op *op = op_new(queue, FLUSH, 0, user);
+  if (op == NULL) return KVSTOW_ENOMEM;
+  return submit(op, true, op_out);
+}

@@ -1,0 +1,455 @@
+/* demote.c - the demotion thread: keeps RAM takeable, and SSD written in large pieces.
+ *
+ * Below the high watermark it does nothing. Above it, until the low one, it asks the RAM policy for
+ * victims: those SSD holds already go to the clean list at once, the others are gathered into a
+ * batch, sorted into chains and appended straight from their frames. A block being written stays readable
+ * from RAM, and goes to the clean list when the write has completed - or stays hot if it was used
+ * meanwhile. Besides victims it writes what is wanted: by write-through, flush, and reclaim.
+ *
+ * It alone appends and reclaims, so segments are not given up under another's feet. Batches overlap:
+ * while one is written the next is gathered and hashed.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <stdlib.h>
+#include <string.h>
+
+#include "kvcache/store.h"
+
+#define SKIPS_MAX 64u
+#define RECLAIM_TRIES 8u
+#define IDLE_MS 500u
+
+struct record {
+  uint32_t id, depth, root;
+  bool victim; /* goes to the clean list afterwards */
+  bool again;
+  bool sums; /* still to be computed */
+  kvstow_key key;
+  uint64_t parent_lo;
+  uint32_t padded_bytes, planes;
+};
+
+struct batch {
+  kvstow *store;
+  uint64_t number;
+  uint32_t count, refs; /* refs: pieces appended and the thread itself; store->lock */
+  uint64_t bytes;
+  struct record record[KVS_BATCH_RECORDS];
+  kvstow_record_write write[KVS_BATCH_RECORDS];
+};
+
+struct piece {
+  struct batch *batch;
+  uint32_t first, count;
+};
+
+static uint64_t cost(uint32_t padded_bytes) { return (uint64_t)padded_bytes + KVSTOW_PAGE_BYTES; }
+
+/* ---- gathering (store's lock) --------------------------------------------------------------- */
+
+static uint64_t watermark(const kvstow *store, uint32_t pct) {
+  return store->capacity_bytes / 100 * pct;
+}
+
+static bool pressure(kvstow *store) {
+  const uint64_t hot = kvs_hot_bytes(store);
+  if (hot > watermark(store, store->options.high_watermark_pct)) store->pressing = true;
+  if (hot <= watermark(store, store->options.low_watermark_pct)) store->pressing = false;
+  return store->pressing ||
+         (store->pressed_bytes > 0 &&
+          store->clean_bytes + store->demoting_bytes < store->pressed_bytes + KVSTOW_PAGE_BYTES);
+}
+
+void kvs_demoter_check(kvstow *store) {
+  if (store->tier == NULL) return;
+  if (store->pressed_bytes > 0 ||
+      kvs_hot_bytes(store) > watermark(store, store->options.high_watermark_pct))
+    pthread_cond_signal(&store->demote_wake);
+}
+
+static void batch_add(struct batch *batch, uint32_t id, bool victim, bool again) {
+  kvstow *store = batch->store;
+  struct kvs_entry *entry = kvs_entry(&store->index, id);
+  const uint32_t layers = store->roots.rows[entry->root].layers;
+  entry->flags |= KVS_DEMOTING;
+  entry->ram_pins++;
+  if (victim) store->demoting_bytes += cost(entry->padded_bytes);
+  batch->record[batch->count++] = (struct record){.id = id,
+                                                  .depth = entry->depth,
+                                                  .root = entry->root,
+                                                  .victim = victim,
+                                                  .again = again,
+                                                  .sums = (entry->flags & KVS_SUMS) == 0,
+                                                  .key = entry->key,
+                                                  .parent_lo = entry->parent_lo,
+                                                  .padded_bytes = entry->padded_bytes,
+                                                  .planes = layers == 0 ? 1 : layers};
+  batch->bytes += cost(entry->padded_bytes);
+}
+
+static bool batch_full(const struct batch *batch) {
+  return batch->count == KVS_BATCH_RECORDS || batch->bytes >= KVS_BATCH_BYTES;
+}
+
+/* What may still be written today. */
+static uint64_t allowance(const kvstow *store) {
+  if (store->options.write_bytes_a_day == 0) return UINT64_MAX;
+  kvstow_tier_stats stats = {.size = sizeof stats};
+  kvstow_tier_get_stats(store->tier, &stats);
+  const uint64_t limit = store->options.write_bytes_a_day;
+  return stats.bytes_written_today < limit ? limit - stats.bytes_written_today : 0;
+}
+
+static void gather_victims(struct batch *batch, uint64_t allowed) {
+  kvstow *store = batch->store;
+  uint32_t skipped[SKIPS_MAX], skips = 0;
+  bool freed = false;
+  while (!batch_full(batch) && skips < SKIPS_MAX && pressure(store)) {
+    const uint32_t id = store->ram.ops->victim(store->ram.self, NULL);
+    if (id == KVSTOW_NO_ID) break;
+    struct kvs_entry *entry = kvs_entry(&store->index, id);
+    entry->flags &= (uint16_t)~KVS_RAM_POLICY;
+    if (entry->ram_pins > 0) {
+      skipped[skips++] = id;
+    } else if ((entry->flags & KVS_SSD) != 0) {
+      kvs_clean_push(store, id);
+      freed = true;
+    } else if (batch->bytes + cost(entry->padded_bytes) > allowed) {
+      store->count.admission_refused++;
+      kvs_clean_push(store, id);
+      freed = true;
+    } else {
+      batch_add(batch, id, true, false);
+    }
+  }
+  while (skips > 0) {
+    kvstow_access access = {0};
+    kvs_describe_access(store, skipped[--skips], &access);
+    kvs_ram_insert(store, skipped[skips], &access);
+  }
+  if (freed) pthread_cond_broadcast(&store->changed);
+}
+
+static void gather_wanted(struct batch *batch, uint64_t allowed) {
+  kvstow *store = batch->store;
+  while (!batch_full(batch) && store->wanted_at < store->wanted_count) {
+    const struct kvs_wanted *wanted = &store->wanted[store->wanted_at++];
+    store->wanted_out++;
+    struct kvs_entry *entry = kvs_entry(&store->index, wanted->id);
+    if (!kvs_entry_listed(entry) || !kvs_key_equal(entry->key, wanted->key) ||
+        entry->frame == KVS_NO_FRAME || (entry->flags & (KVS_SSD | KVS_DEMOTING)) != 0)
+      continue;
+    if ((entry->flags & KVS_CLEAN) != 0) kvs_clean_remove(store, wanted->id);
+    const bool victim = (entry->flags & (KVS_RAM_POLICY | KVS_PINNED)) == 0;
+    if (batch->bytes + cost(entry->padded_bytes) > allowed) {
+      store->count.admission_refused++;
+      store->write_error = KVSTOW_ENOSPC;
+      if (victim) kvs_clean_push(store, wanted->id);
+      continue;
+    }
+    batch_add(batch, wanted->id, victim, wanted->again);
+  }
+  if (store->wanted_at == store->wanted_count) store->wanted_at = store->wanted_count = 0;
+}
+
+void kvs_demote_want(kvstow *store, uint32_t id, bool again) {
+  if (store->wanted_count == store->wanted_room) {
+    const size_t room = store->wanted_room == 0 ? 256 : store->wanted_room * 2;
+    struct kvs_wanted *grown = realloc(store->wanted, room * sizeof *grown);
+    if (grown == NULL) { /* not written now; a victim later, if it is in the policy */
+      store->write_error = KVSTOW_ENOMEM;
+      return;
+    }
+    store->wanted = grown;
+    store->wanted_room = room;
+  }
+  store->wanted[store->wanted_count++] =
+      (struct kvs_wanted){.key = kvs_entry(&store->index, id)->key, .id = id, .again = again};
+  store->wanted_in++;
+  pthread_cond_signal(&store->demote_wake);
+}
+
+static uint64_t *batch_row(kvstow *store) {
+  for (unsigned i = 0; i < KVS_BATCHES_MAX; i++)
+    if (store->batches[i] == 0) return &store->batches[i];
+  return NULL;
+}
+
+/* The next batch, or NULL: nothing to do, or enough under way. */
+static struct batch *gather(kvstow *store) {
+  uint64_t *row = batch_row(store);
+  if (row == NULL) return NULL;
+  if (store->wanted_at == store->wanted_count && !pressure(store)) return NULL;
+  struct batch *batch = malloc(sizeof *batch);
+  if (batch == NULL) return NULL;
+  batch->store = store;
+  batch->count = 0;
+  batch->refs = 1;
+  batch->bytes = 0;
+  const uint64_t allowed = allowance(store);
+  gather_wanted(batch, allowed);
+  gather_victims(batch, allowed);
+  if (batch->count == 0) {
+    free(batch);
+    return NULL;
+  }
+  batch->number = ++store->batches_begun;
+  *row = batch->number;
+  return batch;
+}
+
+/* ---- finishing (store's lock) --------------------------------------------------------------- */
+
+static void finish_record(struct batch *batch, uint32_t i, int result) {
+  kvstow *store = batch->store;
+  const struct record *record = &batch->record[i];
+  struct kvs_entry *entry = kvs_entry(&store->index, record->id);
+  entry->ram_pins--;
+  entry->flags &= (uint16_t)~KVS_DEMOTING;
+  const bool rescued = (entry->flags & KVS_RESCUED) != 0;
+  entry->flags &= (uint16_t)~KVS_RESCUED;
+  kvstow_access access = {0};
+  kvs_describe_access(store, record->id, &access);
+  if (result == 0) {
+    entry->flags |= KVS_SUMS;
+    kvs_ssd_gain(store, record->id, batch->write[i].loc, &access);
+    store->count.demoted_blocks++;
+    store->count.demoted_bytes += entry->padded_bytes;
+    if (record->again)
+      store->count.reinserted_blocks++;
+    else
+      store->count.first_demoted_bytes += cost(entry->padded_bytes);
+    kvs_event(store, KVSTOW_EVENT_DEMOTED, entry);
+  } else {
+    store->write_error = result;
+  }
+  if (!record->victim) return;
+  store->demoting_bytes -= cost(record->padded_bytes);
+  if ((entry->flags & KVS_PINNED) != 0) return;
+  if (rescued)
+    kvs_ram_insert(store, record->id, &access);
+  else
+    kvs_clean_push(store, record->id); /* even unwritten: a failing disk makes a smaller cache */
+}
+
+static void batch_unref(struct batch *batch) {
+  kvstow *store = batch->store;
+  if (--batch->refs > 0) return;
+  for (unsigned i = 0; i < KVS_BATCHES_MAX; i++)
+    if (store->batches[i] == batch->number) store->batches[i] = 0;
+  free(batch);
+}
+
+static void finish_records(struct batch *batch, uint32_t first, uint32_t count, int result) {
+  kvstow *store = batch->store;
+  pthread_mutex_lock(&store->lock);
+  for (uint32_t i = first; i < first + count; i++)
+    finish_record(batch, i, result != 0 ? result : batch->write[i].result);
+  batch_unref(batch);
+  pthread_cond_broadcast(&store->changed);
+  pthread_cond_signal(&store->demote_wake);
+  kvs_async_wake(store);
+  pthread_mutex_unlock(&store->lock);
+}
+
+static void piece_done(void *arg, int result) {
+  struct piece *piece = arg;
+  (void)result; /* each record has its own */
+  finish_records(piece->batch, piece->first, piece->count, 0);
+  free(piece);
+}
+
+/* ---- writing (no lock) ---------------------------------------------------------------------- */
+
+static int by_root_and_depth(const void *a, const void *b) {
+  const struct record *x = a, *y = b;
+  if (x->root != y->root) return x->root < y->root ? -1 : 1;
+  if (x->depth != y->depth) return x->depth < y->depth ? -1 : 1;
+  return x->key.lo < y->key.lo ? -1 : x->key.lo > y->key.lo;
+}
+
+/* Puts each chain's blocks next to one another, in order: they will be read together. Marks where
+ * chains begin. */
+static void sort_chains(struct batch *batch) {
+  struct record *r = batch->record;
+  qsort(r, batch->count, sizeof *r, by_root_and_depth);
+  for (uint32_t i = 0; i < batch->count; i++) {
+    const bool follows = i > 0 && r[i].parent_lo == r[i - 1].key.lo;
+    batch->write[i].run_start = !follows;
+    for (uint32_t j = i + 1; j < batch->count && r[j].root == r[i].root; j++) {
+      if (r[j].depth > r[i].depth + 1) break;
+      if (r[j].parent_lo != r[i].key.lo) continue;
+      const struct record child = r[j];
+      memmove(&r[i + 2], &r[i + 1], (j - i - 1) * sizeof *r);
+      r[i + 1] = child;
+      break;
+    }
+  }
+}
+
+static void prepare(struct batch *batch) {
+  kvstow *store = batch->store;
+  sort_chains(batch);
+  for (uint32_t i = 0; i < batch->count; i++) {
+    const struct record *record = &batch->record[i];
+    const uint32_t frame = kvs_entry(&store->index, record->id)->frame; /* pinned: it stays */
+    batch->write[i].header = kvs_pool_header(store->pool, frame);
+    batch->write[i].payload = kvs_pool_payload(store->pool, frame);
+    batch->write[i].result = 0;
+    if (record->sums)
+      kvs_sum_planes(batch->write[i].header, batch->write[i].payload, record->planes,
+                     record->padded_bytes / record->planes);
+  }
+}
+
+/* Hands one piece to the tier, as much as fits. 0, or why the rest can't be written. */
+static int append_some(struct batch *batch, uint32_t *at) {
+  kvstow *store = batch->store;
+  int rc = KVSTOW_ENOSPC;
+  for (unsigned tries = 0; tries < RECLAIM_TRIES && rc == KVSTOW_ENOSPC; tries++) {
+    const size_t fits =
+        kvstow_tier_fits(store->tier, &batch->write[*at], batch->count - *at);
+    if (fits == 0) {
+      rc = kvs_reclaim(store);
+      if (rc != 0) return rc;
+      rc = KVSTOW_ENOSPC;
+      continue;
+    }
+    struct piece *piece = malloc(sizeof *piece);
+    if (piece == NULL) return KVSTOW_ENOMEM;
+    *piece = (struct piece){batch, *at, (uint32_t)fits};
+    pthread_mutex_lock(&store->lock);
+    batch->refs++;
+    pthread_mutex_unlock(&store->lock);
+    rc = kvstow_tier_append(store->tier, &batch->write[*at], fits, piece_done, piece);
+    if (rc == 0) {
+      *at += (uint32_t)fits;
+      return 0;
+    }
+    free(piece);
+    pthread_mutex_lock(&store->lock);
+    batch->refs--;
+    pthread_mutex_unlock(&store->lock);
+  }
+  return rc;
+}
+
+static void write_batch(struct batch *batch) {
+  kvstow *store = batch->store;
+  prepare(batch);
+  uint32_t at = 0;
+  int rc = 0;
+  while (rc == 0 && at < batch->count) rc = append_some(batch, &at);
+  if (rc != 0) {
+    char text[KVSTOW_MESSAGE_BYTES];
+    kvstow_tier_message(store->tier, text, sizeof text);
+    kvs_fail(store, rc, "demote: %u blocks not written: %s", batch->count - at,
+             rc == KVSTOW_ENOSPC ? kvstow_strerror(rc) : text);
+  }
+  finish_records(batch, at, batch->count - at, rc);
+}
+
+/* ---- the thread ----------------------------------------------------------------------------- */
+
+static void *demoter_main(void *arg) {
+  kvstow *store = arg;
+  pthread_mutex_lock(&store->lock);
+  while (!store->stopping) {
+    struct batch *batch = gather(store);
+    if (batch != NULL) {
+      pthread_mutex_unlock(&store->lock);
+      write_batch(batch);
+      pthread_mutex_lock(&store->lock);
+      continue;
+    }
+    if (store->buried_count > 0) {
+      pthread_mutex_unlock(&store->lock);
+      const int rc = kvs_erase_buried(store);
+      pthread_mutex_lock(&store->lock);
+      if (rc == 0) continue;
+    }
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += IDLE_MS * 1000000L;
+    if (until.tv_nsec >= 1000000000L) until.tv_sec++, until.tv_nsec -= 1000000000L;
+    pthread_cond_timedwait(&store->demote_wake, &store->lock, &until);
+  }
+  pthread_mutex_unlock(&store->lock);
+  return NULL;
+}
+
+int kvs_demoter_start(kvstow *store) {
+  if (pthread_create(&store->demoter, NULL, demoter_main, store) != 0) return KVSTOW_ENOMEM;
+  store->demoter_runs = true;
+  return 0;
+}
+
+void kvs_demoter_stop(kvstow *store) {
+  if (!store->demoter_runs) return;
+  pthread_mutex_lock(&store->lock);
+  store->stopping = true;
+  pthread_cond_broadcast(&store->demote_wake);
+  pthread_mutex_unlock(&store->lock);
+  pthread_join(store->demoter, NULL);
+  store->demoter_runs = false;
+}
+
+/* ---- flush ---------------------------------------------------------------------------------- */
+
+/* Asks for everything RAM alone holds, as far as SSD could hold it. */
+static int want_dirty(kvstow *store) {
+  const uint64_t room = (uint64_t)store->segments_count * store->segment_bytes / 100 * 95;
+  uint64_t bytes = 0;
+  for (uint32_t id = 0; id < store->index.used; id++) {
+    const struct kvs_entry *entry = kvs_entry(&store->index, id);
+    if (!kvs_entry_listed(entry) || entry->frame == KVS_NO_FRAME ||
+        (entry->flags & (KVS_SSD | KVS_DEMOTING)) != 0)
+      continue;
+    bytes += cost(entry->padded_bytes);
+    if (bytes > room) return KVSTOW_ENOSPC;
+    kvs_demote_want(store, id, false);
+  }
+  return 0;
+}
+
+static bool batches_done(const kvstow *store, uint64_t upto) {
+  for (unsigned i = 0; i < KVS_BATCHES_MAX; i++)
+    if (store->batches[i] != 0 && store->batches[i] <= upto) return false;
+  return true;
+}
+
+/* Waits while there is progress. */
+static int wait_written(kvstow *store) {
+  const uint64_t wanted = store->wanted_in;
+  uint64_t upto = UINT64_MAX;
+  for (;;) {
+    if (store->wanted_out >= wanted && upto == UINT64_MAX) upto = store->batches_begun;
+    if (upto != UINT64_MAX && batches_done(store, upto)) return 0;
+    const uint64_t out = store->wanted_out, blocks = store->count.demoted_blocks;
+    const uint64_t deadline = kvs_deadline(store, 0);
+    while (out == store->wanted_out && blocks == store->count.demoted_blocks &&
+           !(store->wanted_out >= wanted && batches_done(store, store->batches_begun)))
+      if (!kvs_wait_until(store, deadline)) return KVSTOW_ETIMEDOUT;
+  }
+}
+
+int kvs_flush(kvstow *store) {
+  if (store->tier == NULL) return 0;
+  pthread_mutex_lock(&store->lock);
+  store->write_error = 0;
+  int rc = want_dirty(store);
+  const int waited = wait_written(store);
+  if (waited != 0) rc = waited;
+  if (store->write_error != 0) rc = store->write_error;
+  pthread_mutex_unlock(&store->lock);
+  const int erased = kvs_erase_buried(store);
+  const int flushed = kvstow_tier_flush(store->tier);
+  if (flushed != 0) {
+    char text[KVSTOW_MESSAGE_BYTES];
+    kvstow_tier_message(store->tier, text, sizeof text);
+    return kvs_fail(store, flushed, "flush: %s", text);
+  }
+  return rc != 0 ? rc : erased;
+}
+
+int kvstow_flush(kvstow *store) { return store == NULL ? KVSTOW_EINVAL : kvs_flush(store); }

@@ -1,0 +1,89 @@
+/* events.c - tells the host what happened to blocks, in order, on a thread of our own.
+ *
+ * Events are made under the store's lock and queued here; the callback runs without any lock. A host that
+ * is too slow loses events, and they are counted: the engine never waits for it.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <stdlib.h>
+
+#include "kvcache/store.h"
+
+#define RING_EVENTS 8192u /* power of two */
+
+struct kvs_events {
+  kvstow_event_fn fn;
+  void *arg;
+  pthread_mutex_t lock; /* a leaf */
+  pthread_cond_t wake;
+  pthread_t thread;
+  bool stop;
+  uint64_t in, out; /* ever */
+  _Atomic uint64_t dropped;
+  kvstow_event ring[RING_EVENTS];
+};
+
+static void *events_main(void *arg) {
+  struct kvs_events *events = arg;
+  pthread_mutex_lock(&events->lock);
+  for (;;) {
+    while (events->in == events->out && !events->stop)
+      pthread_cond_wait(&events->wake, &events->lock);
+    if (events->in == events->out) break;
+    const kvstow_event event = events->ring[events->out % RING_EVENTS];
+    events->out++;
+    pthread_mutex_unlock(&events->lock);
+    events->fn(events->arg, &event);
+    pthread_mutex_lock(&events->lock);
+  }
+  pthread_mutex_unlock(&events->lock);
+  return NULL;
+}
+
+int kvs_events_create(kvstow_event_fn fn, void *arg, struct kvs_events **out) {
+  struct kvs_events *events = calloc(1, sizeof *events);
+  if (events == NULL) return KVSTOW_ENOMEM;
+  events->fn = fn;
+  events->arg = arg;
+  pthread_mutex_init(&events->lock, NULL);
+  pthread_cond_init(&events->wake, NULL);
+  if (pthread_create(&events->thread, NULL, events_main, events) != 0) {
+    pthread_mutex_destroy(&events->lock);
+    pthread_cond_destroy(&events->wake);
+    free(events);
+    return KVSTOW_ENOMEM;
+  }
+  *out = events;
+  return 0;
+}
+
+void kvs_events_destroy(struct kvs_events *events) {
+  if (events == NULL) return;
+  pthread_mutex_lock(&events->lock);
+  events->stop = true;
+  pthread_cond_signal(&events->wake);
+  pthread_mutex_unlock(&events->lock);
+  pthread_join(events->thread, NULL);
+  pthread_mutex_destroy(&events->lock);
+  pthread_cond_destroy(&events->wake);
+  free(events);
+}
+
+void kvs_event(kvstow *store, kvstow_event_kind kind, const struct kvs_entry *entry) {
+  struct kvs_events *events = store->events;
+  if (events == NULL) return;
+  const kvstow_event event = {.kind = kind,
+                              .key = entry->key,
+                              .root = store->roots.rows[entry->root].id,
+                              .depth = entry->depth};
+  pthread_mutex_lock(&events->lock);
+  if (events->in - events->out < RING_EVENTS)
+    events->ring[events->in++ % RING_EVENTS] = event;
+  else
+    atomic_fetch_add(&events->dropped, 1);
+  pthread_cond_signal(&events->wake);
+  pthread_mutex_unlock(&events->lock);
+}
+
+uint64_t kvs_events_dropped(const struct kvs_events *events) {
+  return events == NULL ? 0 : atomic_load(&events->dropped);
+}

@@ -1,0 +1,109 @@
+/* index.h - which blocks there are: entries, and a hash table over their keys.
+ *
+ * An entry is what RAM knows of a block in either tier: 112 bytes, policy state included. Entries lie in
+ * chunks that never move; an id names one. The table is split in shards by key, each with its own
+ * lock, so that matches of many threads do not meet.
+ *
+ * Locks. The store's lock guards entries, except that
+ *   - a lookup holds only the shard's lock. While it is held the entry stays in the table, its frame
+ *     stays where it is, and `leases` may be raised;
+ *   - therefore whoever, under the store's lock, unlinks an entry or changes its `frame`, also holds
+ *     the shard's lock while doing so, and looks at `leases` then.
+ * Order: the store's lock before a shard's; never two shards.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef KVSTOW_KVCACHE_INDEX_H
+#define KVSTOW_KVCACHE_INDEX_H
+
+#include <assert.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kvstow/kvstow.h"
+#include "kvstow/policy.h"
+
+#define KVS_SHARDS 64u
+#define KVS_CHUNK_SHIFT 8u
+#define KVS_NO_ENTRY KVSTOW_NO_ID
+
+/* What an entry is in. RAM_* and CLEAN say who holds its RAM copy, SSD_* its SSD copy. */
+enum kvs_flag {
+  KVS_RAM_POLICY = 1u << 0, /* ordered by the RAM policy */
+  KVS_CLEAN = 1u << 1,      /* on the clean list: its frame may be taken at any time */
+  KVS_SSD = 1u << 2,        /* loc is valid */
+  KVS_SSD_POLICY = 1u << 3, /* ordered by the SSD policy: still valued */
+  KVS_DEMOTING = 1u << 4,   /* being written */
+  KVS_LOADING = 1u << 5,    /* being read into its frame */
+  KVS_PINNED = 1u << 6,     /* by the caller: in no policy */
+  KVS_PREFETCHED = 1u << 7, /* promoted, not yet read */
+  KVS_SUMS = 1u << 8,       /* plane checksums are in its header page */
+  KVS_UNLINKED = 1u << 9,   /* not in the table; freed with the last lease */
+  KVS_RESCUED = 1u << 10,   /* used while it was being written: stays hot */
+  KVS_WAITED = 1u << 11,    /* somebody waited for its load */
+};
+
+struct kvs_entry {
+  kvstow_key key;
+  uint64_t parent_lo; /* half of the parent's key: ties blocks for demotion and forgetting */
+  uint32_t root;      /* index in the store's table of roots */
+  uint32_t next;      /* in the bucket; among free entries */
+  uint32_t ram_node[KVSTOW_POLICY_NODE_BYTES / 4];
+  uint32_t ssd_node[KVSTOW_POLICY_NODE_BYTES / 4];
+  uint32_t frame;     /* KVS_NO_FRAME: not in RAM */
+  kvstow_loc loc;
+  uint32_t padded_bytes; /* payload as stored */
+  uint32_t depth;
+  uint32_t leases;    /* the shard's lock; at 0 an unlinked entry is freed */
+  uint16_t ram_pins;  /* readers of the frame; the frame stays while > 0 */
+  uint16_t flags;
+  uint32_t written_s; /* Unix time it was stored: for time-to-live */
+  uint32_t load;      /* slot of the load in flight */
+};
+static_assert(sizeof(struct kvs_entry) == 112, "metadata a block is promised");
+
+struct kvs_shard {
+  pthread_mutex_t lock;
+  uint32_t *buckets;
+  uint32_t mask; /* buckets - 1 */
+  uint32_t count;
+};
+
+struct kvs_index {
+  struct kvs_shard shards[KVS_SHARDS];
+  struct kvs_entry **chunks;
+  char **ram_nodes, **ssd_nodes; /* the chunks again, as kvstow_nodes want them */
+  uint32_t chunks_max, chunks_count;
+  uint32_t used, free; /* entries handed out once; list of returned ones */
+  uint64_t live;       /* entries in use */
+};
+
+int kvs_index_init(struct kvs_index *index, uint64_t entries_max);
+void kvs_index_finish(struct kvs_index *index);
+
+static inline struct kvs_entry *kvs_entry(const struct kvs_index *index, uint32_t id) {
+  return &index->chunks[id >> KVS_CHUNK_SHIFT][id & ((1u << KVS_CHUNK_SHIFT) - 1)];
+}
+
+/* For walks over ids 0..used. Store's lock. */
+static inline bool kvs_entry_listed(const struct kvs_entry *entry) {
+  return entry->root != KVS_NO_ENTRY && (entry->flags & KVS_UNLINKED) == 0;
+}
+
+/* A zeroed entry without frame, in no table; KVS_NO_ENTRY when memory or ids have run out. Store's lock. */
+uint32_t kvs_entry_new(struct kvs_index *index);
+/* The entry is in no table and has no leases. Store's lock. */
+void kvs_entry_free(struct kvs_index *index, uint32_t id);
+
+void kvs_shard_lock(struct kvs_index *index, kvstow_key key);
+void kvs_shard_unlock(struct kvs_index *index, kvstow_key key);
+
+/* These hold the shard's lock already. */
+uint32_t kvs_shard_find(const struct kvs_index *index, kvstow_key key, uint32_t root);
+bool kvs_shard_insert(struct kvs_index *index, uint32_t id); /* false: out of memory */
+void kvs_shard_remove(struct kvs_index *index, uint32_t id);
+
+uint64_t kvs_index_bytes(const struct kvs_index *index);
+
+#endif

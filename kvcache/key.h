@@ -1,0 +1,42 @@
+/* key.h - names: of spaces, of chains' roots, of blocks.
+ *
+ *   space = H(fingerprint)                       what the model is
+ *   root  = H(space, layout, salt)               begins every chain; equal only if all agree
+ *   key   = H(parent's key, H(block's tokens))   the parent of the first block is the root
+ *
+ * H is XXH3-128 with the store's seed. It is no defence against somebody who knows the seed and looks
+ * for collisions; the tokens themselves, the root and the parent are compared as well.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef KVSTOW_KVCACHE_KEY_H
+#define KVSTOW_KVCACHE_KEY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kvstow/kvstow.h"
+
+struct kvs_layout {
+  uint32_t layers, k_bytes, v_bytes, block_tokens; /* layers 0: opaque, the others 0 but tokens */
+};
+
+kvstow_key kvs_space_id(uint64_t seed, const void *fingerprint, size_t bytes);
+kvstow_key kvs_root_id(uint64_t seed, kvstow_key space, const struct kvs_layout *layout,
+                       const void *salt, size_t salt_bytes);
+kvstow_key kvs_block_key(uint64_t seed, kvstow_key parent, const kvstow_token *tokens,
+                         size_t count);
+
+/* A checksum in steps, equal to kvstow_checksum() of the whole. */
+struct kvs_hasher;
+struct kvs_hasher *kvs_hasher_create(void);
+void kvs_hasher_destroy(struct kvs_hasher *hasher);
+void kvs_hasher_begin(struct kvs_hasher *hasher);
+void kvs_hasher_add(struct kvs_hasher *hasher, const void *bytes, size_t length);
+uint64_t kvs_hasher_end(struct kvs_hasher *hasher);
+
+static inline bool kvs_key_equal(kvstow_key a, kvstow_key b) {
+  return a.lo == b.lo && a.hi == b.hi;
+}
+
+#endif

@@ -1,0 +1,275 @@
+/* match.c - what do we hold of these tokens? And the lease on it.
+ *
+ * The chain's keys are computed first, then each block is looked up under its shard's lock alone: the
+ * store's lock is taken once, to tell the policies and to start promotions.
+ *
+ * A block in RAM has its tokens compared while it is found. One on SSD is believed by its key until it
+ * has been read; then its tokens are compared with those kept in the lease.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <stdlib.h>
+#include <string.h>
+
+#include "kvcache/store.h"
+
+int kvstow_exists(const kvstow_prefix *prefix, kvstow_held *held) {
+  if (held == NULL) return KVSTOW_EINVAL;
+  *held = (kvstow_held){0};
+  struct kvs_chain chain;
+  const int rc = kvs_chain_init(&chain, prefix, SIZE_MAX, false);
+  if (rc != 0) return rc;
+  bool in_ram;
+  for (size_t i = 0; i < chain.blocks; i++) {
+    if (kvs_chain_find(&chain, i, false, &in_ram) == KVS_NO_ENTRY) break;
+    held->blocks++;
+    held->ram_blocks += in_ram;
+    held->ssd_blocks += !in_ram;
+  }
+  held->tokens = held->blocks * chain.space->layout.block_tokens;
+  kvs_chain_finish(&chain);
+  return 0;
+}
+
+int kvstow_exists_batch(const kvstow_prefix *prefixes, size_t count, kvstow_held *held,
+                        int *results) {
+  if (prefixes == NULL || held == NULL || results == NULL) return KVSTOW_EINVAL;
+  for (size_t i = 0; i < count; i++) results[i] = kvstow_exists(&prefixes[i], &held[i]);
+  return 0;
+}
+
+/* ---- leases --------------------------------------------------------------------------------- */
+
+static int keep_tokens(kvstow_lease *lease, const kvstow_prefix *prefix) {
+  bool all_verified = true;
+  for (size_t i = 0; i < lease->blocks; i++) all_verified &= lease->block[i].verified;
+  if (all_verified) return 0;
+  const size_t bytes =
+      lease->blocks * lease->space->layout.block_tokens * sizeof(kvstow_token);
+  lease->tokens = malloc(bytes);
+  if (lease->tokens == NULL) return KVSTOW_ENOMEM;
+  memcpy(lease->tokens, prefix->tokens, bytes);
+  return 0;
+}
+
+/* Leases the leading run found. NULL: nothing, or no memory. */
+static kvstow_lease *lease_find(struct kvs_chain *chain, int *rc) {
+  *rc = KVSTOW_EMISS;
+  if (chain->blocks == 0 || chain->root == KVS_NO_ENTRY) return NULL;
+  kvstow_lease *lease =
+      malloc(sizeof *lease + chain->blocks * sizeof(struct kvs_lease_block));
+  if (lease == NULL) {
+    *rc = KVSTOW_ENOMEM;
+    return NULL;
+  }
+  *lease = (kvstow_lease){.store = chain->store, .space = chain->space, .root = chain->root};
+  for (size_t i = 0; i < chain->blocks; i++) {
+    bool in_ram;
+    const uint32_t id = kvs_chain_find(chain, i, true, &in_ram);
+    if (id == KVS_NO_ENTRY) break;
+    lease->block[lease->blocks++] = (struct kvs_lease_block){.id = id, .verified = in_ram};
+  }
+  *rc = lease->blocks == 0 ? KVSTOW_EMISS : keep_tokens(lease, chain->prefix);
+  if (*rc == 0) {
+    atomic_init(&lease->good, lease->blocks);
+    return lease;
+  }
+  for (size_t i = 0; i < lease->blocks; i++) kvs_lease_drop(chain->store, lease->block[i].id);
+  free(lease);
+  return NULL;
+}
+
+/* Tells the policies, last block first (see put.c), and counts the tiers. */
+static void lease_use(kvstow_lease *lease, const kvstow_prefix *prefix, kvstow_held *held) {
+  kvstow *store = lease->store;
+  kvstow_access access = {.request = ++store->request_clock,
+                          .session = prefix->session,
+                          .category = prefix->category,
+                          .recompute_cost = prefix->recompute_cost,
+                          .chain_blocks = (uint32_t)lease->blocks,
+                          .tokens = lease->space->layout.block_tokens};
+  for (size_t i = lease->blocks; i-- > 0;) {
+    const uint32_t id = lease->block[i].id;
+    const bool in_ram = kvs_entry(&store->index, id)->frame != KVS_NO_FRAME;
+    held->ram_blocks += in_ram;
+    held->ssd_blocks += !in_ram;
+    kvs_describe_access(store, id, &access);
+    if (i > 0) access.parent = lease->block[i - 1].id;
+    kvs_use(store, id, &access);
+  }
+  held->blocks = lease->blocks;
+  held->tokens = lease->blocks * lease->space->layout.block_tokens;
+}
+
+static void count_match(kvstow *store, const struct kvs_chain *chain, const kvstow_held *held) {
+  store->count.matches++;
+  store->count.match_blocks_asked += chain->blocks;
+  store->count.match_tokens_asked += chain->prefix->tokens_count;
+  store->count.ram_hit_blocks += held->ram_blocks;
+  store->count.ssd_hit_blocks += held->ssd_blocks;
+  store->count.hit_tokens += held->tokens;
+}
+
+int kvstow_match(const kvstow_prefix *prefix, uint32_t flags, kvstow_lease **out,
+                 kvstow_held *held_out) {
+  const uint64_t start = kvs_now_ns();
+  kvstow_held held = {0};
+  if (out == NULL) return KVSTOW_EINVAL;
+  *out = NULL;
+  if (held_out != NULL) *held_out = held;
+  struct kvs_chain chain;
+  int rc = kvs_chain_init(&chain, prefix, SIZE_MAX, false);
+  if (rc != 0) return rc;
+  kvstow *store = chain.store;
+  kvstow_lease *lease = lease_find(&chain, &rc);
+  struct kvs_reads reads = {.count = 0};
+  pthread_mutex_lock(&store->lock);
+  if (lease != NULL) {
+    lease_use(lease, prefix, &held);
+    store->roots.rows[lease->root].refs++;
+    store->leases++;
+    if ((flags & KVSTOW_NO_PROMOTE) == 0) kvs_lease_promote(lease, 0, &reads);
+  }
+  count_match(store, &chain, &held);
+  pthread_mutex_unlock(&store->lock);
+  kvs_loads_submit(store, &reads);
+  kvs_chain_finish(&chain);
+  *out = lease;
+  if (held_out != NULL) *held_out = held;
+  kvs_histogram_add(&store->match_time, kvs_now_ns() - start);
+  return rc;
+}
+
+int kvstow_match_batch(const kvstow_prefix *prefixes, size_t count, uint32_t flags,
+                       kvstow_lease **leases, kvstow_held *held, int *results) {
+  if (prefixes == NULL || leases == NULL || results == NULL) return KVSTOW_EINVAL;
+  for (size_t i = 0; i < count; i++)
+    results[i] =
+        kvstow_match(&prefixes[i], flags, &leases[i], held == NULL ? NULL : &held[i]);
+  return 0;
+}
+
+int kvstow_prefetch(const kvstow_prefix *prefix) {
+  struct kvs_chain chain;
+  int rc = kvs_chain_init(&chain, prefix, SIZE_MAX, false);
+  if (rc != 0) return rc;
+  kvstow *store = chain.store;
+  kvstow_lease *lease = lease_find(&chain, &rc);
+  kvs_chain_finish(&chain);
+  if (lease == NULL) return rc == KVSTOW_EMISS ? 0 : rc;
+  struct kvs_reads reads = {.count = 0};
+  pthread_mutex_lock(&store->lock);
+  store->roots.rows[lease->root].refs++;
+  store->leases++;
+  kvs_lease_promote(lease, 0, &reads);
+  pthread_mutex_unlock(&store->lock);
+  kvs_loads_submit(store, &reads);
+  kvstow_lease_release(lease);
+  return 0;
+}
+
+void kvstow_lease_release(kvstow_lease *lease) {
+  if (lease == NULL) return;
+  kvstow *store = lease->store;
+  pthread_mutex_lock(&store->lock);
+  for (size_t i = 0; i < lease->blocks; i++) {
+    if (lease->block[i].viewed) kvs_entry(&store->index, lease->block[i].id)->ram_pins--;
+    kvs_lease_drop_locked(store, lease->block[i].id);
+  }
+  kvs_root_give(store, lease->root);
+  store->leases--;
+  pthread_cond_broadcast(&store->changed);
+  pthread_mutex_unlock(&store->lock);
+  free(lease->tokens);
+  free(lease);
+}
+
+size_t kvstow_lease_tokens(const kvstow_lease *lease) {
+  return lease == NULL ? 0 : atomic_load(&lease->good) * lease->space->layout.block_tokens;
+}
+
+void kvs_lease_bad(kvstow_lease *lease, size_t i) {
+  size_t good = atomic_load(&lease->good);
+  while (i < good && !atomic_compare_exchange_weak(&lease->good, &good, i)) continue;
+}
+
+bool kvs_lease_tokens_equal(const kvstow_lease *lease, size_t i, const void *header) {
+  const uint32_t tokens = lease->space->layout.block_tokens;
+  kvstow_block_info info;
+  return kvstow_block_describe(header, &info) == 0 && info.tokens_count == tokens &&
+         memcmp(info.tokens, lease->tokens + i * tokens, tokens * sizeof(kvstow_token)) == 0;
+}
+
+/* ---- promotion of a lease ------------------------------------------------------------------- */
+
+void kvs_lease_promote(kvstow_lease *lease, size_t i, struct kvs_reads *reads) {
+  for (; i < lease->blocks && reads->count < KVS_LOADS_A_CALL; i++)
+    if (kvs_load_start(lease->store, lease->block[i].id, KVSTOW_PREFETCH, true, reads) != 0)
+      return;
+}
+
+/* A block that is in RAM is verified now; one that failed shortens the lease. */
+static void settle(kvstow_lease *lease, size_t i) {
+  kvstow *store = lease->store;
+  const struct kvs_entry *entry = kvs_entry(&store->index, lease->block[i].id);
+  if ((entry->flags & KVS_UNLINKED) != 0) {
+    kvs_lease_bad(lease, i);
+  } else if (entry->frame != KVS_NO_FRAME && !lease->block[i].verified) {
+    if (kvs_lease_tokens_equal(lease, i, kvs_pool_header(store->pool, entry->frame))) {
+      lease->block[i].verified = true;
+    } else {
+      store->count.collisions++;
+      kvs_lease_bad(lease, i);
+    }
+  }
+}
+
+int kvs_lease_poll(kvstow_lease *lease, size_t *next, kvstow_held *held) {
+  kvstow *store = lease->store;
+  struct kvs_reads reads = {.count = 0};
+  int rc = 0;
+  pthread_mutex_lock(&store->lock);
+  for (; rc == 0 && *next < atomic_load(&lease->good); ++*next) {
+    const uint32_t id = lease->block[*next].id;
+    if (kvs_entry(&store->index, id)->frame == KVS_NO_FRAME) {
+      kvs_lease_promote(lease, *next, &reads);
+      if ((kvs_entry(&store->index, id)->flags & KVS_LOADING) != 0) {
+        rc = KVSTOW_EAGAIN;
+        break;
+      }
+    }
+    settle(lease, *next);
+  }
+  if (rc == 0 && held != NULL) {
+    *held = (kvstow_held){.blocks = atomic_load(&lease->good)};
+    held->tokens = held->blocks * lease->space->layout.block_tokens;
+    for (size_t i = 0; i < held->blocks; i++) {
+      const bool in_ram = kvs_entry(&store->index, lease->block[i].id)->frame != KVS_NO_FRAME;
+      held->ram_blocks += in_ram;
+      held->ssd_blocks += !in_ram;
+    }
+  }
+  pthread_mutex_unlock(&store->lock);
+  kvs_loads_submit(store, &reads);
+  return rc;
+}
+
+int kvstow_lease_wait(kvstow_lease *lease, uint32_t timeout_ms, kvstow_held *held) {
+  if (lease == NULL) return KVSTOW_EINVAL;
+  kvstow *store = lease->store;
+  const uint64_t deadline = kvs_deadline(store, timeout_ms);
+  size_t next = 0;
+  for (;;) {
+    int rc = kvs_lease_poll(lease, &next, held);
+    if (rc != KVSTOW_EAGAIN) return rc;
+    pthread_mutex_lock(&store->lock);
+    /* Between the poll and here the load may have ended: look before waiting. */
+    const struct kvs_entry *entry = kvs_entry(&store->index, lease->block[next].id);
+    const bool loading = (entry->flags & KVS_LOADING) != 0;
+    if (loading && !kvs_wait_until(store, deadline)) {
+      store->count.timeouts++;
+      rc = KVSTOW_ETIMEDOUT;
+    }
+    pthread_mutex_unlock(&store->lock);
+    if (rc == KVSTOW_ETIMEDOUT) return rc;
+  }
+}

@@ -1,0 +1,410 @@
+/* put.c - storing blocks: by copy, or into reserved frames.
+ *
+ * Filling happens outside all locks, in a frame nobody else knows. Publishing is what makes a block
+ * visible, whole: entry and table in one step under the locks.
+ *
+ * A call's blocks enter the RAM policy last to first: a chain is worthless without its beginning, so
+ * the end should be the first to go (vLLM frees a request's blocks in the same order).
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <stdlib.h>
+#include <string.h>
+
+#include "kvcache/store.h"
+
+#define GROUP_BLOCKS 32u /* published together */
+#define COPY_STEP_BYTES ((size_t)64 << 10)
+
+int kvs_frame_wait(kvstow *store, uint32_t padded_bytes, uint64_t deadline_us, uint32_t *frame) {
+  int rc = 0;
+  pthread_mutex_lock(&store->lock);
+  bool waited = false;
+  while ((*frame = kvs_ram_take(store, padded_bytes)) == KVS_NO_FRAME) {
+    if (deadline_us == 0 || store->tier == NULL) {
+      rc = KVSTOW_EFULL;
+      break;
+    }
+    store->count.stored_waits += !waited;
+    waited = true;
+    store->pressed_bytes += padded_bytes;
+    pthread_cond_signal(&store->demote_wake);
+    const bool in_time = kvs_wait_until(store, deadline_us);
+    store->pressed_bytes -= padded_bytes;
+    if (!in_time) {
+      rc = KVSTOW_EFULL;
+      break;
+    }
+  }
+  pthread_mutex_unlock(&store->lock);
+  return rc;
+}
+
+/* ---- headers -------------------------------------------------------------------------------- */
+
+int kvs_header_format(const struct kvs_reservation *r, const kvstow_token *tokens, void *page) {
+  const struct kvstow_space *space = r->space;
+  kvstow_block_info info = {.space = space->id,
+                            .root = r->root_id,
+                            .parent = r->parent,
+                            .depth = r->depth,
+                            .tokens_count = space->layout.block_tokens,
+                            .payload_bytes = r->payload_bytes,
+                            .layers = space->layout.layers,
+                            .k_bytes = space->layout.k_bytes,
+                            .v_bytes = space->layout.v_bytes,
+                            .tokens = tokens};
+  memcpy(info.space_name, space->name, sizeof info.space_name);
+  return kvs_describe_format(page, &info, r->key, space->planes,
+                             r->padded_bytes / space->planes);
+}
+
+void kvs_sum_planes(void *page, const void *payload, uint32_t planes, uint32_t plane_bytes) {
+  uint64_t *sums = kvstow_record_sums(page);
+  for (uint32_t i = 0; i < planes; i++)
+    sums[i] = kvstow_checksum((const char *)payload + (size_t)i * plane_bytes, plane_bytes);
+}
+
+/* ---- publishing ----------------------------------------------------------------------------- */
+
+static uint32_t insert_new(kvstow *store, const struct kvs_reservation *r, bool sums, int *rc) {
+  const uint32_t id = kvs_entry_new(&store->index);
+  if (id == KVS_NO_ENTRY) {
+    *rc = KVSTOW_ENOMEM;
+    return id;
+  }
+  struct kvs_entry *entry = kvs_entry(&store->index, id);
+  entry->key = r->key;
+  entry->parent_lo = r->parent.lo;
+  entry->root = r->root;
+  entry->frame = r->frame;
+  entry->padded_bytes = r->padded_bytes;
+  entry->depth = r->depth;
+  entry->written_s = kvs_now_s();
+  entry->flags = sums ? KVS_SUMS : 0;
+  kvs_shard_lock(&store->index, r->key);
+  const uint32_t present = kvs_shard_find(&store->index, r->key, r->root);
+  const bool inserted = present == KVS_NO_ENTRY && kvs_shard_insert(&store->index, id);
+  if (present != KVS_NO_ENTRY) kvs_entry(&store->index, present)->written_s = kvs_now_s();
+  kvs_shard_unlock(&store->index, r->key);
+  if (inserted) {
+    store->roots.rows[r->root].refs++;
+    kvs_pool_set_owner(store->pool, r->frame, id);
+    return id;
+  }
+  kvs_entry_free(&store->index, id);
+  *rc = present == KVS_NO_ENTRY ? KVSTOW_ENOMEM : 0;
+  return KVS_NO_ENTRY;
+}
+
+uint32_t kvs_publish(kvstow *store, const struct kvs_reservation *r, bool sums, int *rc) {
+  *rc = 0;
+  const uint32_t id = insert_new(store, r, sums, rc);
+  if (id == KVS_NO_ENTRY) {
+    if (*rc == 0) store->count.duplicate_blocks++;
+    kvs_ram_give(store, r->frame, r->padded_bytes);
+    return id;
+  }
+  store->count.stored_blocks++;
+  store->count.stored_tokens += r->space->layout.block_tokens;
+  store->count.stored_bytes += r->payload_bytes;
+  return id;
+}
+
+void kvs_publish_finish(kvstow *store, uint32_t id, const kvstow_access *access) {
+  kvstow_access filled = *access;
+  kvs_describe_access(store, id, &filled);
+  kvs_ram_insert(store, id, &filled);
+  kvs_event(store, KVSTOW_EVENT_STORED, kvs_entry(&store->index, id));
+  if (store->tier != NULL && store->options.write_mode == KVSTOW_WRITE_THROUGH)
+    kvs_demote_want(store, id, false);
+}
+
+/* ---- one call's blocks ---------------------------------------------------------------------- */
+
+static int reservation_init(struct kvs_reservation *r, struct kvs_chain *chain, size_t block,
+                            uint32_t payload_bytes, uint64_t deadline_us) {
+  const struct kvstow_space *space = chain->space;
+  kvstow *store = chain->store;
+  uint32_t padded = space->padded_bytes;
+  if (space->layout.layers == 0) {
+    /* Few sizes of slots: an opaque block is rounded up to eighths of a power of two. */
+    uint32_t step = KVSTOW_PAGE_BYTES;
+    while (step * 16 <= payload_bytes) step *= 2;
+    padded = (payload_bytes + step - 1) / step * step;
+    if (padded > space->padded_bytes) padded = space->padded_bytes;
+  }
+  *r = (struct kvs_reservation){
+      .store = store,
+      .space = chain->space,
+      .root = chain->root,
+      .padded_bytes = padded,
+      .payload_bytes = payload_bytes,
+      .depth = (uint32_t)block,
+      .key = chain->keys[block + 1],
+      .parent = chain->keys[block],
+      .root_id = chain->root_id,
+      .access = {.session = chain->prefix->session,
+                 .category = chain->prefix->category,
+                 .recompute_cost = chain->prefix->recompute_cost,
+                 .chain_blocks = (uint32_t)chain->blocks,
+                 .tokens = space->layout.block_tokens},
+  };
+  return kvs_frame_wait(store, padded, deadline_us, &r->frame);
+}
+
+/* Walks over the bytes of a source. */
+struct cursor {
+  const struct iovec *iov;
+  int left;
+  size_t offset;
+};
+
+/* Copies the next `length` bytes to `to`, hashing them while they are in the cache. */
+static void copy_hashed(struct cursor *from, char *to, size_t length, struct kvs_hasher *hasher) {
+  while (length > 0) {
+    const size_t here = from->iov->iov_len - from->offset;
+    size_t step = here < length ? here : length;
+    if (step > COPY_STEP_BYTES) step = COPY_STEP_BYTES;
+    memcpy(to, (const char *)from->iov->iov_base + from->offset, step);
+    kvs_hasher_add(hasher, to, step);
+    to += step;
+    length -= step;
+    from->offset += step;
+    while (from->left > 0 && from->offset == from->iov->iov_len) {
+      from->iov++;
+      from->left--;
+      from->offset = 0;
+    }
+  }
+}
+
+static size_t source_bytes(const kvstow_source *source) {
+  size_t bytes = 0;
+  for (int i = 0; i < source->iovcnt; i++) bytes += source->iov[i].iov_len;
+  return bytes;
+}
+
+static void fill(const struct kvs_reservation *r, void *page, const kvstow_source *source,
+                 struct kvs_hasher *hasher) {
+  const uint32_t planes = r->space->planes;
+  const size_t plane_bytes = r->padded_bytes / planes, used = r->payload_bytes / planes;
+  uint64_t *sums = kvstow_record_sums(page);
+  char *to = kvs_pool_payload(r->store->pool, r->frame);
+  struct cursor from = {source->iov, source->iovcnt, 0};
+  while (from.left > 0 && from.iov->iov_len == 0) from.iov++, from.left--;
+  for (uint32_t i = 0; i < planes; i++, to += plane_bytes) {
+    kvs_hasher_begin(hasher);
+    copy_hashed(&from, to, used, hasher);
+    memset(to + used, 0, plane_bytes - used);
+    kvs_hasher_add(hasher, to + used, plane_bytes - used);
+    sums[i] = kvs_hasher_end(hasher);
+  }
+}
+
+/* Blocks filled but not yet published. */
+struct group {
+  struct kvs_reservation r[GROUP_BLOCKS];
+  size_t count;
+  uint64_t bytes;
+};
+
+static int publish_group(kvstow *store, struct group *group, uint64_t request) {
+  uint32_t ids[GROUP_BLOCKS];
+  int first_error = 0;
+  pthread_mutex_lock(&store->lock);
+  for (size_t i = 0; i < group->count; i++) {
+    int rc;
+    ids[i] = kvs_publish(store, &group->r[i], true, &rc);
+    if (rc != 0 && first_error == 0) first_error = rc;
+  }
+  for (size_t i = group->count; i-- > 0;)
+    if (ids[i] != KVS_NO_ENTRY) {
+      group->r[i].access.request = request;
+      kvs_publish_finish(store, ids[i], &group->r[i].access);
+    }
+  kvs_demoter_check(store);
+  pthread_mutex_unlock(&store->lock);
+  group->count = 0;
+  group->bytes = 0;
+  return first_error;
+}
+
+static int store_blocks(struct kvs_chain *chain, size_t first, size_t count,
+                        const kvstow_source *sources, uint32_t flags, struct kvs_hasher *hasher,
+                        size_t *stored) {
+  kvstow *store = chain->store;
+  const uint64_t deadline =
+      (flags & KVSTOW_NOWAIT) != 0 ? 0 : kvs_deadline(store, store->options.store_timeout_ms);
+  const uint64_t group_max = store->options.ram_bytes / 16;
+  struct group group = {.count = 0};
+  pthread_mutex_lock(&store->lock);
+  const uint64_t request = ++store->request_clock;
+  pthread_mutex_unlock(&store->lock);
+  int rc = 0;
+  for (size_t i = 0; i < count && rc == 0; i++) {
+    bool in_ram;
+    if (kvs_chain_find(chain, first + i, false, &in_ram) != KVS_NO_ENTRY) {
+      pthread_mutex_lock(&store->lock);
+      store->count.duplicate_blocks++;
+      pthread_mutex_unlock(&store->lock);
+    } else {
+      struct kvs_reservation *r = &group.r[group.count];
+      rc = reservation_init(r, chain, first + i, (uint32_t)source_bytes(&sources[i]), deadline);
+      if (rc != 0) break;
+      void *page = kvs_pool_header(store->pool, r->frame);
+      rc = kvs_header_format(r, kvs_chain_tokens(chain, first + i), page);
+      fill(r, page, &sources[i], hasher);
+      group.count++;
+      group.bytes += r->padded_bytes;
+      if (group.count == GROUP_BLOCKS || group.bytes >= group_max)
+        rc = publish_group(store, &group, request);
+    }
+    if (rc == 0) *stored = i + 1;
+  }
+  const int last = publish_group(store, &group, request);
+  return rc != 0 ? rc : last;
+}
+
+static int check_sources(const struct kvs_chain *chain, size_t first, size_t count,
+                         const kvstow_source *sources) {
+  const struct kvstow_space *space = chain->space;
+  if (count == 0 || sources == NULL || first + count < first || first + count > chain->blocks)
+    return kvs_fail(chain->store, KVSTOW_EINVAL,
+                    "store: blocks %zu..%zu asked, the prefix has %zu whole blocks", first,
+                    first + count, chain->blocks);
+  for (size_t i = 0; i < count; i++) {
+    const size_t bytes = sources[i].iov == NULL ? 0 : source_bytes(&sources[i]);
+    const bool right = space->layout.layers == 0 ? bytes > 0 && bytes <= space->payload_bytes
+                                                 : bytes == space->payload_bytes;
+    if (!right)
+      return kvs_fail(chain->store, KVSTOW_EINVAL,
+                      "store: source %zu has %zu bytes, a block of space %s %s %u", i, bytes,
+                      space->name, space->layout.layers == 0 ? "at most" : "exactly",
+                      space->payload_bytes);
+  }
+  return 0;
+}
+
+int kvstow_store(const kvstow_prefix *prefix, size_t first, size_t count,
+                 const kvstow_source *sources, uint32_t flags, size_t *stored) {
+  const uint64_t start = kvs_now_ns();
+  size_t done = 0;
+  if (stored != NULL) *stored = 0;
+  struct kvs_chain chain;
+  int rc = kvs_chain_init(&chain, prefix, first + count < first ? SIZE_MAX : first + count, true);
+  if (rc != 0) return rc;
+  kvstow *store = chain.store;
+  rc = check_sources(&chain, first, count, sources);
+  struct kvs_hasher *hasher = rc == 0 ? kvs_hasher_create() : NULL;
+  if (rc == 0 && hasher == NULL) rc = KVSTOW_ENOMEM;
+  if (rc == 0) rc = store_blocks(&chain, first, count, sources, flags, hasher, &done);
+  kvs_hasher_destroy(hasher);
+  kvs_chain_finish(&chain);
+  if (stored != NULL) *stored = done;
+  if (rc == KVSTOW_EFULL) {
+    pthread_mutex_lock(&store->lock);
+    store->count.store_refused++;
+    pthread_mutex_unlock(&store->lock);
+    kvs_fail(store, rc, "store: all %llu bytes of RAM are in use",
+             (unsigned long long)store->options.ram_bytes);
+  }
+  kvs_histogram_add(&store->store_time, kvs_now_ns() - start);
+  return rc;
+}
+
+/* ---- zero-copy ------------------------------------------------------------------------------ */
+
+static void drop_slot(kvstow *store, kvstow_slot *slot) {
+  struct kvs_reservation *r = slot->internal;
+  if (r == NULL) return;
+  pthread_mutex_lock(&store->lock);
+  kvs_ram_give(store, r->frame, r->padded_bytes);
+  kvs_root_give(store, r->root);
+  store->reservations--;
+  pthread_cond_broadcast(&store->changed);
+  pthread_mutex_unlock(&store->lock);
+  free(r);
+  *slot = (kvstow_slot){0};
+}
+
+static int reserve_one(struct kvs_chain *chain, size_t block, uint32_t payload_bytes,
+                       uint64_t deadline, kvstow_slot *slot) {
+  kvstow *store = chain->store;
+  bool in_ram;
+  if (kvs_chain_find(chain, block, false, &in_ram) != KVS_NO_ENTRY) return 0;
+  struct kvs_reservation *r = malloc(sizeof *r);
+  if (r == NULL) return KVSTOW_ENOMEM;
+  int rc = reservation_init(r, chain, block, payload_bytes, deadline);
+  if (rc != 0) {
+    free(r);
+    return rc;
+  }
+  void *page = kvs_pool_header(store->pool, r->frame);
+  char *payload = kvs_pool_payload(store->pool, r->frame);
+  rc = kvs_header_format(r, kvs_chain_tokens(chain, block), page);
+  const uint32_t planes = r->space->planes, plane_bytes = r->padded_bytes / planes;
+  const uint32_t used = payload_bytes / planes;
+  for (uint32_t i = 0; i < planes; i++) /* padding is stored too */
+    memset(payload + (size_t)i * plane_bytes + used, 0, plane_bytes - used);
+  pthread_mutex_lock(&store->lock);
+  store->roots.rows[r->root].refs++;
+  store->reservations++;
+  pthread_mutex_unlock(&store->lock);
+  *slot = (kvstow_slot){.payload = payload, .bytes = r->padded_bytes, .internal = r};
+  if (rc != 0) drop_slot(store, slot);
+  return rc;
+}
+
+int kvstow_reserve(const kvstow_prefix *prefix, size_t first, size_t count, size_t opaque_bytes,
+                   uint32_t flags, kvstow_slot *slots) {
+  if (slots == NULL || count == 0 || first + count < first) return KVSTOW_EINVAL;
+  struct kvs_chain chain;
+  int rc = kvs_chain_init(&chain, prefix, first + count, true);
+  if (rc != 0) return rc;
+  kvstow *store = chain.store;
+  const struct kvstow_space *space = chain.space;
+  const bool opaque = space->layout.layers == 0;
+  const uint64_t deadline =
+      (flags & KVSTOW_NOWAIT) != 0 ? 0 : kvs_deadline(store, store->options.store_timeout_ms);
+  memset(slots, 0, count * sizeof *slots);
+  if (first + count > chain.blocks ||
+      (opaque ? opaque_bytes == 0 || opaque_bytes > space->payload_bytes : opaque_bytes != 0))
+    rc = kvs_fail(store, KVSTOW_EINVAL,
+                  "reserve: blocks %zu..%zu of %zu, opaque_bytes %zu of at most %u", first,
+                  first + count, chain.blocks, opaque_bytes, opaque ? space->payload_bytes : 0);
+  const uint32_t payload_bytes = opaque ? (uint32_t)opaque_bytes : space->payload_bytes;
+  for (size_t i = 0; i < count && rc == 0; i++)
+    rc = reserve_one(&chain, first + i, payload_bytes, deadline, &slots[i]);
+  kvs_chain_finish(&chain);
+  if (rc != 0) kvstow_abort(store, slots, count);
+  return rc;
+}
+
+/* Checksums are left to the demotion thread: a commit touches no payload. */
+int kvstow_commit(kvstow *store, kvstow_slot *slots, size_t count) {
+  if (store == NULL || (slots == NULL && count > 0)) return KVSTOW_EINVAL;
+  int first_error = 0;
+  pthread_mutex_lock(&store->lock);
+  const uint64_t request = ++store->request_clock;
+  for (size_t i = count; i-- > 0;) {
+    struct kvs_reservation *r = slots[i].internal;
+    if (r == NULL) continue;
+    int rc;
+    const uint32_t id = kvs_publish(store, r, false, &rc);
+    r->access.request = request;
+    if (id != KVS_NO_ENTRY) kvs_publish_finish(store, id, &r->access);
+    if (rc != 0) first_error = rc;
+    kvs_root_give(store, r->root);
+    store->reservations--;
+    free(r);
+    slots[i] = (kvstow_slot){0};
+  }
+  kvs_demoter_check(store);
+  pthread_mutex_unlock(&store->lock);
+  return first_error;
+}
+
+void kvstow_abort(kvstow *store, kvstow_slot *slots, size_t count) {
+  if (store == NULL || slots == NULL) return;
+  for (size_t i = 0; i < count; i++) drop_slot(store, &slots[i]);
+}

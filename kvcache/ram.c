@@ -1,0 +1,225 @@
+/* ram.c - who is in RAM, and who leaves it.
+ *
+ * An entry with a frame is in exactly one place: in the RAM policy (hot), on the clean list (a victim
+ * whose loss costs nothing, or nothing that may be kept: its frame is the next to be used), pinned, or
+ * on its way (DEMOTING without RAM_POLICY). Frames come from the pool while it has room, then from
+ * the clean list's head; only a store without an SSD tier asks the policy directly.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "kvcache/store.h"
+
+#define PREV 0
+#define NEXT 1
+#define VICTIM_TRIES 64u
+
+/* What a frame takes from the region. */
+static uint64_t frame_cost(uint32_t padded_bytes) {
+  return (uint64_t)padded_bytes + KVSTOW_PAGE_BYTES;
+}
+
+void kvs_describe_access(const kvstow *store, uint32_t id, kvstow_access *access) {
+  const struct kvs_entry *entry = kvs_entry(&store->index, id);
+  access->key_lo = entry->key.lo;
+  access->key_hi = entry->key.hi;
+  access->depth = entry->depth;
+  access->bytes = entry->padded_bytes;
+  access->parent = KVSTOW_NO_ID;
+  access->now_ms = kvs_now_us() / 1000;
+}
+
+/* ---- the clean list ------------------------------------------------------------------------- */
+
+void kvs_clean_push(kvstow *store, uint32_t id) {
+  struct kvs_entry *entry = kvs_entry(&store->index, id);
+  entry->flags |= KVS_CLEAN;
+  entry->ram_node[PREV] = store->clean_tail;
+  entry->ram_node[NEXT] = KVS_NO_ENTRY;
+  if (store->clean_tail != KVS_NO_ENTRY)
+    kvs_entry(&store->index, store->clean_tail)->ram_node[NEXT] = id;
+  else
+    store->clean_head = id;
+  store->clean_tail = id;
+  store->clean_bytes += frame_cost(entry->padded_bytes);
+}
+
+void kvs_clean_remove(kvstow *store, uint32_t id) {
+  struct kvs_entry *entry = kvs_entry(&store->index, id);
+  const uint32_t prev = entry->ram_node[PREV], next = entry->ram_node[NEXT];
+  if (prev != KVS_NO_ENTRY)
+    kvs_entry(&store->index, prev)->ram_node[NEXT] = next;
+  else
+    store->clean_head = next;
+  if (next != KVS_NO_ENTRY)
+    kvs_entry(&store->index, next)->ram_node[PREV] = prev;
+  else
+    store->clean_tail = prev;
+  entry->flags &= (uint16_t)~KVS_CLEAN;
+  store->clean_bytes -= frame_cost(entry->padded_bytes);
+}
+
+/* ---- the policy ----------------------------------------------------------------------------- */
+
+void kvs_ram_insert(kvstow *store, uint32_t id, const kvstow_access *access) {
+  struct kvs_entry *entry = kvs_entry(&store->index, id);
+  if ((entry->flags & KVS_PINNED) != 0) return;
+  for (unsigned i = 0; i < KVSTOW_POLICY_NODE_BYTES / 4; i++) entry->ram_node[i] = 0;
+  entry->flags |= KVS_RAM_POLICY;
+  store->ram.ops->insert(store->ram.self, id, access);
+}
+
+void kvs_ram_unlist(kvstow *store, uint32_t id) {
+  struct kvs_entry *entry = kvs_entry(&store->index, id);
+  if ((entry->flags & KVS_CLEAN) != 0) kvs_clean_remove(store, id);
+  if ((entry->flags & KVS_RAM_POLICY) != 0) {
+    store->ram.ops->remove(store->ram.self, id);
+    entry->flags &= (uint16_t)~KVS_RAM_POLICY;
+  }
+}
+
+void kvs_use(kvstow *store, uint32_t id, const kvstow_access *access) {
+  struct kvs_entry *entry = kvs_entry(&store->index, id);
+  if ((entry->flags & KVS_UNLINKED) != 0) return;
+  if ((entry->flags & KVS_RAM_POLICY) != 0) {
+    store->ram.ops->touch(store->ram.self, id, access);
+  } else if ((entry->flags & KVS_CLEAN) != 0) {
+    kvs_clean_remove(store, id);
+    kvs_ram_insert(store, id, access);
+  } else if ((entry->flags & KVS_DEMOTING) != 0) {
+    entry->flags |= KVS_RESCUED;
+  }
+  kvs_ssd_use(store, id, access);
+}
+
+/* ---- leaving RAM ---------------------------------------------------------------------------- */
+
+/* No frame, no SSD copy, no list: nothing is left but the name. */
+static bool unlink_entry(kvstow *store, uint32_t id, bool even_leased) {
+  struct kvs_entry *entry = kvs_entry(&store->index, id);
+  const kvstow_key key = entry->key;
+  kvs_shard_lock(&store->index, key);
+  const bool leased = entry->leases > 0;
+  if (!leased || even_leased) kvs_shard_remove(&store->index, id);
+  kvs_shard_unlock(&store->index, key);
+  if (leased && !even_leased) return false;
+  /* Out of the table nobody new can lease it, and giving a lease back takes the store's lock. */
+  entry->flags |= KVS_UNLINKED;
+  if ((entry->flags & KVS_PINNED) != 0) {
+    entry->flags &= (uint16_t)~KVS_PINNED;
+    store->pinned_bytes -= frame_cost(entry->padded_bytes);
+  }
+  kvs_event(store, KVSTOW_EVENT_EVICTED, entry);
+  store->count.evicted_blocks++;
+  if (leased) return true;
+  kvs_root_give(store, entry->root);
+  kvs_entry_free(&store->index, id);
+  return true;
+}
+
+void kvs_unlink(kvstow *store, uint32_t id) { (void)unlink_entry(store, id, true); }
+
+bool kvs_unlink_unleased(kvstow *store, uint32_t id) { return unlink_entry(store, id, false); }
+
+bool kvs_ram_drop(kvstow *store, uint32_t id) {
+  struct kvs_entry *entry = kvs_entry(&store->index, id);
+  if (entry->ram_pins > 0) return false;
+  const uint32_t frame = entry->frame;
+  const bool last_copy = (entry->flags & KVS_SSD) == 0;
+  const kvstow_key key = entry->key;
+  kvs_shard_lock(&store->index, key);
+  const bool leased = last_copy && entry->leases > 0;
+  if (!leased) entry->frame = KVS_NO_FRAME;
+  kvs_shard_unlock(&store->index, key);
+  if (leased) return false;
+  if ((entry->flags & KVS_PREFETCHED) != 0) {
+    store->count.prefetch_wasted++;
+    entry->flags &= (uint16_t)~KVS_PREFETCHED;
+  }
+  entry->flags &= (uint16_t)~KVS_SUMS;
+  store->count.ram_evictions++;
+  kvs_ram_give(store, frame, entry->padded_bytes);
+  if (last_copy) kvs_unlink(store, id);
+  return true;
+}
+
+/* Drops the first droppable block of the clean list. Those that can't go now become hot again. */
+static uint32_t drop_clean(kvstow *store, uint32_t *frame) {
+  for (unsigned tries = 0; tries < VICTIM_TRIES && store->clean_head != KVS_NO_ENTRY; tries++) {
+    const uint32_t id = store->clean_head;
+    const struct kvs_entry *entry = kvs_entry(&store->index, id);
+    const uint32_t padded_bytes = entry->padded_bytes;
+    *frame = entry->frame;
+    kvs_clean_remove(store, id);
+    if (kvs_ram_drop(store, id)) return padded_bytes;
+    kvstow_access access = {0};
+    kvs_describe_access(store, id, &access);
+    kvs_ram_insert(store, id, &access);
+  }
+  return 0;
+}
+
+/* Without an SSD tier the policy's victim is simply forgotten. */
+static uint32_t drop_victim(kvstow *store, uint32_t *frame) {
+  for (unsigned tries = 0; tries < VICTIM_TRIES; tries++) {
+    const uint32_t id = store->ram.ops->victim(store->ram.self, NULL);
+    if (id == KVSTOW_NO_ID) return 0;
+    struct kvs_entry *entry = kvs_entry(&store->index, id);
+    const uint32_t padded_bytes = entry->padded_bytes;
+    entry->flags &= (uint16_t)~KVS_RAM_POLICY;
+    *frame = entry->frame;
+    if (kvs_ram_drop(store, id)) return padded_bytes;
+    kvstow_access access = {0};
+    kvs_describe_access(store, id, &access);
+    kvs_ram_insert(store, id, &access);
+  }
+  return 0;
+}
+
+/* ---- frames --------------------------------------------------------------------------------- */
+
+uint64_t kvs_hot_bytes(const kvstow *store) {
+  return store->frame_bytes - store->clean_bytes - store->demoting_bytes;
+}
+
+void kvs_ram_give(kvstow *store, uint32_t frame, uint32_t padded_bytes) {
+  store->frame_bytes -= frame_cost(padded_bytes);
+  kvs_pool_give(store->pool, frame);
+}
+
+/* A frame of another size was dropped: empty its slab as far as costs nothing, so that the slab can be cut
+ * anew. */
+static void drop_neighbour(void *arg, uint32_t frame, uint32_t owner) {
+  kvstow *store = arg;
+  (void)frame;
+  if (owner == KVS_NO_OWNER) return;
+  const struct kvs_entry *entry = kvs_entry(&store->index, owner);
+  const bool ssd = (entry->flags & KVS_SSD) != 0 || store->tier == NULL;
+  if (entry->ram_pins > 0 || !ssd || (entry->flags & (KVS_PINNED | KVS_DEMOTING)) != 0) return;
+  kvs_ram_unlist(store, owner);
+  if (kvs_ram_drop(store, owner)) return;
+  kvstow_access access = {0};
+  kvs_describe_access(store, owner, &access);
+  kvs_ram_insert(store, owner, &access);
+}
+
+uint32_t kvs_ram_take(kvstow *store, uint32_t padded_bytes) {
+  /* Every turn frees a frame, so the region's frames bound the turns. */
+  for (;;) {
+    const uint32_t frame = kvs_pool_take(store->pool, padded_bytes);
+    if (frame != KVS_NO_FRAME) {
+      store->frame_bytes += frame_cost(padded_bytes);
+      if (store->frame_bytes > store->capacity_bytes) store->capacity_bytes = store->frame_bytes;
+      kvs_demoter_check(store);
+      return frame;
+    }
+    store->capacity_bytes = store->frame_bytes;
+    uint32_t dropped;
+    uint32_t dropped_bytes = drop_clean(store, &dropped);
+    if (dropped_bytes == 0 && store->tier == NULL) dropped_bytes = drop_victim(store, &dropped);
+    if (dropped_bytes == 0) {
+      kvs_demoter_check(store);
+      return KVS_NO_FRAME;
+    }
+    if (dropped_bytes != padded_bytes)
+      kvs_pool_neighbours(store->pool, dropped, drop_neighbour, store);
+  }
+}

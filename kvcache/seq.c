@@ -1,0 +1,269 @@
+/* seq.c - a context that grows, layer by layer.
+ *
+ * Rows go straight into frames: the sequence keeps, beside them, the tokens that are named but not yet
+ * sealed and one cursor a layer. Layers may be blocks apart (prefill computes all tokens of a layer
+ * before the next layer), so several blocks can be open; they seal in order, each when the last layer
+ * passes its end. A block whose tokens are known and which the store holds already is not copied.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <stdlib.h>
+#include <string.h>
+
+#include "kvcache/store.h"
+
+struct open_block {
+  uint32_t frame;  /* KVS_NO_FRAME: held already, rows are skipped */
+  bool started;    /* `frame` has been decided */
+  uint32_t layers; /* that have filled it */
+};
+
+struct kvstow_seq {
+  kvstow *store;
+  struct kvstow_space *space;
+  uint32_t root; /* referenced */
+  kvstow_key root_id, parent; /* parent: key of the last sealed block */
+  size_t sealed;              /* blocks, the prefix included */
+  kvstow_token *tokens;       /* from the first unsealed block on */
+  size_t tokens_count, tokens_room;
+  struct open_block *open;    /* [0] is block `sealed` */
+  size_t open_count, open_room;
+  size_t *cursor;             /* a layer: tokens appended since the beginning of all */
+  kvstow_access access;
+};
+
+int kvstow_seq_open(const kvstow_prefix *prefix, kvstow_seq **out) {
+  if (out == NULL) return KVSTOW_EINVAL;
+  *out = NULL;
+  struct kvs_chain chain;
+  int rc = kvs_chain_init(&chain, prefix, SIZE_MAX, true);
+  if (rc != 0) return rc;
+  kvstow *store = chain.store;
+  const struct kvs_layout *layout = &chain.space->layout;
+  kvstow_seq *seq = NULL;
+  if (layout->layers == 0 || prefix->tokens_count % layout->block_tokens != 0) {
+    rc = kvs_fail(store, layout->layers == 0 ? KVSTOW_EINVAL : KVSTOW_ESTATE,
+                  "seq: the prefix has %zu tokens, blocks have %u; space %s has %u layers",
+                  prefix->tokens_count, layout->block_tokens, chain.space->name, layout->layers);
+    goto out;
+  }
+  seq = calloc(1, sizeof *seq);
+  size_t *cursor = calloc(layout->layers, sizeof *cursor);
+  if (seq == NULL || cursor == NULL) {
+    free(seq);
+    free(cursor);
+    seq = NULL;
+    rc = KVSTOW_ENOMEM;
+    goto out;
+  }
+  for (uint32_t i = 0; i < layout->layers; i++) cursor[i] = prefix->tokens_count;
+  *seq = (kvstow_seq){.store = store,
+                      .space = chain.space,
+                      .root = chain.root,
+                      .root_id = chain.root_id,
+                      .parent = chain.keys[chain.blocks],
+                      .sealed = chain.blocks,
+                      .cursor = cursor,
+                      .access = {.session = prefix->session,
+                                 .category = prefix->category,
+                                 .recompute_cost = prefix->recompute_cost,
+                                 .tokens = layout->block_tokens}};
+  pthread_mutex_lock(&store->lock);
+  store->roots.rows[seq->root].refs++;
+  store->sequences++;
+  seq->access.request = ++store->request_clock;
+  pthread_mutex_unlock(&store->lock);
+out:
+  kvs_chain_finish(&chain);
+  *out = seq;
+  return rc;
+}
+
+int kvstow_seq_tokens(kvstow_seq *seq, const kvstow_token *tokens, size_t count) {
+  if (seq == NULL || (tokens == NULL && count > 0)) return KVSTOW_EINVAL;
+  if (seq->tokens_count + count > seq->tokens_room) {
+    size_t room = seq->tokens_room == 0 ? 512 : seq->tokens_room;
+    while (room < seq->tokens_count + count) room *= 2;
+    kvstow_token *grown = realloc(seq->tokens, room * sizeof *grown);
+    if (grown == NULL) return KVSTOW_ENOMEM;
+    seq->tokens = grown;
+    seq->tokens_room = room;
+  }
+  if (count > 0) memcpy(seq->tokens + seq->tokens_count, tokens, count * sizeof *tokens);
+  seq->tokens_count += count;
+  return 0;
+}
+
+size_t kvstow_seq_sealed_tokens(const kvstow_seq *seq) {
+  return seq == NULL ? 0 : seq->sealed * seq->space->layout.block_tokens;
+}
+
+/* ---- open blocks ---------------------------------------------------------------------------- */
+
+/* Is block `sealed` + i held already? Only asked when all its tokens are named. */
+static bool held(const kvstow_seq *seq, size_t i) {
+  kvstow *store = seq->store;
+  const uint32_t tokens = seq->space->layout.block_tokens;
+  if (seq->tokens_count < (i + 1) * tokens) return false;
+  kvstow_key key = seq->parent;
+  for (size_t b = 0; b <= i; b++)
+    key = kvs_block_key(store->seed, key, seq->tokens + b * tokens, tokens);
+  kvs_shard_lock(&store->index, key);
+  const bool found = kvs_shard_find(&store->index, key, seq->root) != KVS_NO_ENTRY;
+  kvs_shard_unlock(&store->index, key);
+  return found;
+}
+
+static int start_block(kvstow_seq *seq, size_t i) {
+  struct open_block *block = &seq->open[i];
+  if (block->started) return 0;
+  block->frame = KVS_NO_FRAME;
+  /* Block by block a hash chain: only the first open block is cheap to look up. */
+  if (i == 0 && held(seq, i)) {
+    block->started = true;
+    return 0;
+  }
+  const struct kvstow_space *space = seq->space;
+  const uint64_t deadline = kvs_deadline(seq->store, seq->store->options.store_timeout_ms);
+  const int rc = kvs_frame_wait(seq->store, space->padded_bytes, deadline, &block->frame);
+  if (rc != 0) return rc;
+  pthread_mutex_lock(&seq->store->lock);
+  seq->store->reservations++;
+  pthread_mutex_unlock(&seq->store->lock);
+  const uint32_t used = space->payload_bytes / space->planes;
+  char *payload = kvs_pool_payload(seq->store->pool, block->frame);
+  for (uint32_t p = 0; p < space->planes; p++)
+    memset(payload + (size_t)p * space->plane_bytes + used, 0, space->plane_bytes - used);
+  block->started = true;
+  return 0;
+}
+
+/* Frames for all blocks up to token `end`, before any row is copied. */
+static int open_upto(kvstow_seq *seq, size_t end) {
+  const uint32_t tokens = seq->space->layout.block_tokens;
+  const size_t wanted = (end + tokens - 1) / tokens - seq->sealed;
+  if (wanted > seq->open_room) {
+    struct open_block *grown = realloc(seq->open, 2 * wanted * sizeof *grown);
+    if (grown == NULL) return KVSTOW_ENOMEM;
+    seq->open = grown;
+    seq->open_room = 2 * wanted;
+  }
+  while (seq->open_count < wanted) seq->open[seq->open_count++] = (struct open_block){0};
+  for (size_t i = 0; i < wanted; i++) {
+    const int rc = start_block(seq, i);
+    if (rc != 0) return rc;
+  }
+  return 0;
+}
+
+static void drop_frame(kvstow_seq *seq, const struct open_block *block) {
+  if (!block->started || block->frame == KVS_NO_FRAME) return;
+  kvs_ram_give(seq->store, block->frame, seq->space->padded_bytes);
+  seq->store->reservations--;
+  pthread_cond_broadcast(&seq->store->changed);
+}
+
+/* The first open block is full in all layers: it becomes a block of the store. */
+static int seal_first(kvstow_seq *seq) {
+  kvstow *store = seq->store;
+  const struct kvstow_space *space = seq->space;
+  const uint32_t tokens = space->layout.block_tokens;
+  const struct open_block block = seq->open[0];
+  struct kvs_reservation r = {.store = store,
+                              .space = seq->space,
+                              .root = seq->root,
+                              .frame = block.frame,
+                              .padded_bytes = space->padded_bytes,
+                              .payload_bytes = space->payload_bytes,
+                              .depth = (uint32_t)seq->sealed,
+                              .key = kvs_block_key(store->seed, seq->parent, seq->tokens, tokens),
+                              .parent = seq->parent,
+                              .root_id = seq->root_id,
+                              .access = seq->access};
+  int rc = 0;
+  if (block.frame != KVS_NO_FRAME) {
+    void *page = kvs_pool_header(store->pool, block.frame);
+    rc = kvs_header_format(&r, seq->tokens, page);
+    kvs_sum_planes(page, kvs_pool_payload(store->pool, block.frame), space->planes,
+                   space->plane_bytes);
+  }
+  pthread_mutex_lock(&store->lock);
+  if (block.frame != KVS_NO_FRAME) {
+    store->reservations--;
+    const uint32_t id = kvs_publish(store, &r, true, &rc);
+    r.access.chain_blocks = r.depth + 1;
+    if (id != KVS_NO_ENTRY) kvs_publish_finish(store, id, &r.access);
+    kvs_demoter_check(store);
+  } else {
+    store->count.duplicate_blocks++;
+  }
+  pthread_mutex_unlock(&store->lock);
+  seq->parent = r.key;
+  seq->sealed++;
+  seq->tokens_count -= tokens;
+  memmove(seq->tokens, seq->tokens + tokens, seq->tokens_count * sizeof *seq->tokens);
+  memmove(seq->open, seq->open + 1, --seq->open_count * sizeof *seq->open);
+  return rc;
+}
+
+/* ---- append --------------------------------------------------------------------------------- */
+
+static void copy_rows(const kvstow_seq *seq, uint32_t layer, size_t at, const char *k,
+                      const char *v, size_t count) {
+  const struct kvs_layout *layout = &seq->space->layout;
+  const size_t tokens = layout->block_tokens;
+  while (count > 0) {
+    const size_t row = at % tokens, left = tokens - row, rows = count < left ? count : left;
+    const struct open_block *block = &seq->open[at / tokens - seq->sealed];
+    if (block->frame != KVS_NO_FRAME) {
+      char *plane = (char *)kvs_pool_payload(seq->store->pool, block->frame) +
+                    (size_t)layer * seq->space->plane_bytes;
+      if (layout->k_bytes > 0) memcpy(plane + row * layout->k_bytes, k, rows * layout->k_bytes);
+      if (layout->v_bytes > 0)
+        memcpy(plane + tokens * layout->k_bytes + row * layout->v_bytes, v,
+               rows * layout->v_bytes);
+    }
+    if (k != NULL) k += rows * layout->k_bytes;
+    if (v != NULL) v += rows * layout->v_bytes;
+    at += rows;
+    count -= rows;
+  }
+}
+
+int kvstow_seq_append(kvstow_seq *seq, uint32_t layer, const void *k, const void *v,
+                      size_t count) {
+  if (seq == NULL) return KVSTOW_EINVAL;
+  const struct kvs_layout *layout = &seq->space->layout;
+  if (layer >= layout->layers || (k == NULL && layout->k_bytes > 0 && count > 0) ||
+      (v == NULL && layout->v_bytes > 0 && count > 0))
+    return kvs_fail(seq->store, KVSTOW_EINVAL, "seq: layer %u of %u, k %p, v %p", layer,
+                    layout->layers, k, v);
+  const size_t start = seq->cursor[layer], end = start + count;
+  const size_t named = seq->sealed * layout->block_tokens + seq->tokens_count;
+  if (end > named)
+    return kvs_fail(seq->store, KVSTOW_ESTATE,
+                    "seq: layer %u would have %zu tokens, only %zu are named", layer, end, named);
+  if (count == 0) return 0;
+  int rc = open_upto(seq, end);
+  if (rc != 0) return rc;
+  copy_rows(seq, layer, start, k, v, count);
+  seq->cursor[layer] = end;
+  for (size_t b = start / layout->block_tokens; b < end / layout->block_tokens; b++)
+    seq->open[b - seq->sealed].layers++;
+  while (seq->open_count > 0 && seq->open[0].layers == layout->layers && rc == 0)
+    rc = seal_first(seq);
+  return rc;
+}
+
+void kvstow_seq_close(kvstow_seq *seq) {
+  if (seq == NULL) return;
+  kvstow *store = seq->store;
+  pthread_mutex_lock(&store->lock);
+  for (size_t i = 0; i < seq->open_count; i++) drop_frame(seq, &seq->open[i]);
+  kvs_root_give(store, seq->root);
+  store->sequences--;
+  pthread_mutex_unlock(&store->lock);
+  free(seq->open);
+  free(seq->tokens);
+  free(seq->cursor);
+  free(seq);
+}

@@ -1,0 +1,307 @@
+/* space.c - spaces, the roots of chains, and the blocks of a prefix by name.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <stdlib.h>
+#include <string.h>
+
+#include "kvcache/store.h"
+
+#define BLOCK_TOKENS_DEFAULT 256u
+#define BLOCK_BYTES_DEFAULT_MAX ((uint64_t)16 << 20)
+#define RAM_SHARE_MAX 8u /* a block is at most this part of RAM */
+
+/* ---- roots ---------------------------------------------------------------------------------- */
+
+static uint32_t *root_bucket(struct kvs_roots *roots, kvstow_key id) {
+  return &roots->buckets[id.lo & roots->mask];
+}
+
+static bool roots_grow(struct kvs_roots *roots) {
+  const uint32_t room = roots->room == 0 ? 16 : roots->room * 2;
+  struct kvs_root *rows = realloc(roots->rows, room * sizeof *rows);
+  if (rows == NULL) return false;
+  roots->rows = rows;
+  uint32_t *buckets = realloc(roots->buckets, room * sizeof *buckets);
+  if (buckets == NULL) return false;
+  roots->buckets = buckets;
+  roots->mask = room - 1;
+  memset(buckets, 0xff, room * sizeof *buckets);
+  for (uint32_t i = 0; i < roots->count; i++) { /* called when no row is free */
+    uint32_t *bucket = root_bucket(roots, rows[i].id);
+    rows[i].next = *bucket;
+    *bucket = i;
+  }
+  roots->room = room;
+  return true;
+}
+
+uint32_t kvs_root_take(kvstow *store, kvstow_key id, kvstow_key space_id, bool create) {
+  struct kvs_roots *roots = &store->roots;
+  if (roots->room != 0)
+    for (uint32_t i = *root_bucket(roots, id); i != KVS_NO_ENTRY; i = roots->rows[i].next)
+      if (kvs_key_equal(roots->rows[i].id, id)) {
+        roots->rows[i].refs++;
+        return i;
+      }
+  if (!create) return KVS_NO_ENTRY;
+  uint32_t row = roots->free;
+  if (roots->room != 0 && row != KVS_NO_ENTRY) {
+    roots->free = roots->rows[row].next;
+  } else {
+    if (roots->count == roots->room && !roots_grow(roots)) return KVS_NO_ENTRY;
+    roots->free = KVS_NO_ENTRY;
+    row = roots->count++;
+  }
+  uint32_t *bucket = root_bucket(roots, id);
+  roots->rows[row] =
+      (struct kvs_root){.id = id, .space_id = space_id, .refs = 1, .next = *bucket};
+  *bucket = row;
+  return row;
+}
+
+void kvs_root_give(kvstow *store, uint32_t root) {
+  struct kvs_roots *roots = &store->roots;
+  if (root == KVS_NO_ENTRY || --roots->rows[root].refs > 0) return;
+  uint32_t *link = root_bucket(roots, roots->rows[root].id);
+  while (*link != root) link = &roots->rows[*link].next;
+  *link = roots->rows[root].next;
+  roots->rows[root].next = roots->free;
+  roots->free = root;
+}
+
+/* ---- spaces --------------------------------------------------------------------------------- */
+
+void kvstow_space_options_init(kvstow_space_options *options) {
+  *options = (kvstow_space_options){.size = sizeof *options};
+}
+
+uint32_t kvstow_space_block_tokens(const kvstow_space *space) { return space->layout.block_tokens; }
+
+uint32_t kvstow_space_plane_bytes(const kvstow_space *space) { return space->plane_bytes; }
+
+uint32_t kvstow_space_payload_bytes(const kvstow_space *space) { return space->padded_bytes; }
+
+static uint64_t page_up(uint64_t bytes) {
+  return (bytes + KVSTOW_PAGE_BYTES - 1) & ~(uint64_t)(KVSTOW_PAGE_BYTES - 1);
+}
+
+/* Checks a layout and derives sizes. Not yet a space of the store. */
+static int space_resolve(kvstow *store, const kvstow_space_options *o, struct kvstow_space *space) {
+  const bool opaque = o->layers == 0;
+  const uint64_t row = (uint64_t)o->k_bytes + o->v_bytes;
+  if (opaque ? o->opaque_max_bytes == 0 || row != 0 : row == 0 || o->opaque_max_bytes != 0)
+    return kvs_fail(store, KVSTOW_EINVAL,
+                    "space: layers %u, k_bytes %u, v_bytes %u, opaque_max_bytes %u: give either "
+                    "layers and row sizes, or opaque_max_bytes alone",
+                    o->layers, o->k_bytes, o->v_bytes, o->opaque_max_bytes);
+  const uint32_t planes = opaque ? 1 : o->layers;
+  uint64_t tokens = o->block_tokens, plane, padded;
+  if (tokens == 0)
+    for (tokens = BLOCK_TOKENS_DEFAULT;
+         !opaque && tokens > 1 && tokens * row * planes > BLOCK_BYTES_DEFAULT_MAX;)
+      tokens /= 2;
+  plane = page_up(opaque ? o->opaque_max_bytes : tokens * row);
+  padded = plane * planes;
+  const uint64_t ram_max = store->options.ram_bytes / RAM_SHARE_MAX;
+  const uint64_t ssd_max =
+      store->tier == NULL ? UINT32_MAX : store->segment_bytes - 16 * KVSTOW_PAGE_BYTES;
+  if (planes > UINT16_MAX || padded > ram_max || padded > ssd_max || padded > UINT32_MAX / 2)
+    return kvs_fail(store, KVSTOW_ETOOBIG,
+                    "space: a block of %llu tokens takes %llu bytes; at most %llu fit (segment of "
+                    "%u bytes, an eighth of %llu bytes RAM): use fewer block_tokens",
+                    (unsigned long long)tokens, (unsigned long long)padded,
+                    (unsigned long long)(ram_max < ssd_max ? ram_max : ssd_max),
+                    store->segment_bytes, (unsigned long long)store->options.ram_bytes);
+  if (tokens > KVSTOW_PAGE_BYTES ||
+      kvstow_record_owner_max_bytes(planes) < (int64_t)kvs_describe_bytes((uint32_t)tokens))
+    return kvs_fail(store, KVSTOW_ETOOBIG,
+                    "space: the 4096-byte header can't hold %u plane checksums and %llu tokens; "
+                    "use fewer block_tokens",
+                    planes, (unsigned long long)tokens);
+  space->layout = (struct kvs_layout){o->layers, o->k_bytes, o->v_bytes, (uint32_t)tokens};
+  space->planes = planes;
+  space->plane_bytes = (uint32_t)plane;
+  space->padded_bytes = (uint32_t)padded;
+  space->payload_bytes = opaque ? o->opaque_max_bytes : (uint32_t)(tokens * row * planes);
+  space->ttl_s = o->ttl_s;
+  return 0;
+}
+
+static bool layout_equal(const struct kvs_layout *a, const struct kvs_layout *b) {
+  return a->layers == b->layers && a->k_bytes == b->k_bytes && a->v_bytes == b->v_bytes &&
+         a->block_tokens == b->block_tokens;
+}
+
+/* Is something stored under this fingerprint in another layout? */
+static const struct kvs_root *other_layout(const kvstow *store, const struct kvstow_space *space) {
+  for (uint32_t i = 0; i < store->roots.count; i++) {
+    const struct kvs_root *root = &store->roots.rows[i];
+    if (root->refs == 0 || root->block_tokens == 0 || !kvs_key_equal(root->space_id, space->id))
+      continue;
+    if (root->layers != space->layout.layers ||
+        root->block_tokens != space->layout.block_tokens ||
+        (root->layers != 0 && root->plane_bytes != space->plane_bytes))
+      return root;
+  }
+  return NULL;
+}
+
+static int space_find(kvstow *store, const struct kvstow_space *wanted, kvstow_space **found) {
+  for (struct kvstow_space *s = store->spaces; s != NULL; s = s->next) {
+    if (!kvs_key_equal(s->id, wanted->id)) continue;
+    if (!layout_equal(&s->layout, &wanted->layout))
+      return kvs_fail(store, KVSTOW_EGEOMETRY,
+                      "space %s: open with %u layers, %u + %u bytes, %u tokens; asked for %u "
+                      "layers, %u + %u bytes, %u tokens",
+                      s->name, s->layout.layers, s->layout.k_bytes, s->layout.v_bytes,
+                      s->layout.block_tokens, wanted->layout.layers, wanted->layout.k_bytes,
+                      wanted->layout.v_bytes, wanted->layout.block_tokens);
+    s->ttl_s = wanted->ttl_s;
+    *found = s;
+    return 0;
+  }
+  return KVSTOW_EMISS;
+}
+
+int kvstow_space_open(kvstow *store, const kvstow_space_options *options, kvstow_space **out) {
+  if (store == NULL || out == NULL || options == NULL || options->size < sizeof *options ||
+      (options->fingerprint == NULL && options->fingerprint_bytes > 0))
+    return store == NULL ? KVSTOW_EINVAL : kvs_fail(store, KVSTOW_EINVAL, "space: bad arguments");
+  struct kvstow_space *space = calloc(1, sizeof *space);
+  if (space == NULL) return KVSTOW_ENOMEM;
+  int rc = space_resolve(store, options, space);
+  if (rc != 0) goto out_free;
+  space->store = store;
+  space->id = kvs_space_id(store->seed,
+                           options->fingerprint_bytes == 0 ? "" : options->fingerprint,
+                           options->fingerprint_bytes);
+  if (options->name != NULL) strncpy(space->name, options->name, sizeof space->name - 1);
+
+  pthread_mutex_lock(&store->lock);
+  rc = space_find(store, space, out);
+  const struct kvs_root *other = rc == KVSTOW_EMISS ? other_layout(store, space) : NULL;
+  if (other != NULL && !options->replace_layout) {
+    rc = kvs_fail(store, KVSTOW_EGEOMETRY,
+                  "space %s: stored with %u layers, planes of %u bytes, %u tokens a block; asked "
+                  "for %u layers, planes of %u bytes, %u tokens (replace_layout drops the old)",
+                  space->name, other->layers, other->plane_bytes, other->block_tokens,
+                  space->layout.layers, space->plane_bytes, space->layout.block_tokens);
+  } else if (rc == KVSTOW_EMISS) {
+    space->next = store->spaces;
+    store->spaces = space;
+    *out = space;
+    rc = 0;
+    space = NULL;
+  }
+  pthread_mutex_unlock(&store->lock);
+  if (rc == 0 && other != NULL) rc = kvstow_forget_space(*out, NULL);
+out_free:
+  free(space);
+  return rc;
+}
+
+/* ---- chains --------------------------------------------------------------------------------- */
+
+int kvs_chain_init(struct kvs_chain *chain, const kvstow_prefix *prefix, size_t blocks,
+                   bool create_root) {
+  if (prefix == NULL || prefix->size < sizeof *prefix || prefix->space == NULL ||
+      (prefix->tokens == NULL && prefix->tokens_count > 0) ||
+      (prefix->salt == NULL && prefix->salt_bytes > 0))
+    return KVSTOW_EINVAL;
+  struct kvstow_space *space = prefix->space;
+  kvstow *store = space->store;
+  const size_t whole = prefix->tokens_count / space->layout.block_tokens;
+  chain->expired = chain->collisions = 0;
+  chain->space = space;
+  chain->store = store;
+  chain->prefix = prefix;
+  chain->blocks = blocks < whole ? blocks : whole;
+  chain->keys = chain->room;
+  chain->root = KVS_NO_ENTRY;
+  if (chain->blocks >= sizeof chain->room / sizeof chain->room[0]) {
+    chain->keys = malloc((chain->blocks + 1) * sizeof *chain->keys);
+    if (chain->keys == NULL) return KVSTOW_ENOMEM;
+  }
+  chain->root_id = kvs_root_id(store->seed, space->id, &space->layout, prefix->salt,
+                               prefix->salt_bytes);
+  chain->keys[0] = chain->root_id;
+  for (size_t i = 0; i < chain->blocks; i++)
+    chain->keys[i + 1] = kvs_block_key(store->seed, chain->keys[i], kvs_chain_tokens(chain, i),
+                                       space->layout.block_tokens);
+  pthread_mutex_lock(&store->lock);
+  chain->root = kvs_root_take(store, chain->root_id, space->id, create_root);
+  if (chain->root != KVS_NO_ENTRY) {
+    struct kvs_root *root = &store->roots.rows[chain->root];
+    root->layers = space->layout.layers;
+    root->block_tokens = space->layout.block_tokens;
+    root->plane_bytes = space->plane_bytes;
+  }
+  pthread_mutex_unlock(&store->lock);
+  if (create_root && chain->root == KVS_NO_ENTRY) {
+    kvs_chain_finish(chain);
+    return KVSTOW_ENOMEM;
+  }
+  return 0;
+}
+
+void kvs_chain_finish(struct kvs_chain *chain) {
+  if (chain->keys != chain->room) free(chain->keys);
+  if (chain->root == KVS_NO_ENTRY) return;
+  pthread_mutex_lock(&chain->store->lock);
+  chain->store->count.expired_blocks += chain->expired;
+  chain->store->count.collisions += chain->collisions;
+  kvs_root_give(chain->store, chain->root);
+  pthread_mutex_unlock(&chain->store->lock);
+}
+
+const kvstow_token *kvs_chain_tokens(const struct kvs_chain *chain, size_t block) {
+  return chain->prefix->tokens + block * chain->space->layout.block_tokens;
+}
+
+uint32_t kvs_chain_find(struct kvs_chain *chain, size_t block, bool lease, bool *in_ram) {
+  kvstow *store = chain->store;
+  if (chain->root == KVS_NO_ENTRY) return KVS_NO_ENTRY;
+  const kvstow_key key = chain->keys[block + 1];
+  const uint32_t tokens = chain->space->layout.block_tokens;
+  *in_ram = false;
+  kvs_shard_lock(&store->index, key);
+  uint32_t id = kvs_shard_find(&store->index, key, chain->root);
+  if (id != KVS_NO_ENTRY) {
+    struct kvs_entry *entry = kvs_entry(&store->index, id);
+    if (chain->space->ttl_s != 0 &&
+        (int64_t)kvs_now_s() - entry->written_s > (int64_t)chain->space->ttl_s) {
+      id = KVS_NO_ENTRY;
+      chain->expired++;
+    } else if (entry->frame != KVS_NO_FRAME) {
+      kvstow_block_info info;
+      *in_ram = true;
+      if (kvstow_block_describe(kvs_pool_header(store->pool, entry->frame), &info) != 0 ||
+          info.tokens_count != tokens || !kvs_key_equal(info.parent, chain->keys[block]) ||
+          memcmp(info.tokens, kvs_chain_tokens(chain, block), tokens * sizeof(kvstow_token)) !=
+              0) {
+        id = KVS_NO_ENTRY;
+        chain->collisions++;
+      }
+    }
+    if (id != KVS_NO_ENTRY && lease) entry->leases++;
+  }
+  kvs_shard_unlock(&store->index, key);
+  return id;
+}
+
+void kvs_lease_drop_locked(kvstow *store, uint32_t id) {
+  struct kvs_entry *entry = kvs_entry(&store->index, id);
+  const kvstow_key key = entry->key;
+  kvs_shard_lock(&store->index, key);
+  const bool last = --entry->leases == 0 && (entry->flags & KVS_UNLINKED) != 0;
+  kvs_shard_unlock(&store->index, key);
+  if (!last) return;
+  kvs_root_give(store, entry->root);
+  kvs_entry_free(&store->index, id);
+}
+
+void kvs_lease_drop(kvstow *store, uint32_t id) {
+  pthread_mutex_lock(&store->lock);
+  kvs_lease_drop_locked(store, id);
+  pthread_mutex_unlock(&store->lock);
+}

@@ -1,0 +1,89 @@
+/* ssd.c - who is on SSD.
+ *
+ * A copy on SSD is *valued* while the SSD policy orders it (or it is pinned), *condemned* once the
+ * policy has given it up: still readable, and valued again when used, until its segment is
+ * reclaimed. Segments count both, so that reclaim finds the one that is cheapest to lose.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <stdlib.h>
+
+#include "kvcache/store.h"
+
+#define ERASE_BATCH 256u
+
+void kvs_ssd_value(kvstow *store, uint32_t id, bool valued) {
+  const struct kvs_entry *entry = kvs_entry(&store->index, id);
+  struct kvs_segment *segment = &store->segments[entry->loc.segment];
+  if (valued)
+    segment->valued++, store->ssd_valued++;
+  else
+    segment->valued--, store->ssd_valued--;
+}
+
+static void policy_insert(kvstow *store, uint32_t id, const kvstow_access *access) {
+  struct kvs_entry *entry = kvs_entry(&store->index, id);
+  kvs_ssd_value(store, id, true);
+  if ((entry->flags & KVS_PINNED) != 0) return;
+  for (unsigned i = 0; i < KVSTOW_POLICY_NODE_BYTES / 4; i++) entry->ssd_node[i] = 0;
+  entry->flags |= KVS_SSD_POLICY;
+  store->ssd.ops->insert(store->ssd.self, id, access);
+}
+
+void kvs_ssd_gain(kvstow *store, uint32_t id, kvstow_loc loc, const kvstow_access *access) {
+  struct kvs_entry *entry = kvs_entry(&store->index, id);
+  entry->loc = loc;
+  entry->flags |= KVS_SSD;
+  store->segments[loc.segment].records++;
+  store->ssd_records++;
+  policy_insert(store, id, access);
+}
+
+void kvs_ssd_lose(kvstow *store, uint32_t id, bool bury) {
+  struct kvs_entry *entry = kvs_entry(&store->index, id);
+  if ((entry->flags & KVS_SSD_POLICY) != 0) store->ssd.ops->remove(store->ssd.self, id);
+  if ((entry->flags & (KVS_SSD_POLICY | KVS_PINNED)) != 0) kvs_ssd_value(store, id, false);
+  store->segments[entry->loc.segment].records--;
+  store->ssd_records--;
+  entry->flags &= (uint16_t) ~(KVS_SSD | KVS_SSD_POLICY);
+  if (bury) kvs_bury(store, entry->loc);
+}
+
+void kvs_ssd_use(kvstow *store, uint32_t id, const kvstow_access *access) {
+  const struct kvs_entry *entry = kvs_entry(&store->index, id);
+  if ((entry->flags & KVS_SSD) == 0 || (entry->flags & KVS_PINNED) != 0) return;
+  if ((entry->flags & KVS_SSD_POLICY) != 0)
+    store->ssd.ops->touch(store->ssd.self, id, access);
+  else
+    policy_insert(store, id, access);
+}
+
+/* A record given up without its segment would be found again by recovery, even after it was
+ * forgotten: it has to be erased where it lies. Should the list not grow, the worst is that. */
+void kvs_bury(kvstow *store, kvstow_loc loc) {
+  if (store->buried_count == store->buried_room) {
+    const size_t room = store->buried_room == 0 ? 64 : store->buried_room * 2;
+    kvstow_loc *grown = realloc(store->buried, room * sizeof *grown);
+    if (grown == NULL) return;
+    store->buried = grown;
+    store->buried_room = room;
+  }
+  store->buried[store->buried_count++] = loc;
+}
+
+int kvs_erase_buried(kvstow *store) {
+  for (;;) {
+    kvstow_loc locs[ERASE_BATCH];
+    size_t count = 0;
+    pthread_mutex_lock(&store->lock);
+    while (count < ERASE_BATCH && store->buried_count > 0)
+      locs[count++] = store->buried[--store->buried_count];
+    pthread_mutex_unlock(&store->lock);
+    if (count == 0) return 0;
+    const int rc = kvstow_tier_erase(store->tier, locs, count);
+    if (rc == 0) continue;
+    pthread_mutex_lock(&store->lock);
+    for (size_t i = 0; i < count; i++) kvs_bury(store, locs[i]); /* tried again by the next */
+    pthread_mutex_unlock(&store->lock);
+    return rc;
+  }
+}

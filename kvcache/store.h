@@ -1,0 +1,392 @@
+/* store.h - the parts of an open store, and what its files ask of each other.
+ *
+ *   open.c     open, recover, close          ram.c      frames, the clean list, the RAM policy
+ *   space.c    spaces and roots              ssd.c      copies on SSD, the SSD policy
+ *   put.c      store, reserve, commit        load.c     promotion
+ *   seq.c      growing sequences             demote.c   demotion, flush
+ *   match.c    exists, match, leases         reclaim.c  giving up a segment
+ *   read.c     read, view                    forget.c   forget, pin
+ *   direct.c   reads past the pool
+ *   async.c    queues, asynchronous twins    events.c, stats.c, histogram.c
+ *
+ * A block's life. Its bytes are written into a frame nobody sees, then *published*: an entry enters
+ * the index and the RAM policy (it is hot). The RAM policy gives victims up to the demotion thread, which
+ * writes those SSD lacks and puts them on the *clean list*, from whose head frames are taken again; a
+ * use rescues a block from it. A block without a frame is loaded again on demand. On SSD, victims of
+ * the SSD policy are *condemned*: readable until their segment is reclaimed, valued again if used.
+ *
+ * Locks, in order: store->lock; one shard's lock (index.h); an op's queue. No I/O, no hashing and
+ * no copying of payloads under any of them. The tier's completions take store->lock.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef KVSTOW_KVCACHE_STORE_H
+#define KVSTOW_KVCACHE_STORE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "kvcache/describe.h"
+#include "kvcache/histogram.h"
+#include "kvcache/index.h"
+#include "kvcache/key.h"
+#include "kvcache/pool.h"
+#include "kvstow/kvstow.h"
+#include "kvstow/policy.h"
+
+#define KVS_RAM_MIN_BYTES ((uint64_t)8 << 20)
+#define KVS_BATCH_BYTES ((uint64_t)16 << 20) /* one demotion batch at most */
+#define KVS_BATCH_RECORDS 256u
+#define KVS_BATCHES_MAX 4u                      /* in flight */
+#define KVS_LOADS_BYTES ((uint64_t)64 << 20)    /* promotions in flight ahead of demand */
+
+struct kvs_events;
+struct kvs_async;
+
+struct kvstow_space {
+  kvstow *store;
+  struct kvstow_space *next;
+  kvstow_key id;
+  char name[KVS_NAME_BYTES];
+  struct kvs_layout layout; /* layers 0: opaque */
+  uint32_t planes, plane_bytes, padded_bytes; /* opaque: of the largest block */
+  uint32_t payload_bytes;                     /* without padding */
+  uint32_t ttl_s;
+};
+
+/* One chain root with blocks, leases or calls under way. Found by id; an entry names it by index. */
+struct kvs_root {
+  kvstow_key id, space_id;
+  uint64_t refs;    /* 0: the row is free */
+  uint32_t next;    /* in its bucket; among free rows */
+  uint32_t layers, block_tokens, plane_bytes; /* plane_bytes means nothing if layers is 0 */
+};
+
+struct kvs_roots {
+  struct kvs_root *rows;
+  uint32_t count, room, free;
+  uint32_t *buckets, mask;
+};
+
+/* A policy in use. */
+struct kvs_policy {
+  const kvstow_policy_ops *ops;
+  void *self;
+  kvstow_nodes nodes;
+};
+
+/* A block in the list of those waiting to be written; the key tells whether the id is still its. */
+struct kvs_wanted {
+  kvstow_key key;
+  uint32_t id;
+  bool again; /* it was on SSD before: write amplification */
+};
+
+/* Per segment, what the cache has in it. */
+struct kvs_segment {
+  uint32_t records; /* entries whose loc is here */
+  uint32_t valued;  /* of them in the SSD policy or pinned */
+};
+
+struct kvs_counters {
+  uint64_t matches, match_blocks_asked, match_tokens_asked, ram_hit_blocks, ssd_hit_blocks,
+      hit_tokens;
+  uint64_t stored_blocks, stored_tokens, stored_bytes, duplicate_blocks, store_refused;
+  uint64_t read_tokens, read_bytes;
+  uint64_t demoted_blocks, demoted_bytes, first_demoted_bytes, promoted_blocks, promoted_bytes;
+  uint64_t evicted_blocks, ram_evictions, reinserted_blocks, admission_refused;
+  uint64_t segments_reclaimed, stored_waits;
+  uint64_t prefetch_issued, prefetch_used, prefetch_wasted, prefetch_late;
+  uint64_t corrupt_blocks, failed_loads, timeouts, cancels, collisions, expired_blocks;
+  uint64_t recovered_blocks, recovery_us;
+};
+
+struct kvstow {
+  pthread_mutex_t lock;
+  pthread_cond_t changed; /* a load or a batch ended, frames became free: waiters look again */
+  pthread_cond_t demote_wake;
+
+  kvstow_options options; /* strings not kept */
+  uint64_t seed;
+  struct kvs_pool *pool;
+  kvstow_tier *tier; /* NULL: RAM only */
+  struct kvs_index index;
+  struct kvs_roots roots;
+  struct kvstow_space *spaces;
+
+  struct kvs_policy ram, ssd;
+  uint64_t request_clock; /* counts matches and stores: kvstow_access.request */
+
+  /* the clean list: ids linked through ram_node[0] (previous) and [1] (next) */
+  uint32_t clean_head, clean_tail;
+  uint64_t clean_bytes;
+  uint64_t frame_bytes;    /* all frames taken, headers included */
+  uint64_t capacity_bytes; /* frame_bytes at which the pool was full; an estimate before */
+  uint64_t pinned_bytes;
+
+  /* demotion */
+  pthread_t demoter;
+  bool demoter_runs, stopping;
+  bool pressing;             /* above the high watermark, not yet down to the low one */
+  struct kvs_wanted *wanted; /* to be written whatever the watermarks: write-through, flush, reclaim */
+  size_t wanted_count, wanted_at, wanted_room;
+  uint64_t wanted_in, wanted_out;        /* ever */
+  uint64_t batches_begun;
+  uint64_t batches[KVS_BATCHES_MAX];     /* numbers of those in flight; 0 free */
+  uint64_t demoting_bytes;
+  uint64_t pressed_bytes; /* somebody waits for so much RAM */
+  int write_error;        /* the newest since the last flush */
+  kvstow_loc *buried;     /* records to erase: copies given up without their segment */
+  size_t buried_count, buried_room;
+  struct kvs_segment *segments;
+  uint32_t segments_count, segment_bytes;
+  uint64_t ssd_records, ssd_valued;
+
+  /* promotion */
+  struct kvs_load **loads;
+  uint32_t loads_count, loads_room;
+  uint64_t loads_bytes;
+
+  uint64_t leases, sequences, queues, reservations;
+  struct kvs_events *events;
+  struct kvs_async *async;
+
+  struct kvs_counters count;
+  struct kvs_histogram match_time, store_time, read_time, load_time; /* own atomics */
+
+  pthread_mutex_t message_lock; /* a leaf */
+  char message[KVSTOW_MESSAGE_BYTES];
+};
+
+/* Unless said otherwise the functions below hold store->lock, and say so by nothing else. */
+
+/* ---- open.c --------------------------------------------------------------------------------- */
+
+/* Remembers the text of an error and returns its code. Any lock or none. */
+int kvs_fail(kvstow *store, int code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+uint64_t kvs_now_us(void); /* monotonic; no lock */
+uint32_t kvs_now_s(void);  /* Unix time; no lock */
+/* Waits on `changed` until an absolute kvs_now_us() time; false when it has passed. */
+bool kvs_wait_until(kvstow *store, uint64_t deadline_us);
+uint64_t kvs_deadline(const kvstow *store, uint32_t timeout_ms); /* no lock */
+
+/* ---- space.c -------------------------------------------------------------------------------- */
+
+/* Finds or makes the row of a root and takes a reference; KVS_NO_ENTRY if absent (or no memory). */
+uint32_t kvs_root_take(kvstow *store, kvstow_key id, kvstow_key space_id, bool create);
+void kvs_root_give(kvstow *store, uint32_t root);
+
+/* The blocks of a prefix named: what every call begins with. */
+struct kvs_chain {
+  struct kvstow_space *space;
+  kvstow *store;
+  uint32_t root;      /* referenced; KVS_NO_ENTRY: nothing of it is held */
+  kvstow_key root_id;
+  size_t blocks;
+  kvstow_key *keys;   /* [0] is the root, [i + 1] block i */
+  kvstow_key room[65];
+  const kvstow_prefix *prefix;
+  uint64_t expired, collisions; /* met by kvs_chain_find */
+};
+
+/* Computes the keys of the first `blocks` blocks (SIZE_MAX: all whole ones). No lock held. 0,
+ * KVSTOW_EINVAL, KVSTOW_ENOMEM. Ended by kvs_chain_finish, also without the lock. */
+int kvs_chain_init(struct kvs_chain *chain, const kvstow_prefix *prefix, size_t blocks,
+                   bool create_root);
+void kvs_chain_finish(struct kvs_chain *chain);
+const kvstow_token *kvs_chain_tokens(const struct kvs_chain *chain, size_t block);
+
+/* Finds a block; `lease`: raises its leases. No lock held. KVS_NO_ENTRY: not held, expired, or
+ * another block's (a collision). *in_ram tells whether its tokens were compared. */
+uint32_t kvs_chain_find(struct kvs_chain *chain, size_t block, bool lease, bool *in_ram);
+
+/* Lowers the leases of an entry; frees it if it was unlinked. Store's lock NOT held. */
+void kvs_lease_drop(kvstow *store, uint32_t id);
+/* The same with the store's lock held. */
+void kvs_lease_drop_locked(kvstow *store, uint32_t id);
+
+/* ---- ram.c ---------------------------------------------------------------------------------- */
+
+/* A frame, from the pool or from the clean list; without an SSD tier from the policy's victims.
+ * KVS_NO_FRAME when all RAM is in use; then demotion has been asked to run. */
+uint32_t kvs_ram_take(kvstow *store, uint32_t padded_bytes);
+/* Gives back a frame no entry has. */
+void kvs_ram_give(kvstow *store, uint32_t frame, uint32_t padded_bytes);
+
+void kvs_ram_insert(kvstow *store, uint32_t id, const kvstow_access *access); /* into the policy */
+void kvs_clean_push(kvstow *store, uint32_t id);
+void kvs_clean_remove(kvstow *store, uint32_t id);
+
+/* A use of a block by a match, in both tiers. */
+void kvs_use(kvstow *store, uint32_t id, const kvstow_access *access);
+
+/* Drops the RAM copy of an entry in no list; the entry too if SSD has none and nobody leases it. false:
+ * it stays. */
+bool kvs_ram_drop(kvstow *store, uint32_t id);
+
+/* Takes an entry out of RAM policy and clean list, whichever holds it. */
+void kvs_ram_unlist(kvstow *store, uint32_t id);
+
+/* Takes an entry out of the index for good; freed now, or with its last lease. It has neither frame
+ * nor SSD copy. */
+void kvs_unlink(kvstow *store, uint32_t id);
+/* The same unless it is leased: then false, and nothing happened. */
+bool kvs_unlink_unleased(kvstow *store, uint32_t id);
+
+void kvs_describe_access(const kvstow *store, uint32_t id, kvstow_access *access);
+
+/* Bytes of RAM that are not free, not clean and not being cleaned. */
+uint64_t kvs_hot_bytes(const kvstow *store);
+
+/* ---- ssd.c ---------------------------------------------------------------------------------- */
+
+void kvs_ssd_gain(kvstow *store, uint32_t id, kvstow_loc loc, const kvstow_access *access);
+/* The SSD copy is no more; `bury`: its record still lies there and must be erased. */
+void kvs_ssd_lose(kvstow *store, uint32_t id, bool bury);
+void kvs_ssd_use(kvstow *store, uint32_t id, const kvstow_access *access);
+/* Starts or stops counting a copy as valued without asking the policy: for pins. */
+void kvs_ssd_value(kvstow *store, uint32_t id, bool valued);
+void kvs_bury(kvstow *store, kvstow_loc loc);
+/* Erases what is buried. Lock NOT held. */
+int kvs_erase_buried(kvstow *store);
+
+/* ---- load.c --------------------------------------------------------------------------------- */
+
+/* Reads to be handed to the tier once the lock is released. */
+#define KVS_LOADS_A_CALL 64u
+struct kvs_reads {
+  kvstow_record_read *list[KVS_LOADS_A_CALL];
+  size_t count;
+};
+/* Starts loading a block that has no frame; `ahead` of demand it counts as prefetch and is bounded.
+ * 0 started, or nothing to do; KVSTOW_EFULL no frame or enough under way; KVSTOW_EMISS nowhere held;
+ * KVSTOW_ENOMEM. */
+int kvs_load_start(kvstow *store, uint32_t id, kvstow_priority priority, bool ahead,
+                   struct kvs_reads *reads);
+/* Lock NOT held. */
+void kvs_loads_submit(kvstow *store, struct kvs_reads *reads);
+void kvs_load_urge(kvstow *store, uint32_t id);
+/* Compares what a header page says of a block with what the index believes. 0 or KVSTOW_ECORRUPT. */
+int kvs_load_check(const kvstow *store, uint32_t id, const void *header);
+/* The SSD copy of a block could not be read, for the reason `result`: it is none any more. */
+void kvs_load_failed(kvstow *store, uint32_t id, int result);
+
+/* ---- put.c ---------------------------------------------------------------------------------- */
+
+/* A frame being filled. */
+struct kvs_reservation {
+  kvstow *store;
+  struct kvstow_space *space;
+  uint32_t root; /* referenced */
+  uint32_t frame, padded_bytes, payload_bytes, depth;
+  kvstow_key key, parent, root_id;
+  kvstow_access access;
+};
+
+/* Takes a frame, waiting for one until the deadline (0: not at all). Lock NOT held. */
+int kvs_frame_wait(kvstow *store, uint32_t padded_bytes, uint64_t deadline_us, uint32_t *frame);
+/* Makes a filled frame a block: entry, index. The id to insert into the policy is returned, or
+ * KVS_NO_ENTRY if the block was there already or there was no memory (*rc): the frame is given back then. */
+uint32_t kvs_publish(kvstow *store, const struct kvs_reservation *r, bool sums, int *rc);
+/* After publish: the policy, write-through, the event. */
+void kvs_publish_finish(kvstow *store, uint32_t id, const kvstow_access *access);
+/* Formats the header page of a filled frame; computes plane checksums if asked. Lock NOT held. */
+int kvs_header_format(const struct kvs_reservation *r, const kvstow_token *tokens, void *page);
+/* Sums of all planes into the header page. No lock. */
+void kvs_sum_planes(void *page, const void *payload, uint32_t planes, uint32_t plane_bytes);
+
+/* ---- demote.c ------------------------------------------------------------------------------- */
+
+int kvs_demoter_start(kvstow *store);
+void kvs_demoter_stop(kvstow *store);              /* lock NOT held */
+void kvs_demoter_check(kvstow *store);             /* wakes it if RAM is above the watermark */
+/* The block is to be written soon. */
+void kvs_demote_want(kvstow *store, uint32_t id, bool again);
+int kvs_flush(kvstow *store);                      /* lock NOT held */
+
+/* ---- reclaim.c ------------------------------------------------------------------------------ */
+
+/* Gives up one segment. Lock NOT held; the demotion thread only. KVSTOW_ENOSPC: all hold leased or
+ * pinned blocks. */
+int kvs_reclaim(kvstow *store);
+
+/* ---- read.c --------------------------------------------------------------------------------- */
+
+struct kvs_lease_block {
+  uint32_t id;
+  bool verified; /* its tokens were compared with those asked for */
+  bool viewed;
+};
+
+struct kvstow_lease {
+  kvstow *store;
+  struct kvstow_space *space;
+  uint32_t root;
+  size_t blocks;
+  _Atomic size_t good;  /* leading blocks not known to be bad */
+  size_t pending;       /* asynchronous operations on it; store->lock */
+  kvstow_token *tokens; /* of all blocks; NULL if none needs comparing */
+  struct kvs_lease_block block[];
+};
+
+/* Pins block `i` in RAM if it is there, verified. KVSTOW_EAGAIN: it loads (a load was started and put
+ * into `reads`); KVSTOW_EFULL: it is on SSD and there is no frame for it; KVSTOW_EMISS. */
+int kvs_lease_pin(kvstow_lease *lease, size_t i, struct kvs_reads *reads, uint32_t *frame);
+void kvs_lease_unpin(kvstow_lease *lease, size_t i);
+/* Starts loads for blocks from `i` on, ahead of demand, as far as RAM and bounds allow. */
+void kvs_lease_promote(kvstow_lease *lease, size_t i, struct kvs_reads *reads);
+/* Are these the tokens the lease was asked for? */
+bool kvs_lease_tokens_equal(const kvstow_lease *lease, size_t i, const void *header);
+void kvs_lease_bad(kvstow_lease *lease, size_t i); /* any lock or none */
+
+/* One read, of rows or of whole payloads. */
+struct kvs_read_job {
+  kvstow_lease *lease;
+  size_t first, count;     /* blocks */
+  size_t next;             /* block to do next, in first..first + count */
+  uint32_t flags;
+  /* of rows */
+  kvstow_range range;      /* counts resolved */
+  const struct iovec *iov;
+  int iovcnt;
+  size_t *iov_starts;      /* offset of each iovec in the whole; NULL if there is one */
+  /* of whole payloads */
+  void *const *payloads;   /* else NULL */
+  size_t *bytes;
+};
+/* Check the arguments. No lock held. */
+int kvs_read_job_rows(struct kvs_read_job *job, kvstow_lease *lease, const kvstow_range *range,
+                      const struct iovec *iov, int iovcnt, uint32_t flags);
+int kvs_read_job_blocks(struct kvs_read_job *job, kvstow_lease *lease, size_t first, size_t count,
+                        void *const *payloads, size_t *bytes, uint32_t flags);
+void kvs_read_job_finish(struct kvs_read_job *job);
+/* Copies what is in RAM, from job->next on. 0 done; KVSTOW_EAGAIN: block job->next is loading. Lock
+ * NOT held. */
+int kvs_read_job_step(struct kvs_read_job *job);
+/* The whole job, waiting. Lock NOT held. */
+int kvs_read_job_run(struct kvs_read_job *job, uint64_t deadline_us);
+/* direct.c: blocks job->next.. that have no frame, straight from SSD: as many as make one batch. Moves
+ * job->next. Lock NOT held. */
+int kvs_read_job_direct(struct kvs_read_job *job, uint64_t deadline_us);
+/* Delivers planes [plane_first, plane_first + planes) of a block, lying at `from`, to the job. */
+void kvs_read_job_deliver(struct kvs_read_job *job, size_t block, const char *from,
+                          uint32_t plane_first, uint32_t planes);
+
+/* ---- match.c -------------------------------------------------------------------------------- */
+
+/* 0 all promotions ended (held filled), KVSTOW_EAGAIN some still load. Lock NOT held. */
+int kvs_lease_poll(kvstow_lease *lease, size_t *next, kvstow_held *held);
+
+/* ---- events.c ------------------------------------------------------------------------------- */
+
+int kvs_events_create(kvstow_event_fn fn, void *arg, struct kvs_events **events);
+void kvs_events_destroy(struct kvs_events *events); /* delivers what waits; lock NOT held */
+void kvs_event(kvstow *store, kvstow_event_kind kind, const struct kvs_entry *entry);
+uint64_t kvs_events_dropped(const struct kvs_events *events);
+
+/* ---- async.c -------------------------------------------------------------------------------- */
+
+void kvs_async_wake(kvstow *store); /* something changed: pending operations look again */
+void kvs_async_destroy(kvstow *store); /* lock NOT held */
+
+#endif
