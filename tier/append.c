@@ -66,14 +66,15 @@ static uint64_t header_bytes_of(const void *page) {
   return kvstow__record_bytes(header->planes, header->plane_bytes);
 }
 
-static bool head_takes(const kvstow_tier *tier, const sketch_head *head, uint64_t bytes, bool run_start,
-                       uint64_t *offset) {
+static bool head_takes(const kvstow_tier *tier, const sketch_head *head, uint64_t bytes,
+                       bool run_start, uint64_t *offset) {
   if (!head->open) return false;
   *offset = run_start ? kvstow__round_up(head->used, KVSTOW__RUN_BYTES) : head->used;
   return *offset + bytes + kvstow__footer_bytes(head->records + 1) <= tier->segment_bytes;
 }
 
-static bool sketch_place(const kvstow_tier *tier, sketch *s, uint64_t bytes, bool run_start, spot *at) {
+static bool sketch_place(const kvstow_tier *tier, sketch *s, uint64_t bytes, bool run_start,
+                         spot *at) {
   const uint32_t first = run_start ? (s->cursor + 1) % tier->dirs_count : s->cursor;
   for (uint32_t i = 0; i < tier->dirs_count; i++) {
     const uint32_t d = (first + i) % tier->dirs_count;
@@ -94,11 +95,12 @@ static bool sketch_place(const kvstow_tier *tier, sketch *s, uint64_t bytes, boo
   return false;
 }
 
-static size_t sketch_place_all(const kvstow_tier *tier, sketch *s, const kvstow_record_write *writes,
-                               size_t count, spot *spots) {
+static size_t sketch_place_all(const kvstow_tier *tier, sketch *s,
+                               const kvstow_record_write *writes, size_t count, spot *spots) {
   for (size_t i = 0; i < count; i++) {
     spot at;
-    if (!sketch_place(tier, s, header_bytes_of(writes[i].header), writes[i].run_start, &at)) return i;
+    if (!sketch_place(tier, s, header_bytes_of(writes[i].header), writes[i].run_start, &at))
+      return i;
     if (spots) spots[i] = at;
   }
   return count;
@@ -126,7 +128,8 @@ static int make_file(kvstow_tier *tier, uint32_t id, uint64_t *disk_bytes) {
 static uint32_t find_slot(kvstow_tier *tier, uint32_t dir, bool with_file) { /* lock held */
   const uint64_t now_s = kvstow__now_s(tier);
   for (uint32_t id = dir; id < tier->segments_count; id += tier->dirs_count)
-    if (slot_free(&tier->segments[id], now_s) && tier->segments[id].has_file == with_file) return id;
+    if (slot_free(&tier->segments[id], now_s) && tier->segments[id].has_file == with_file)
+      return id;
   return KVSTOW__NO_SEGMENT;
 }
 
@@ -219,8 +222,8 @@ static kvstow__job *write_job(draft *d, uint32_t segment, size_t first, size_t c
   const uint64_t vectors_max = 3 * count + (end - start) / d->tier->request_max_bytes + 1;
   const uint64_t ops_max =
       (end - start) / d->tier->request_max_bytes + vectors_max / KVSTOW__IOV_MAX + 2;
-  kvstow__job *job = calloc(1, sizeof *job + ops_max * sizeof(kvstow__op) +
-                                   vectors_max * sizeof(struct iovec));
+  kvstow__job *job =
+      calloc(1, sizeof *job + ops_max * sizeof(kvstow__op) + vectors_max * sizeof(struct iovec));
   if (!job) return NULL;
   job->kind = KVSTOW__JOB_WRITE;
   job->segment = segment;
@@ -320,7 +323,8 @@ static void enter(draft *d, uint32_t id, size_t first, size_t count) {
 
 static size_t part_length(const draft *d, size_t first) {
   size_t last = first + 1;
-  while (last < d->count && d->spots[last].dir == d->spots[first].dir && !d->spots[last].opens) last++;
+  while (last < d->count && d->spots[last].dir == d->spots[first].dir && !d->spots[last].opens)
+    last++;
   return last - first;
 }
 

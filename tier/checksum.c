@@ -17,7 +17,9 @@
 #endif
 #endif
 
-uint64_t kvstow_checksum(const void *bytes, size_t length) { return XXH3_64bits(bytes, length); }
+uint64_t kvstow_checksum(const void *bytes, size_t length) {
+  return XXH3_64bits(bytes, length);
+}
 
 uint64_t kvstow__page_checksum(const void *page, size_t field_offset) {
   /* Hashes a copy: other threads may be reading the page, so its field is not zeroed in place. */

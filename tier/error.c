@@ -7,22 +7,28 @@
 
 const char *kvstow_strerror(int code) {
   switch (code) {
-  case 0: return "success";
-#define KVSTOW_X(name, number, text) \
-  case KVSTOW_##name: return text;
-    KVSTOW_ERRORS(KVSTOW_X)
+    case 0:
+      return "success";
+#define KVSTOW_X(name, number, text)                                                               \
+  case KVSTOW_##name:                                                                              \
+    return text;
+      KVSTOW_ERRORS(KVSTOW_X)
 #undef KVSTOW_X
-  default: return "unknown error code";
+    default:
+      return "unknown error code";
   }
 }
 
 const char *kvstow_errname(int code) {
   switch (code) {
-  case 0: return "0";
-#define KVSTOW_X(name, number, text) \
-  case KVSTOW_##name: return "KVSTOW_" #name;
-    KVSTOW_ERRORS(KVSTOW_X)
+    case 0:
+      return "0";
+#define KVSTOW_X(name, number, text)                                                               \
+  case KVSTOW_##name:                                                                              \
+    return "KVSTOW_" #name;
+      KVSTOW_ERRORS(KVSTOW_X)
 #undef KVSTOW_X
-  default: return "KVSTOW_E?";
+    default:
+      return "KVSTOW_E?";
   }
 }

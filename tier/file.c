@@ -72,7 +72,8 @@ static int file_dir_sync(void *env, int dir) {
 static bool file_dir_direct(void *env, int dir, const char *probe) {
   (void)env;
   struct statfs fs;
-  if (fstatfs(dir, &fs) == 0 && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC)) return false;
+  if (fstatfs(dir, &fs) == 0 && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC))
+    return false;
 #ifdef STATX_DIOALIGN
   struct statx stat;
   if (statx(dir, probe, AT_SYMLINK_NOFOLLOW, STATX_DIOALIGN, &stat) == 0 &&

@@ -10,14 +10,22 @@
 
 const char *kvstow__verdict_text(kvstow__verdict verdict) {
   switch (verdict) {
-  case KVSTOW__GOOD: return "good";
-  case KVSTOW__BAD_MAGIC: return "no magic number";
-  case KVSTOW__BAD_VERSION: return "another format version";
-  case KVSTOW__BAD_CHECKSUM: return "checksum mismatch";
-  case KVSTOW__BAD_UUID: return "belongs to another store";
-  case KVSTOW__BAD_LIFE: return "belongs to another life of the segment";
-  case KVSTOW__BAD_PLACE: return "belongs at another offset";
-  case KVSTOW__BAD_SHAPE: return "impossible lengths";
+    case KVSTOW__GOOD:
+      return "good";
+    case KVSTOW__BAD_MAGIC:
+      return "no magic number";
+    case KVSTOW__BAD_VERSION:
+      return "another format version";
+    case KVSTOW__BAD_CHECKSUM:
+      return "checksum mismatch";
+    case KVSTOW__BAD_UUID:
+      return "belongs to another store";
+    case KVSTOW__BAD_LIFE:
+      return "belongs to another life of the segment";
+    case KVSTOW__BAD_PLACE:
+      return "belongs at another offset";
+    case KVSTOW__BAD_SHAPE:
+      return "impossible lengths";
   }
   return "unknown";
 }
@@ -175,7 +183,8 @@ void kvstow__footer_make(void *image, kvstow__trailer_state state, const uint8_t
   trailer->checksum = kvstow__page_checksum(trailer, offsetof(kvstow__trailer, checksum));
 }
 
-kvstow__verdict kvstow__trailer_check(const kvstow__trailer *trailer, const kvstow__expect *expect) {
+kvstow__verdict kvstow__trailer_check(const kvstow__trailer *trailer,
+                                      const kvstow__expect *expect) {
   if (trailer->magic != KVSTOW__TRAILER_MAGIC) return KVSTOW__BAD_MAGIC;
   if (trailer->version != KVSTOW__VERSION) return KVSTOW__BAD_VERSION;
   if (trailer->checksum != kvstow__page_checksum(trailer, offsetof(kvstow__trailer, checksum)))
@@ -188,7 +197,8 @@ kvstow__verdict kvstow__trailer_check(const kvstow__trailer *trailer, const kvst
   if (trailer->segment_bytes != expect->segment_bytes) return KVSTOW__BAD_SHAPE;
   if (trailer->state < KVSTOW__TRAILER_OPEN || trailer->state > KVSTOW__TRAILER_SEALED)
     return KVSTOW__BAD_SHAPE;
-  const uint64_t footer = kvstow__footer_bytes(trailer->records); /* records is 32 bits: no overflow */
+  const uint64_t footer =
+      kvstow__footer_bytes(trailer->records); /* records is 32 bits: no overflow */
   if (footer > trailer->segment_bytes || trailer->table_offset != trailer->segment_bytes - footer ||
       trailer->end_offset > trailer->table_offset || trailer->end_offset % KVSTOW_PAGE_BYTES != 0)
     return KVSTOW__BAD_SHAPE;
@@ -225,10 +235,11 @@ kvstow__verdict kvstow__super_check(const kvstow__super *super) {
   if (super->checksum != kvstow__page_checksum(super, offsetof(kvstow__super, checksum)))
     return KVSTOW__BAD_CHECKSUM;
   const uint32_t size = super->segment_bytes;
-  if (size < KVSTOW__SEGMENT_BYTES_MIN || size > KVSTOW__SEGMENT_BYTES_MAX || (size & (size - 1)) != 0)
+  if (size < KVSTOW__SEGMENT_BYTES_MIN || size > KVSTOW__SEGMENT_BYTES_MAX ||
+      (size & (size - 1)) != 0)
     return KVSTOW__BAD_SHAPE;
-  if (super->header_bytes != KVSTOW_PAGE_BYTES || super->dir_count < 1 ||
-      super->dir_count > 16 || super->dir_index >= super->dir_count)
+  if (super->header_bytes != KVSTOW_PAGE_BYTES || super->dir_count < 1 || super->dir_count > 16 ||
+      super->dir_index >= super->dir_count)
     return KVSTOW__BAD_SHAPE;
   return KVSTOW__GOOD;
 }

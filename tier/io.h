@@ -97,7 +97,8 @@ typedef struct kvstow__file_ops {
   bool (*dir_direct)(void *env, int dir, const char *probe); /* O_DIRECT at 4 KiB works here */
   int (*lock)(void *env, int dir, const char *name, bool shared, int *fd); /* EWOULDBLOCK: owned */
   void (*unlock)(void *env, int fd);
-  int (*open)(void *env, int dir, const char *name, bool create, bool writable, bool direct, int *fd);
+  int (*open)(void *env, int dir, const char *name, bool create, bool writable, bool direct,
+              int *fd);
   void (*close)(void *env, int fd);
   int (*size)(void *env, int fd, uint64_t *bytes, uint64_t *allocated_bytes);
   int (*allocate)(void *env, int fd, uint64_t bytes); /* sets the size, reserves the blocks */

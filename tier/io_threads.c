@@ -29,9 +29,9 @@
 /* Gaps of merged reads all land in one scratch buffer that nobody looks at: a race by design. */
 void AnnotateIgnoreWritesBegin(const char *file, int line);
 void AnnotateIgnoreWritesEnd(const char *file, int line);
-#define SCRATCH_BEGIN(op) \
+#define SCRATCH_BEGIN(op)                                                                          \
   if ((op)->scratch) AnnotateIgnoreWritesBegin(__FILE__, __LINE__)
-#define SCRATCH_END(op) \
+#define SCRATCH_END(op)                                                                            \
   if ((op)->scratch) AnnotateIgnoreWritesEnd(__FILE__, __LINE__)
 #else
 #define SCRATCH_BEGIN(op) (void)0

@@ -58,8 +58,8 @@ static int setup_ring(struct io_uring *ring, unsigned entries) {
 }
 
 static bool has_opcodes(struct io_uring *ring) {
-  static const int needed[] = {IORING_OP_READ,  IORING_OP_WRITE, IORING_OP_READV,
-                               IORING_OP_WRITEV, IORING_OP_FSYNC};
+  static const int needed[] = {IORING_OP_READ, IORING_OP_WRITE, IORING_OP_READV, IORING_OP_WRITEV,
+                               IORING_OP_FSYNC};
   struct io_uring_probe *probe = io_uring_get_probe_ring(ring);
   if (!probe) return false;
   bool all = true;
@@ -71,11 +71,16 @@ static bool has_opcodes(struct io_uring *ring) {
 
 static const char *setup_hint(int error) {
   switch (error) {
-  case EPERM: return "forbidden: seccomp (containers) or kernel.io_uring_disabled";
-  case EACCES: return "forbidden by a security policy";
-  case ENOSYS: return "this kernel has no io_uring, or seccomp hides it";
-  case ENOMEM: return "no memory for the ring (RLIMIT_MEMLOCK on old kernels)";
-  default: return "setup refused";
+    case EPERM:
+      return "forbidden: seccomp (containers) or kernel.io_uring_disabled";
+    case EACCES:
+      return "forbidden by a security policy";
+    case ENOSYS:
+      return "this kernel has no io_uring, or seccomp hides it";
+    case ENOMEM:
+      return "no memory for the ring (RLIMIT_MEMLOCK on old kernels)";
+    default:
+      return "setup refused";
   }
 }
 
@@ -236,7 +241,8 @@ static bool settle(kvstow__engine *engine, kvstow__op *op, int result) {
   if (op->moved + (uint64_t)result >= op->length) return true;
   atomic_fetch_add_explicit(&engine->counters->short_ios, 1, memory_order_relaxed);
   if (result == 0 && (op->kind == KVSTOW__READ || ++op->attempts > KVSTOW__RETRIES_MAX)) {
-    op->error = op->kind == KVSTOW__READ ? ENODATA : EIO; /* end of file; a write that stands still */
+    op->error =
+        op->kind == KVSTOW__READ ? ENODATA : EIO; /* end of file; a write that stands still */
     return true;
   }
   if (result > 0) op->attempts = 0;

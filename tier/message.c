@@ -11,19 +11,27 @@
 
 int kvstow__code_of_errno(int error) {
   switch (error) {
-  case 0: return 0;
-  case ENOSPC:
-  case EDQUOT:
-  case EFBIG: return KVSTOW_ENOSPC;
-  case EACCES:
-  case EPERM:
-  case EROFS: return KVSTOW_EACCES;
-  case ENOENT:
-  case ENOTDIR: return KVSTOW_ENOENT;
-  case ENOMEM: return KVSTOW_ENOMEM;
-  case ECANCELED: return KVSTOW_ECANCELED;
-  case EWOULDBLOCK: return KVSTOW_EBUSY;
-  default: return KVSTOW_EIO;
+    case 0:
+      return 0;
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:
+      return KVSTOW_ENOSPC;
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      return KVSTOW_EACCES;
+    case ENOENT:
+    case ENOTDIR:
+      return KVSTOW_ENOENT;
+    case ENOMEM:
+      return KVSTOW_ENOMEM;
+    case ECANCELED:
+      return KVSTOW_ECANCELED;
+    case EWOULDBLOCK:
+      return KVSTOW_EBUSY;
+    default:
+      return KVSTOW_EIO;
   }
 }
 

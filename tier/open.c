@@ -33,7 +33,9 @@ static uint64_t now_us(void) {
 
 /* ---- options -------------------------------------------------------------------------------- */
 
-static bool power_of_two(uint32_t value) { return value != 0 && (value & (value - 1)) == 0; }
+static bool power_of_two(uint32_t value) {
+  return value != 0 && (value & (value - 1)) == 0;
+}
 
 static const char *what_is_wrong(const kvstow_tier_options *o) {
   if (o->size < sizeof *o) return "options.size: call kvstow_tier_options_init first";
@@ -59,7 +61,8 @@ static const char *what_is_wrong(const kvstow_tier_options *o) {
 static void tier_free(kvstow_tier *tier) {
   if (!tier) return;
   kvstow__super_close(tier);
-  for (uint32_t id = 0; tier->segments && id < tier->files_count; id++) free(tier->segments[id].entries);
+  for (uint32_t id = 0; tier->segments && id < tier->files_count; id++)
+    free(tier->segments[id].entries);
   free(tier->segments);
   pthread_cond_destroy(&tier->jobs_finished);
   pthread_mutex_destroy(&tier->read_lock);
@@ -117,8 +120,9 @@ static int count_slots(kvstow_tier *tier) {
                                           tier->budget_bytes, tier->segment_bytes, least);
   uint64_t slots = tier->budget_bytes / tier->segment_bytes;
   if (slots > KVSTOW__SLOTS_MAX) slots = KVSTOW__SLOTS_MAX;
-  while (slots > 1 && kvstow__overhead_bytes(tier->dirs_count, (uint32_t)slots) +
-                              slots * tier->segment_bytes > tier->budget_bytes)
+  while (slots > 1 &&
+         kvstow__overhead_bytes(tier->dirs_count, (uint32_t)slots) + slots * tier->segment_bytes >
+             tier->budget_bytes)
     slots--;
   tier->segments_count = (uint32_t)slots;
   return 0;
@@ -137,8 +141,7 @@ static bool see_number(void *arg, const char *name) {
 static int count_files(kvstow_tier *tier) {
   tier->files_count = tier->segments_count;
   for (uint32_t d = 0; d < tier->dirs_count; d++) {
-    const int error =
-        tier->io.files->dir_list(tier->io.env, tier->dirs[d].fd, see_number, tier);
+    const int error = tier->io.files->dir_list(tier->io.env, tier->dirs[d].fd, see_number, tier);
     if (error)
       return kvstow__fail(tier, kvstow__code_of_errno(error), "%s: listing: %s", tier->dirs[d].path,
                           strerror(error));
@@ -189,7 +192,8 @@ int kvstow__tier_open_with(const kvstow_tier_options *options, const kvstow__io 
   if (!tier) return KVSTOW_ENOMEM;
   const int code = open_store(tier, options->engine);
   if (code) {
-    if (why) snprintf(why, why_bytes, "%s", tier->message[0] ? tier->message : kvstow_strerror(code));
+    if (why)
+      snprintf(why, why_bytes, "%s", tier->message[0] ? tier->message : kvstow_strerror(code));
     kvstow__pump_stop(tier);
     tier_free(tier);
     return code;

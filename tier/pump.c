@@ -6,9 +6,6 @@
  * inbox_lock, that the inbox is empty and has left `asleep` there: who fills the inbox afterwards
  * sees the flag and wakes it.
  *
- * The descriptor cache keeps at most half of the process's descriptors open; a segment file is
- * opened when an op needs it and closed when another needs its place. Only this thread touches it.
- *
  * SPDX-License-Identifier: Apache-2.0 */
 #include "tier/pump.h"
 
@@ -18,10 +15,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tier/descriptors.h"
+
 #define WINDOW_EXTENTS_MAX 256u
 #define FINISH_BYTES_MAX (4u << 20) /* verified before looking at the device again */
 #define SCRATCH_BYTES (256u << 10)
-#define NO_CACHE UINT32_MAX
 
 typedef struct op_list {
   kvstow__op *first, **tail;
@@ -31,24 +29,15 @@ typedef struct extent_list {
   kvstow__extent *first, **tail;
 } extent_list;
 
-typedef struct descriptor {
-  uint32_t file; /* NO_CACHE: empty */
-  int fd;
-  uint32_t users;
-  bool recent;
-} descriptor;
-
 struct kvstow__pump {
   kvstow__engine *engine;
   op_list lanes[KVSTOW__LANES];
   uint32_t in_flight[KVSTOW__LANES], in_flight_all;
-  op_list early; /* completed without the engine */
+  op_list early;          /* completed without the engine */
   extent_list pending[2]; /* by kvstow_priority: not yet planned */
   kvstow__read_job *reads, **reads_tail;
   kvstow__batch *batches, **batches_tail;
-  descriptor *cache;
-  uint32_t cache_max, cache_hand;
-  uint32_t *where; /* cache entry of each file */
+  kvstow__descriptors files;
   kvstow__extent *window[WINDOW_EXTENTS_MAX];
   void *scratch;
   kvstow_engine wanted;
@@ -87,71 +76,6 @@ static kvstow__extent *extent_list_pop(extent_list *list) {
   list->first = extent->next;
   if (!list->first) list->tail = &list->first;
   return extent;
-}
-
-/* ---- descriptors ---------------------------------------------------------------------------- */
-
-static void cache_drop(kvstow_tier *tier, descriptor *d) {
-  kvstow__pump *p = tier->pump;
-  if (d->file == NO_CACHE) return;
-  if (tier->engine->attach) tier->engine->attach(p->engine, (uint32_t)(d - p->cache), -1);
-  tier->io.files->close(tier->io.env, d->fd);
-  p->where[d->file] = NO_CACHE;
-  d->file = NO_CACHE;
-}
-
-/* An entry to put a file in: an empty one, or the first one idle and not recently used. */
-static descriptor *cache_place(kvstow__pump *p) {
-  for (uint32_t i = 0; i < 2 * p->cache_max; i++) {
-    descriptor *d = &p->cache[p->cache_hand];
-    p->cache_hand = (p->cache_hand + 1) % p->cache_max;
-    if (d->file == NO_CACHE) return d;
-    if (d->users > 0) continue;
-    if (!d->recent) return d;
-    d->recent = false;
-  }
-  return NULL;
-}
-
-static int cache_open(kvstow_tier *tier, uint32_t file, descriptor *d) {
-  kvstow__pump *p = tier->pump;
-  const kvstow__dir *dir = &tier->dirs[kvstow__dir_of(tier, file)];
-  char name[KVSTOW__NAME_BYTES];
-  kvstow__segment_name(name, file);
-  const int error = tier->io.files->open(tier->io.env, dir->fd, name, false, !tier->read_only,
-                                         dir->direct, &d->fd);
-  if (error) return error;
-  d->file = file;
-  d->users = 0;
-  p->where[file] = (uint32_t)(d - p->cache);
-  if (tier->engine->attach) tier->engine->attach(p->engine, p->where[file], d->fd);
-  return 0;
-}
-
-typedef enum acquired { ACQUIRED, ACQUIRE_WAIT, ACQUIRE_FAILED } acquired;
-
-/* Gives the op its descriptor. WAIT: every cache entry is in use; completions will free one. */
-static acquired acquire(kvstow_tier *tier, kvstow__op *op) {
-  kvstow__pump *p = tier->pump;
-  uint32_t at = p->where[op->file];
-  if (at == NO_CACHE) {
-    descriptor *d = cache_place(p);
-    if (!d) return ACQUIRE_WAIT;
-    cache_drop(tier, d);
-    const int error = cache_open(tier, op->file, d);
-    if ((error == EMFILE || error == ENFILE) && p->in_flight_all > 0) return ACQUIRE_WAIT;
-    if (error) {
-      op->error = error;
-      return ACQUIRE_FAILED;
-    }
-    at = p->where[op->file];
-  }
-  descriptor *d = &p->cache[at];
-  d->users++;
-  d->recent = true;
-  op->cache = op->slot = at;
-  op->fd = d->fd;
-  return ACQUIRED;
 }
 
 /* ---- filling the device --------------------------------------------------------------------- */
@@ -193,7 +117,7 @@ static bool finished_early(kvstow_tier *tier, kvstow__op *op) {
   kvstow__pump *p = tier->pump;
   op->error = 0;
   if (op->kind == KVSTOW__CLOSE) {
-    if (p->where[op->file] != NO_CACHE) cache_drop(tier, &p->cache[p->where[op->file]]);
+    kvstow__descriptors_forget(tier, &p->files, op->file);
     return true;
   }
   if (kvstow__read_op_cancelled(op)) {
@@ -215,10 +139,11 @@ static void fill(kvstow_tier *tier) {
       op_list_push(&p->early, op_list_pop(&p->lanes[lane]));
       continue;
     }
-    const acquired got = acquire(tier, op);
-    if (got == ACQUIRE_WAIT) break;
+    const kvstow__acquired got =
+        kvstow__descriptors_acquire(tier, &p->files, op, p->in_flight_all > 0);
+    if (got == KVSTOW__ACQUIRE_WAIT) break;
     op_list_pop(&p->lanes[lane]);
-    if (got == ACQUIRE_FAILED) {
+    if (got == KVSTOW__ACQUIRE_FAILED) {
       op_list_push(&p->early, op);
       continue;
     }
@@ -237,7 +162,7 @@ static void complete(kvstow_tier *tier, kvstow__op *list) {
   while (list) {
     kvstow__op *op = list;
     list = op->next;
-    p->cache[op->cache].users--;
+    kvstow__descriptors_release(&p->files, op);
     p->in_flight[op->lane]--;
     p->in_flight_all--;
     if (op->error) kvstow__count(&tier->counters.io_errors, 1);
@@ -465,8 +390,9 @@ static bool falls_back(int error) {
 
 static int create_engine(kvstow_tier *tier) {
   kvstow__pump *p = tier->pump;
-  const kvstow__engine_config config = {
-      .queue_depth = tier->queue_depth, .slots = p->cache_max, .counters = &tier->io_counters};
+  const kvstow__engine_config config = {.queue_depth = tier->queue_depth,
+                                        .slots = p->files.places_count,
+                                        .counters = &tier->io_counters};
   int error = ENOSYS;
   for (size_t i = 0; i < 2 && tier->io.engines[i]; i++) {
     if (p->wanted != KVSTOW_ENGINE_AUTO && p->wanted != tier->io.kinds[i]) continue;
@@ -474,6 +400,7 @@ static int create_engine(kvstow_tier *tier) {
     char reason[sizeof tier->engine_reason] = "";
     error = tier->engine->create(tier->io.env, &config, &p->engine, reason, sizeof reason);
     if (!error) {
+      p->files.engine = p->engine;
       if (p->wanted != KVSTOW_ENGINE_AUTO)
         snprintf(tier->engine_reason, sizeof tier->engine_reason, "asked for");
       else if (i == 0)
@@ -497,7 +424,7 @@ static void *pump_main(void *arg) {
   pthread_mutex_unlock(&tier->inbox_lock);
   if (error) return NULL;
   run(tier);
-  for (uint32_t i = 0; i < p->cache_max; i++) cache_drop(tier, &p->cache[i]);
+  kvstow__descriptors_close_all(tier, &p->files);
   pthread_mutex_lock(&tier->inbox_lock); /* a waker may still be inside wake() */
   pthread_mutex_unlock(&tier->inbox_lock);
   tier->engine->destroy(p->engine);
@@ -507,8 +434,7 @@ static void *pump_main(void *arg) {
 static void pump_free(kvstow__pump *p) {
   if (!p) return;
   pthread_cond_destroy(&p->start_cond);
-  free(p->cache);
-  free(p->where);
+  kvstow__descriptors_finish(&p->files);
   free(p->scratch);
   free(p);
 }
@@ -523,18 +449,11 @@ static kvstow__pump *pump_new(const kvstow_tier *tier, kvstow_engine wanted) {
   for (int i = 0; i < 2; i++) p->pending[i].tail = &p->pending[i].first;
   p->reads_tail = &p->reads;
   p->batches_tail = &p->batches;
-  const uint32_t limit = tier->io.files->open_files_max(tier->io.env);
-  p->cache_max = tier->files_count < limit ? tier->files_count : limit;
-  if (p->cache_max == 0) p->cache_max = 1;
-  p->cache = calloc(p->cache_max, sizeof *p->cache);
-  p->where = calloc((size_t)tier->files_count + 1, sizeof *p->where);
   p->scratch = aligned_alloc(KVSTOW_PAGE_BYTES, SCRATCH_BYTES);
-  if (!p->cache || !p->where || !p->scratch) {
+  if (!p->scratch || kvstow__descriptors_init(tier, &p->files) != 0) {
     pump_free(p);
     return NULL;
   }
-  for (uint32_t i = 0; i < p->cache_max; i++) p->cache[i].file = NO_CACHE;
-  for (uint32_t i = 0; i <= tier->files_count; i++) p->where[i] = NO_CACHE;
   return p;
 }
 

@@ -25,7 +25,9 @@ typedef struct request {
 
 /* ---- submission, any thread ----------------------------------------------------------------- */
 
-static bool aligned(const void *pointer) { return (uintptr_t)pointer % KVSTOW_PAGE_BYTES == 0; }
+static bool aligned(const void *pointer) {
+  return (uintptr_t)pointer % KVSTOW_PAGE_BYTES == 0;
+}
 
 static bool valid(const kvstow_tier *tier, const kvstow_record_read *read) {
   if (!read || !read->done || !read->header || !aligned(read->header)) return false;
@@ -228,8 +230,9 @@ static void emit(void *arg, const kvstow__request *planned) {
   kvstow__count(&tier->counters.device_reads, 1);
   kvstow__count(&tier->counters.device_read_bytes, planned->length);
   kvstow__count(&tier->counters.merges, planned->extents_count - 1);
-  kvstow__pump_push(tier, &r->op,
-                    first->priority == KVSTOW_PREFETCH ? KVSTOW__LANE_PREFETCH : KVSTOW__LANE_DEMAND);
+  kvstow__pump_push(
+      tier, &r->op,
+      first->priority == KVSTOW_PREFETCH ? KVSTOW__LANE_PREFETCH : KVSTOW__LANE_DEMAND);
 }
 
 void kvstow__read_plan(kvstow_tier *tier, kvstow__extent **window, size_t count) {
@@ -250,11 +253,21 @@ void kvstow__read_plan(kvstow_tier *tier, kvstow__extent **window, size_t count)
 static int refuse_header(kvstow_tier *tier, const kvstow_record_read *read, const char *why) {
   char path[KVSTOW__PATH_TEXT_BYTES];
   kvstow__count(&tier->counters.corrupt_headers, 1);
-  return kvstow__fail(tier, KVSTOW_ECORRUPT,
-                      "%s: header page at offset %" PRIu64 ": %s (expected key %016" PRIx64
-                      "%016" PRIx64 ")",
-                      kvstow__segment_path(tier, read->loc.segment, path),
-                      (uint64_t)read->loc.page * KVSTOW_PAGE_BYTES, why, read->key.hi, read->key.lo);
+  return kvstow__fail(
+      tier, KVSTOW_ECORRUPT,
+      "%s: header page at offset %" PRIu64 ": %s (expected key %016" PRIx64 "%016" PRIx64 ")",
+      kvstow__segment_path(tier, read->loc.segment, path),
+      (uint64_t)read->loc.page * KVSTOW_PAGE_BYTES, why, read->key.hi, read->key.lo);
+}
+
+/* Reclaimed while the read was under way: an erase may have wiped it. */
+static bool given_up(kvstow_tier *tier, const kvstow__read_job *job) {
+  const kvstow_loc *loc = &job->read->loc;
+  pthread_mutex_lock(&tier->lock);
+  const bool alive = kvstow__segment_alive(&tier->segments[loc->segment], loc->generation);
+  pthread_mutex_unlock(&tier->lock);
+  if (!alive) kvstow__count(&tier->counters.stale_reads, 1);
+  return !alive;
 }
 
 static int verify_header(kvstow_tier *tier, const kvstow__read_job *job) {
@@ -265,6 +278,7 @@ static int verify_header(kvstow_tier *tier, const kvstow__read_job *job) {
                                  .page = read->loc.page,
                                  .segment_bytes = tier->segment_bytes};
   const kvstow__verdict verdict = kvstow__header_check(header, &expect);
+  if (verdict != KVSTOW__GOOD && given_up(tier, job)) return KVSTOW_EMISS;
   if (verdict != KVSTOW__GOOD) return refuse_header(tier, read, kvstow__verdict_text(verdict));
   if (header->flags & KVSTOW__ERASED) return KVSTOW_EMISS;
   if (header->key.lo != read->key.lo || header->key.hi != read->key.hi)

@@ -19,7 +19,7 @@
 #include "tier/super.h"
 
 #define GROUP_FILES_MAX 64u
-#define TAIL_BYTES 65536u /* of a file, read at once: most tables are in it */
+#define TAIL_BYTES 65536u             /* of a file, read at once: most tables are in it */
 #define TABLES_KEPT_BYTES (64u << 20) /* in memory until scanned */
 
 /* What was found out about one file, beside its segment. */
@@ -168,8 +168,7 @@ static int recover_file(recovery *r, const ends *e) {
   kvstow_tier *tier = r->tier;
   found *f = &r->files[e->id];
   const kvstow__expect expect = {.uuid = tier->uuid, .segment_bytes = tier->segment_bytes};
-  const kvstow__trailer *trailer =
-      (const void *)(e->tail + e->tail_bytes - KVSTOW_PAGE_BYTES);
+  const kvstow__trailer *trailer = (const void *)(e->tail + e->tail_bytes - KVSTOW_PAGE_BYTES);
   const kvstow__header *first = (const void *)e->first;
   const bool trailer_good =
       !e->ops[1].error && kvstow__trailer_check(trailer, &expect) == KVSTOW__GOOD;
@@ -233,6 +232,7 @@ static int recover_group(recovery *r, const uint32_t *ids, uint32_t count, ends 
     group[i].ops[1] = ops[2 * i + 1];
     kvstow__segment *segment = &tier->segments[ids[i]];
     segment->has_file = true;
+    segment->ghost = ops[2 * i].error || ops[2 * i + 1].error; /* unread: who knows what it shows */
     const int code = recover_file(r, &group[i]);
     if (code) return code;
     const uint64_t bytes = (uint64_t)segment->records * sizeof(kvstow__entry);
@@ -250,7 +250,8 @@ static int recover_group(recovery *r, const uint32_t *ids, uint32_t count, ends 
 static int recover_all(recovery *r) {
   kvstow_tier *tier = r->tier;
   ends *group = malloc(GROUP_FILES_MAX * sizeof *group);
-  uint8_t *buffer = aligned_alloc(KVSTOW_PAGE_BYTES, GROUP_FILES_MAX * (KVSTOW_PAGE_BYTES + TAIL_BYTES));
+  uint8_t *buffer =
+      aligned_alloc(KVSTOW_PAGE_BYTES, GROUP_FILES_MAX * (KVSTOW_PAGE_BYTES + TAIL_BYTES));
   int code = group && buffer ? 0 : KVSTOW_ENOMEM;
   uint32_t ids[GROUP_FILES_MAX], count = 0;
   for (uint32_t id = 0; id < tier->files_count && !code; id++) {

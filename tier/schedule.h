@@ -29,12 +29,12 @@ struct kvstow__extent {
 };
 
 typedef struct kvstow__limits {
-  bool merge;              /* sort and merge; false: one extent, one request, as they come */
-  uint64_t gap_max_bytes;  /* a gap read into scratch rather than leaving a second request */
+  bool merge;                 /* sort and merge; false: one extent, one request, as they come */
+  uint64_t gap_max_bytes;     /* a gap read into scratch rather than leaving a second request */
   uint64_t request_max_bytes; /* multiple of 4096 */
-  uint64_t file_bytes;     /* rounding does not go beyond */
-  void *scratch;           /* where gaps go; contents are garbage */
-  size_t scratch_bytes;    /* >= 64 KiB */
+  uint64_t file_bytes;        /* rounding does not go beyond */
+  void *scratch;              /* where gaps go; contents are garbage */
+  size_t scratch_bytes;       /* >= 64 KiB */
 } kvstow__limits;
 
 typedef struct kvstow__request {
@@ -42,7 +42,7 @@ typedef struct kvstow__request {
   uint64_t offset, length;
   const struct iovec *iov; /* valid during emit */
   uint32_t iov_count;
-  bool scratch; /* some vectors are scratch */
+  bool scratch;                   /* some vectors are scratch */
   kvstow__extent *const *extents; /* those it carries, whole or in part; valid during emit */
   size_t extents_count;
 } kvstow__request;

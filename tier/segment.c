@@ -188,7 +188,9 @@ int kvstow__table_load(kvstow_tier *tier, uint32_t id, kvstow__life life, kvstow
 
 /* ---- public --------------------------------------------------------------------------------- */
 
-uint32_t kvstow_tier_segment_count(const kvstow_tier *tier) { return tier->segments_count; }
+uint32_t kvstow_tier_segment_count(const kvstow_tier *tier) {
+  return tier->segments_count;
+}
 
 int kvstow_tier_segment(const kvstow_tier *tier, uint32_t id, kvstow_segment_info *info) {
   if (!tier || !info || id >= tier->segments_count) return KVSTOW_EINVAL;

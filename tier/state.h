@@ -39,13 +39,13 @@ typedef struct kvstow__segment {
   kvstow_segment_state state; /* lock, as all below */
   kvstow__life life;          /* also of the last life, when FREE */
   bool has_file;
-  bool ghost;  /* a life given up is still legible on disk */
-  bool dirty;  /* written since the last barrier */
+  bool ghost;       /* a life given up is still legible on disk */
+  bool dirty;       /* written since the last barrier */
   bool footer_done; /* SEALED: its footer is on disk, entries are but a copy */
-  bool resume; /* reopened from a clean close: the disk says CLEAN until the next append */
-  uint32_t pins; /* reads, writes and upkeep in flight: the file is not reused meanwhile */
-  uint32_t records, committed;              /* accepted; written */
-  uint64_t used_bytes, committed_bytes;     /* the same from the front of the file */
+  bool resume;      /* reopened from a clean close: the disk says CLEAN until the next append */
+  uint32_t pins;    /* reads, writes and upkeep in flight: the file is not reused meanwhile */
+  uint32_t records, committed;          /* accepted; written */
+  uint64_t used_bytes, committed_bytes; /* the same from the front of the file */
   uint64_t opened_s;
   uint64_t denied_until_s; /* its file could not be made: not before then */
   uint64_t disk_bytes;
@@ -85,14 +85,14 @@ struct kvstow__job {
   kvstow__op *ops;
   void *footer; /* page aligned; BEGIN and SEAL */
   struct iovec footer_iov;
-  bool clean; /* SEAL: a checkpoint at close */
+  bool clean;           /* SEAL: a checkpoint at close */
   kvstow__batch *batch; /* WRITE */
   size_t first, count;  /* of the batch's writes */
   uint32_t records_after;
   uint64_t end_after;
   kvstow_tier *tier;
-  kvstow__job *next;               /* of the segment; before that, of the inbox */
-  kvstow__job *older, *newer;      /* lock: all accepted and not finished, by ticket */
+  kvstow__job *next;          /* of the segment; before that, of the inbox */
+  kvstow__job *older, *newer; /* lock: all accepted and not finished, by ticket */
   uint64_t ticket;
 };
 
@@ -118,8 +118,8 @@ struct kvstow__read_job {
   bool pinned;
   atomic_bool cancel, urgent;
   uint32_t extents_left;
-  int error; /* a KVSTOW_E code */
-  int cause; /* errno behind EIO */
+  int error;        /* a KVSTOW_E code */
+  int cause;        /* errno behind EIO */
   uint8_t priority; /* pump: as queued */
   kvstow__extent extents[2];
   kvstow__read_job *next;
@@ -154,26 +154,26 @@ struct kvstow_tier {
   pthread_mutex_t append_lock;
 
   pthread_mutex_t lock;
-  kvstow__segment *segments;            /* lock */
-  kvstow__head heads[KVSTOW__DIRS_MAX]; /* lock to read, append_lock and lock to change */
-  uint32_t cursor;                      /* likewise: the directory of the last run */
-  uint64_t next_sequence;               /* likewise */
-  uint64_t next_ticket;                 /* lock */
+  kvstow__segment *segments;              /* lock */
+  kvstow__head heads[KVSTOW__DIRS_MAX];   /* lock to read, append_lock and lock to change */
+  uint32_t cursor;                        /* likewise: the directory of the last run */
+  uint64_t next_sequence;                 /* likewise */
+  uint64_t next_ticket;                   /* lock */
   kvstow__job *jobs_oldest, *jobs_newest; /* lock */
-  pthread_cond_t jobs_finished;         /* with lock */
-  uint32_t bad_streak;                  /* lock */
-  bool offline;                         /* lock */
-  int write_error;                      /* lock: not yet reported by a flush */
-  uint64_t today, today_bytes;          /* lock */
-  char message[KVSTOW_MESSAGE_BYTES];   /* lock */
+  pthread_cond_t jobs_finished;           /* with lock */
+  uint32_t bad_streak;                    /* lock */
+  bool offline;                           /* lock */
+  int write_error;                        /* lock: not yet reported by a flush */
+  uint64_t today, today_bytes;            /* lock */
+  char message[KVSTOW_MESSAGE_BYTES];     /* lock */
 
   pthread_mutex_t inbox_lock;
-  kvstow__op *inbox_ops, **inbox_ops_tail;            /* inbox_lock */
-  kvstow__job *inbox_jobs, **inbox_jobs_tail;         /* inbox_lock */
-  kvstow__read_job *inbox_reads, **inbox_reads_tail;  /* inbox_lock */
-  bool inbox_sweep;                                   /* inbox_lock: cancel or urge was called */
-  bool stopping;                                      /* inbox_lock */
-  bool asleep;                                        /* inbox_lock: the I/O thread needs a wake() */
+  kvstow__op *inbox_ops, **inbox_ops_tail;           /* inbox_lock */
+  kvstow__job *inbox_jobs, **inbox_jobs_tail;        /* inbox_lock */
+  kvstow__read_job *inbox_reads, **inbox_reads_tail; /* inbox_lock */
+  bool inbox_sweep;                                  /* inbox_lock: cancel or urge was called */
+  bool stopping;                                     /* inbox_lock */
+  bool asleep;                                       /* inbox_lock: the I/O thread needs a wake() */
 
   pthread_mutex_t read_lock; /* read->job_internal of reads under way; a leaf */
 

@@ -13,8 +13,8 @@
 #define SUPER_NEW "super.new"
 #define LOCK "lock"
 #define DIR_BLOCK_BYTES 4096u
-#define DIR_ENTRIES_PER_BLOCK 96u    /* ext4: 24 bytes a name, half-full blocks */
-#define FILE_EXTENT_BYTES 4096u      /* the block in which a fragmented file keeps its extents */
+#define DIR_ENTRIES_PER_BLOCK 96u /* ext4: 24 bytes a name, half-full blocks */
+#define FILE_EXTENT_BYTES 4096u   /* the block in which a fragmented file keeps its extents */
 
 uint64_t kvstow__overhead_bytes(uint32_t dirs_count, uint32_t slots) {
   const uint64_t per_dir = KVSTOW__SUPER_BYTES + KVSTOW_PAGE_BYTES + DIR_BLOCK_BYTES;
@@ -26,7 +26,8 @@ bool kvstow__segment_number(const char *name, uint32_t *segment) {
   unsigned number = 0;
   int used = 0;
   char again[KVSTOW__NAME_BYTES];
-  if (sscanf(name, "seg-%9u.kvs%n", &number, &used) != 1 || used == 0 || name[used] != 0) return false;
+  if (sscanf(name, "seg-%9u.kvs%n", &number, &used) != 1 || used == 0 || name[used] != 0)
+    return false;
   if (number > 99999999u) return false;
   kvstow__segment_name(again, number);
   *segment = number;
@@ -61,7 +62,8 @@ static int look(kvstow_tier *tier, const kvstow__dir *dir, contents *c) {
   memset(c, 0, sizeof *c);
   const int error = tier->io.files->dir_list(tier->io.env, dir->fd, note, c);
   if (!error) return 0;
-  return kvstow__fail(tier, kvstow__code_of_errno(error), "%s: listing: %s", dir->path, strerror(error));
+  return kvstow__fail(tier, kvstow__code_of_errno(error), "%s: listing: %s", dir->path,
+                      strerror(error));
 }
 
 /* ---- reading -------------------------------------------------------------------------------- */
@@ -71,10 +73,11 @@ static int explain(kvstow_tier *tier, const kvstow__dir *dir, const kvstow__supe
   const kvstow__super *s = copies[0].magic == KVSTOW__SUPER_MAGIC ? &copies[0] : &copies[1];
   if (s->magic == __builtin_bswap64(KVSTOW__SUPER_MAGIC) ||
       s->endian_mark == __builtin_bswap32(KVSTOW__ENDIAN_MARK))
-    return kvstow__fail(tier, KVSTOW_EVERSION,
-                        "%s/super: offset 8: written on a machine of the other endianness (expected "
-                        "mark %08x, found %08x)",
-                        dir->path, KVSTOW__ENDIAN_MARK, s->endian_mark);
+    return kvstow__fail(
+        tier, KVSTOW_EVERSION,
+        "%s/super: offset 8: written on a machine of the other endianness (expected "
+        "mark %08x, found %08x)",
+        dir->path, KVSTOW__ENDIAN_MARK, s->endian_mark);
   if (s->magic != KVSTOW__SUPER_MAGIC)
     return kvstow__fail(tier, KVSTOW_ENOTSTORE,
                         "%s/super: offset 0: expected magic %016" PRIx64 ", found %016" PRIx64,
@@ -85,10 +88,12 @@ static int explain(kvstow_tier *tier, const kvstow__dir *dir, const kvstow__supe
                         KVSTOW__VERSION, s->version);
   const kvstow__verdict verdict = kvstow__super_check(s);
   return kvstow__fail(tier, verdict == KVSTOW__BAD_SHAPE ? KVSTOW_EGEOMETRY : KVSTOW_ECORRUPT,
-                      "%s/super: both copies unusable: %s", dir->path, kvstow__verdict_text(verdict));
+                      "%s/super: both copies unusable: %s", dir->path,
+                      kvstow__verdict_text(verdict));
 }
 
-static int repair(kvstow_tier *tier, const kvstow__dir *dir, const kvstow__super *good, uint64_t offset) {
+static int repair(kvstow_tier *tier, const kvstow__dir *dir, const kvstow__super *good,
+                  uint64_t offset) {
   const kvstow__file_ops *files = tier->io.files;
   int fd;
   int error = files->open(tier->io.env, dir->fd, SUPER, false, true, false, &fd);
@@ -98,8 +103,9 @@ static int repair(kvstow_tier *tier, const kvstow__dir *dir, const kvstow__super
     files->close(tier->io.env, fd);
   }
   if (!error) return 0;
-  return kvstow__fail(tier, kvstow__code_of_errno(error), "%s/super: repairing the copy at %" PRIu64 ": %s",
-                      dir->path, offset, strerror(error));
+  return kvstow__fail(tier, kvstow__code_of_errno(error),
+                      "%s/super: repairing the copy at %" PRIu64 ": %s", dir->path, offset,
+                      strerror(error));
 }
 
 static int read_super(kvstow_tier *tier, const kvstow__dir *dir, kvstow__super *super) {
@@ -119,7 +125,8 @@ static int read_super(kvstow_tier *tier, const kvstow__dir *dir, kvstow__super *
     tier->io.files->close(tier->io.env, fd);
   }
   if (error)
-    return kvstow__fail(tier, kvstow__code_of_errno(error), "%s/super: %s", dir->path, strerror(error));
+    return kvstow__fail(tier, kvstow__code_of_errno(error), "%s/super: %s", dir->path,
+                        strerror(error));
   for (int i = 0; i < 2; i++) {
     if (kvstow__super_check(&copies[i]) != KVSTOW__GOOD) continue;
     *super = copies[i];
@@ -136,8 +143,8 @@ static int compare(kvstow_tier *tier, uint32_t index, const kvstow__super *super
   const kvstow__dir *dir = &tier->dirs[index];
   if (super->dir_count != tier->dirs_count || super->dir_index != index)
     return kvstow__fail(tier, KVSTOW_EGEOMETRY,
-                        "%s/super: offset 48: expected directory %u of %u, found %u of %u", dir->path,
-                        index, tier->dirs_count, super->dir_index, super->dir_count);
+                        "%s/super: offset 48: expected directory %u of %u, found %u of %u",
+                        dir->path, index, tier->dirs_count, super->dir_index, super->dir_count);
   if (tier->segment_bytes != 0 && super->segment_bytes != tier->segment_bytes)
     return kvstow__fail(tier, KVSTOW_EGEOMETRY,
                         "%s/super: offset 40: expected segments of %u bytes, found %u", dir->path,
@@ -200,7 +207,8 @@ static int write_super(kvstow_tier *tier, uint32_t index, uint64_t now_s) {
 static int create_supers(kvstow_tier *tier) {
   if (tier->segment_bytes == 0) tier->segment_bytes = 64u << 20;
   int error = tier->io.files->random(tier->io.env, tier->uuid, sizeof tier->uuid);
-  if (!error) error = tier->io.files->random(tier->io.env, &tier->hash_seed, sizeof tier->hash_seed);
+  if (!error)
+    error = tier->io.files->random(tier->io.env, &tier->hash_seed, sizeof tier->hash_seed);
   if (error) return kvstow__fail(tier, KVSTOW_EIO, "no random numbers: %s", strerror(error));
   const uint64_t now_s = kvstow__now_s(tier);
   for (uint32_t i = tier->dirs_count; i-- > 0;) {
@@ -217,8 +225,8 @@ static int classify(kvstow_tier *tier, const kvstow__dir *dir, contents *c) {
   const int code = look(tier, dir, c);
   if (code || c->super) return code;
   if (c->foreign)
-    return kvstow__fail(tier, KVSTOW_ENOTSTORE, "%s: not a store: holds \"%s\" and no super", dir->path,
-                        c->name);
+    return kvstow__fail(tier, KVSTOW_ENOTSTORE, "%s: not a store: holds \"%s\" and no super",
+                        dir->path, c->name);
   if (c->segments)
     return kvstow__fail(tier, KVSTOW_ENOTSTORE, "%s: holds segments but no super", dir->path);
   return 0;
@@ -230,7 +238,8 @@ static int enter_dir(kvstow_tier *tier, kvstow__dir *dir, contents *c) {
     dir->fd = -1;
     return kvstow__fail(tier, kvstow__code_of_errno(error), "%s: %s", dir->path, strerror(error));
   }
-  int code = classify(tier, dir, c); /* before the lock file is made: foreign places stay as they are */
+  int code =
+      classify(tier, dir, c); /* before the lock file is made: foreign places stay as they are */
   if (code) return code;
   if (tier->read_only && !c->super)
     return kvstow__fail(tier, KVSTOW_ENOTSTORE, "%s: not a store: no super", dir->path);
@@ -238,17 +247,20 @@ static int enter_dir(kvstow_tier *tier, kvstow__dir *dir, contents *c) {
   if (error) dir->lock_fd = -1;
   if (error == ENOENT && tier->read_only) return 0; /* a copy without its lock: nobody owns it */
   if (error == EWOULDBLOCK)
-    return kvstow__fail(tier, KVSTOW_EBUSY, "%s/lock: the store is owned by another process", dir->path);
+    return kvstow__fail(tier, KVSTOW_EBUSY, "%s/lock: the store is owned by another process",
+                        dir->path);
   if (error)
-    return kvstow__fail(tier, kvstow__code_of_errno(error), "%s/lock: %s", dir->path, strerror(error));
+    return kvstow__fail(tier, kvstow__code_of_errno(error), "%s/lock: %s", dir->path,
+                        strerror(error));
   return classify(tier, dir, c); /* again: the last owner may have created the store meanwhile */
 }
 
 static int refuse_mixture(kvstow_tier *tier, uint32_t without) {
-  return kvstow__fail(tier, KVSTOW_EGEOMETRY,
-                      "%s: no super, but other directories given have one: wrong number or order of "
-                      "directories",
-                      tier->dirs[without].path);
+  return kvstow__fail(
+      tier, KVSTOW_EGEOMETRY,
+      "%s: no super, but other directories given have one: wrong number or order of "
+      "directories",
+      tier->dirs[without].path);
 }
 
 int kvstow__super_open(kvstow_tier *tier) {

@@ -1,0 +1,264 @@
+/* tier/erase.c - making records disappear for good.
+ *
+ * Why an erased record does not come back, whenever the machine stops:
+ *  1. Open segments that hold one are sealed first, so that from here on a footer gives the
+ *     segment's structure: a torn header page can't end a walk early.
+ *  2. The header pages are overwritten by erased ones (lengths kept, key, tag, description and
+ *     checksums gone) and synced; then the footer, and synced. Never both at once: a torn header
+ *     leaves a good footer (the record is refused when read), a torn footer leaves good headers to
+ *     walk, which already say "erased".
+ *  3. Segments given up but not yet overwritten still show their records to a recovery, and the
+ *     caller may have forgotten where those lay. So they all get an empty footer of another nonce
+ *     and lose their first page: nothing in them is found again.
+ *  4. A segment being reused loses its old life in its BEGIN job; we wait for that.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tier/barrier.h"
+#include "tier/pump.h"
+
+#define PAGES_MAX 64u /* header pages written at once */
+
+static int compare_locs(const void *left, const void *right) {
+  const kvstow_loc *a = left, *b = right;
+  if (a->segment != b->segment) return a->segment < b->segment ? -1 : 1;
+  if (a->generation != b->generation) return a->generation < b->generation ? -1 : 1;
+  return (a->page > b->page) - (a->page < b->page);
+}
+
+static int write_failed(kvstow_tier *tier, uint32_t id, int error) {
+  char path[KVSTOW__PATH_TEXT_BYTES], cause[64];
+  return kvstow__fail(tier, kvstow__code_of_errno(error), "%s: erasing: %s",
+                      kvstow__segment_path(tier, id, path), strerror_r(error, cause, sizeof cause));
+}
+
+static int sync_file(kvstow_tier *tier, uint32_t id) {
+  kvstow__op op = {.kind = KVSTOW__SYNC, .file = id};
+  return kvstow__pump_run(tier, &op, 1);
+}
+
+/* ---- records of one segment ----------------------------------------------------------------- */
+
+/* Marks the entries at the given pages erased; compacts their indices into hits. */
+static uint32_t mark(kvstow__entry *entries, uint32_t records, const kvstow_loc *locs, size_t count,
+                     uint32_t *hits) {
+  uint32_t found = 0, i = 0;
+  for (size_t k = 0; k < count; k++) { /* both are in the order of pages */
+    while (i < records && entries[i].page < locs[k].page) i++;
+    if (i == records) break;
+    if (entries[i].page != locs[k].page || (entries[i].flags & KVSTOW__ERASED)) continue;
+    entries[i].flags |= KVSTOW__ERASED;
+    entries[i].key = (kvstow_key){0, 0};
+    entries[i].written_s = 0;
+    memset(entries[i].tag, 0, sizeof entries[i].tag);
+    hits[found++] = i;
+  }
+  return found;
+}
+
+static int write_headers(kvstow_tier *tier, uint32_t id, kvstow__life life,
+                         const kvstow__entry *entries, const uint32_t *hits, uint32_t count) {
+  uint8_t *pages = aligned_alloc(KVSTOW_PAGE_BYTES, PAGES_MAX * KVSTOW_PAGE_BYTES);
+  if (!pages) return ENOMEM;
+  int error = 0;
+  for (uint32_t done = 0; done < count && !error;) {
+    kvstow__op ops[PAGES_MAX];
+    struct iovec iov[PAGES_MAX];
+    const uint32_t now = count - done < PAGES_MAX ? count - done : PAGES_MAX;
+    memset(ops, 0, sizeof ops);
+    for (uint32_t i = 0; i < now; i++) {
+      uint8_t *page = pages + (size_t)i * KVSTOW_PAGE_BYTES;
+      const kvstow__entry *entry = &entries[hits[done + i]];
+      kvstow__header_erase(page, tier->uuid, life, entry);
+      iov[i] = (struct iovec){page, KVSTOW_PAGE_BYTES};
+      ops[i].kind = KVSTOW__WRITE;
+      ops[i].file = id;
+      ops[i].offset = (uint64_t)entry->page * KVSTOW_PAGE_BYTES;
+      ops[i].length = KVSTOW_PAGE_BYTES;
+      ops[i].iov = &iov[i];
+      ops[i].iov_count = 1;
+    }
+    error = kvstow__pump_run(tier, ops, now);
+    done += now;
+  }
+  free(pages);
+  return error;
+}
+
+static int write_footer(kvstow_tier *tier, uint32_t id, kvstow__trailer_state state,
+                        kvstow__life life, uint64_t opened_s, uint64_t end_offset,
+                        const kvstow__entry *entries, uint32_t records) {
+  const uint64_t bytes = kvstow__footer_bytes(records);
+  void *image = aligned_alloc(KVSTOW_PAGE_BYTES, bytes);
+  if (!image) return ENOMEM;
+  kvstow__footer_make(image, state, tier->uuid, life, tier->segment_bytes, end_offset, opened_s,
+                      kvstow__now_s(tier), entries, records);
+  struct iovec iov = {image, bytes};
+  kvstow__op op = {.kind = KVSTOW__WRITE,
+                   .file = id,
+                   .offset = tier->segment_bytes - bytes,
+                   .length = bytes,
+                   .iov = &iov,
+                   .iov_count = 1};
+  const int error = kvstow__pump_run(tier, &op, 1);
+  free(image);
+  return error;
+}
+
+static void mark_in_memory(kvstow_tier *tier, uint32_t id, const kvstow__entry *entries,
+                           uint32_t records) {
+  pthread_mutex_lock(&tier->lock);
+  kvstow__segment *segment = &tier->segments[id];
+  if (segment->entries && records <= segment->entries_max)
+    memcpy(segment->entries, entries, (size_t)records * sizeof *entries);
+  pthread_mutex_unlock(&tier->lock);
+}
+
+/* Step 2 for one segment, which is pinned. */
+static int erase_in(kvstow_tier *tier, uint32_t id, kvstow__life life, uint64_t opened_s,
+                    const kvstow_loc *locs, size_t count) {
+  kvstow__entry *entries;
+  uint32_t records;
+  uint64_t end_offset;
+  int code = kvstow__table_load(tier, id, life, &entries, &records, &end_offset);
+  uint32_t *hits = malloc(count * sizeof *hits);
+  if (!code && !hits) code = KVSTOW_ENOMEM;
+  const uint32_t found = code ? 0 : mark(entries, records, locs, count, hits);
+  if (found > 0) {
+    int error = write_headers(tier, id, life, entries, hits, found);
+    if (!error) error = sync_file(tier, id);
+    if (!error)
+      error = write_footer(tier, id, KVSTOW__TRAILER_SEALED, life, opened_s, end_offset, entries,
+                           records);
+    if (!error) error = sync_file(tier, id);
+    if (!error) mark_in_memory(tier, id, entries, records);
+    if (error) code = write_failed(tier, id, error);
+  }
+  free(hits);
+  free(entries);
+  return code;
+}
+
+static int erase_group(kvstow_tier *tier, const kvstow_loc *locs, size_t count) {
+  const uint32_t id = locs[0].segment;
+  if (id >= tier->segments_count) return 0;
+  kvstow__segment *segment = &tier->segments[id];
+  pthread_mutex_lock(&tier->lock);
+  const bool alive = kvstow__segment_alive(segment, locs[0].generation);
+  const kvstow__life life = segment->life;
+  const uint64_t opened_s = segment->opened_s;
+  if (alive) segment->pins++;
+  pthread_mutex_unlock(&tier->lock);
+  if (!alive) return 0; /* step 3 sees to it */
+  const int code = erase_in(tier, id, life, opened_s, locs, count);
+  pthread_mutex_lock(&tier->lock);
+  kvstow__segment_unpin(segment);
+  pthread_mutex_unlock(&tier->lock);
+  return code;
+}
+
+/* ---- what is given up but legible ----------------------------------------------------------- */
+
+/* Takes a slot out of placement's sight while its old life is wiped. */
+static bool take_ghost(kvstow_tier *tier, uint32_t id, kvstow__life *life) {
+  pthread_mutex_lock(&tier->lock);
+  kvstow__segment *segment = &tier->segments[id];
+  const bool given_up = segment->state == KVSTOW_SEGMENT_FREE ||
+                        segment->state == KVSTOW_SEGMENT_RECLAIMED ||
+                        (segment->state == KVSTOW_SEGMENT_BAD && segment->records == 0);
+  const bool take = segment->ghost && given_up;
+  if (take) {
+    if (segment->state == KVSTOW_SEGMENT_FREE) segment->state = KVSTOW_SEGMENT_RECLAIMED;
+    segment->pins++;
+    *life = segment->life;
+  }
+  pthread_mutex_unlock(&tier->lock);
+  return take;
+}
+
+static int wipe_first_page(kvstow_tier *tier, uint32_t id) {
+  static uint8_t zeros[KVSTOW_PAGE_BYTES] __attribute__((aligned(KVSTOW_PAGE_BYTES)));
+  struct iovec iov = {zeros, sizeof zeros};
+  kvstow__op op = {
+      .kind = KVSTOW__WRITE, .file = id, .length = sizeof zeros, .iov = &iov, .iov_count = 1};
+  return kvstow__pump_run(tier, &op, 1);
+}
+
+static int wipe(kvstow_tier *tier, uint32_t id, kvstow__life life) {
+  /* The sequence stays on disk, so that it is not given out again; the nonce changes. */
+  life.nonce = ~life.nonce;
+  int error = write_footer(tier, id, KVSTOW__TRAILER_OPEN, life, 0, 0, NULL, 0);
+  if (!error) error = wipe_first_page(tier, id);
+  if (!error) error = sync_file(tier, id);
+  pthread_mutex_lock(&tier->lock);
+  kvstow__segment *segment = &tier->segments[id];
+  if (!error) segment->ghost = false;
+  kvstow__segment_unpin(segment);
+  pthread_mutex_unlock(&tier->lock);
+  return error ? write_failed(tier, id, error) : 0;
+}
+
+static int wipe_ghosts(kvstow_tier *tier) {
+  int code = 0;
+  for (uint32_t id = 0; id < tier->segments_count; id++) {
+    kvstow__life life;
+    if (!take_ghost(tier, id, &life)) continue;
+    const int failed = wipe(tier, id, life);
+    if (failed) code = failed;
+  }
+  return code;
+}
+
+/* ---- erase ---------------------------------------------------------------------------------- */
+
+static bool touches_open(kvstow_tier *tier, const kvstow_loc *locs, size_t count) {
+  bool open = false;
+  pthread_mutex_lock(&tier->lock);
+  for (size_t i = 0; i < count && !open; i++) {
+    if (locs[i].segment >= tier->segments_count) continue;
+    const kvstow__segment *segment = &tier->segments[locs[i].segment];
+    open =
+        segment->state == KVSTOW_SEGMENT_OPEN && kvstow__segment_alive(segment, locs[i].generation);
+  }
+  pthread_mutex_unlock(&tier->lock);
+  return open;
+}
+
+static int erase_locked(kvstow_tier *tier, const kvstow_loc *sorted, size_t count) {
+  int code = 0;
+  if (touches_open(tier, sorted, count)) code = kvstow__seal_locked(tier); /* step 1 */
+  kvstow__jobs_wait(tier);
+  if (code) return code;
+  for (size_t first = 0; first < count;) {
+    size_t last = first + 1;
+    while (last < count && sorted[last].segment == sorted[first].segment &&
+           sorted[last].generation == sorted[first].generation)
+      last++;
+    const int failed = erase_group(tier, sorted + first, last - first);
+    if (failed) code = failed; /* the others are erased all the same */
+    first = last;
+  }
+  const int failed = wipe_ghosts(tier); /* step 3 */
+  if (failed) code = failed;
+  kvstow__jobs_wait(tier); /* step 4 */
+  return code;
+}
+
+int kvstow_tier_erase(kvstow_tier *tier, const kvstow_loc *locs, size_t count) {
+  if (!tier || (!locs && count > 0)) return KVSTOW_EINVAL;
+  if (tier->read_only) return KVSTOW_EACCES;
+  if (count == 0) return 0;
+  kvstow_loc *sorted = malloc(count * sizeof *sorted);
+  if (!sorted) return KVSTOW_ENOMEM;
+  memcpy(sorted, locs, count * sizeof *sorted);
+  qsort(sorted, count, sizeof *sorted, compare_locs);
+  pthread_mutex_lock(&tier->barrier_lock);
+  const int code = erase_locked(tier, sorted, count);
+  pthread_mutex_unlock(&tier->barrier_lock);
+  free(sorted);
+  return code;
+}
