@@ -448,6 +448,16 @@ static void check(struct run *run, const uint32_t *ids, uint64_t count) {
   }
 }
 
+static void note_loss(struct run *run, int rc) {
+  char message[KVSTOW_MESSAGE_BYTES];
+  char *text = run->report.first_loss;
+  kvstow_message(run->store, message, sizeof message);
+  const int length = snprintf(text, sizeof run->report.first_loss, "%s", kvstow_strerror(rc));
+  if (message[0] != '\0' && length > 0) {
+    snprintf(text + length, sizeof run->report.first_loss - (size_t)length, ": %s", message);
+  }
+}
+
 /* A failed read that is a miss, not a mistake of ours. */
 static bool read_missed(int rc) {
   return rc != KVSTOW_EINVAL && rc != KVSTOW_ESTATE && rc != KVSTOW_EUNSUPPORTED;
@@ -475,9 +485,7 @@ static int read_lease(struct run *run, const struct trace_request *request, kvst
       continue;
     }
     if (!read_missed(rc)) return fail_store(run, "kvstow_read_blocks", rc);
-    if (run->report.first_loss[0] == '\0') {
-      kvstow_message(run->store, run->report.first_loss, sizeof run->report.first_loss);
-    }
+    if (run->report.first_loss[0] == '\0') note_loss(run, rc);
     const uint64_t left = kvstow_lease_tokens(lease) / run->shape.block_tokens;
     if (left >= at + count) break; /* late, not shrunk: give up on the rest */
     blocks = left;
