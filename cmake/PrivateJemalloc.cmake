@@ -8,12 +8,12 @@
 set(KVSTOW_JEMALLOC_ROOT "" CACHE PATH "Where scripts/build-jemalloc installed")
 if(KVSTOW_JEMALLOC_ROOT)
   find_path(JEMALLOC_INCLUDE_DIR jemalloc/jemalloc.h HINTS ${KVSTOW_JEMALLOC_ROOT}/include
-            NO_DEFAULT_PATH REQUIRED)
+            NO_DEFAULT_PATH NO_CACHE REQUIRED)
   find_library(JEMALLOC_PIC_ARCHIVE NAMES libjemalloc_pic.a HINTS ${KVSTOW_JEMALLOC_ROOT}/lib
-               NO_DEFAULT_PATH REQUIRED)
+               NO_DEFAULT_PATH NO_CACHE REQUIRED)
 else()
-  find_path(JEMALLOC_INCLUDE_DIR jemalloc/jemalloc.h REQUIRED)
-  find_library(JEMALLOC_PIC_ARCHIVE NAMES libjemalloc_pic.a REQUIRED)
+  find_path(JEMALLOC_INCLUDE_DIR jemalloc/jemalloc.h NO_CACHE REQUIRED)
+  find_library(JEMALLOC_PIC_ARCHIVE NAMES libjemalloc_pic.a NO_CACHE REQUIRED)
   message(NOTICE "kvstow: with ${JEMALLOC_PIC_ARCHIVE}, libkvstow.so must be linked, not "
           "dlopen()ed; see scripts/build-jemalloc")
 endif()

@@ -59,9 +59,8 @@ PKG_CONFIG_PATH=$(dirname "$(find "$prefix" -name kvstow.pc)")
 read -ra flags <<<"$(pkg-config --cflags --libs kvstow)"
 "$cc" -std=c11 "$source/tests/package/consumer.c" -o "$work/pc_shared" "${flags[@]}" -ldl
 LD_LIBRARY_PATH=$(dirname "$library") "$work/pc_shared" || fail 'pkg-config, shared'
-read -ra flags <<<"$(pkg-config --cflags --libs --static kvstow)"
-"$cc" -std=c11 "$source/tests/package/consumer.c" -o "$work/pc_static" \
-  -Wl,-Bstatic -lkvstow -Wl,-Bdynamic "${flags[@]/-lkvstow/}" -ldl -L"$(dirname "$archive")"
+read -ra flags <<<"$(pkg-config --cflags --libs --static kvstow | sed "s|-lkvstow|$archive|")"
+"$cc" -std=c11 "$source/tests/package/consumer.c" -o "$work/pc_static" "${flags[@]}" -ldl
 "$work/pc_static" || fail 'pkg-config, static'
 for example in "$source"/examples/*.c; do
   read -ra flags <<<"$(pkg-config --cflags --libs kvstow)"
