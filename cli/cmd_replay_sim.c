@@ -56,8 +56,7 @@ static json_t *row_json(const struct rows *rows, const struct row *row) {
       share(result->prefix_hit_blocks, result->accesses), "token_hit",
       share(result->prefix_hit_tokens, result->input_tokens), "ssd_writes",
       (json_int_t)result->ssd_writes, "accesses_per_s", accesses_per_s(result));
-  if (object == NULL || !rows->two_tiers)
-    return object;
+  if (object == NULL || !rows->two_tiers) return object;
   const bool engine = rows->args->tiers == REPLAY_TIERS_ENGINE;
   json_t *more = json_pack(
       "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "tiers",
@@ -95,22 +94,20 @@ static int print_json(const struct rows *rows) {
 
 static void print_csv_text(const char *text) {
   const bool quote = strpbrk(text, ",\"\n") != NULL;
-  if (quote)
-    putchar('"');
+  if (quote) putchar('"');
   for (; *text != '\0'; text++) {
-    if (quote && *text == '"')
-      putchar('"');
+    if (quote && *text == '"') putchar('"');
     putchar(*text);
   }
-  if (quote)
-    putchar('"');
+  if (quote) putchar('"');
 }
 
 static int print_csv(const struct rows *rows) {
-  printf("trace,policy,order,size_blocks,requests,accesses,unique,misses,block_hit,"
-         "prefix_hit_blocks,prefix_hit,token_hit,ssd_writes,accesses_per_s%s\n",
-         rows->two_tiers ? ",ssd_blocks,ram_hit_blocks,ssd_hit_blocks,recompute_blocks,ssd_rewrites"
-                         : "");
+  printf(
+      "trace,policy,order,size_blocks,requests,accesses,unique,misses,block_hit,"
+      "prefix_hit_blocks,prefix_hit,token_hit,ssd_writes,accesses_per_s%s\n",
+      rows->two_tiers ? ",ssd_blocks,ram_hit_blocks,ssd_hit_blocks,recompute_blocks,ssd_rewrites"
+                      : "");
   for (unsigned i = 0; i < rows->count; i++) {
     const struct sim_result *result = &rows->rows[i].result;
     print_csv_text(rows->trace->name);
@@ -135,7 +132,8 @@ static int print_csv(const struct rows *rows) {
 
 static int print_table(const struct rows *rows) {
   const struct trace *trace = rows->trace;
-  printf("%s: %" PRIu64 " requests, %" PRIu64 " block accesses, %u distinct blocks of %u tokens\n"
+  printf("%s: %" PRIu64 " requests, %" PRIu64
+         " block accesses, %u distinct blocks of %u tokens\n"
          "hits in %% of all blocks; prefix: the leading run held when a request starts\n\n",
          trace->name, trace->request_count, trace->accesses, trace->unique, trace->block_tokens);
   if (rows->two_tiers)
@@ -156,10 +154,9 @@ static int print_table(const struct rows *rows) {
              100 * share(result->ssd_hit_blocks, result->accesses), prefix, token,
              result->ssd_writes, result->ssd_rewrites);
     else
-      printf("%-12s %10" PRIu64 " %8.2f %8.2f %8.2f %10" PRIu64 " %10.1f\n",
-             rows->rows[i].policy, result->size_blocks,
-             100 - 100 * share(result->misses, result->accesses), prefix, token,
-             result->ssd_writes, accesses_per_s(result) * 1e-6);
+      printf("%-12s %10" PRIu64 " %8.2f %8.2f %8.2f %10" PRIu64 " %10.1f\n", rows->rows[i].policy,
+             result->size_blocks, 100 - 100 * share(result->misses, result->accesses), prefix,
+             token, result->ssd_writes, accesses_per_s(result) * 1e-6);
   }
   return EXIT_OK;
 }
@@ -181,8 +178,7 @@ static int block_bytes(const struct rows *rows, uint64_t *bytes) {
   uint64_t per_token = rows->args->bytes_per_token;
   if (per_token == 0 && rows->args->model != NULL) {
     const struct model *model = model_find(rows->args->model);
-    if (model == NULL)
-      return usage("no model `%s` is known", rows->args->model);
+    if (model == NULL) return usage("no model `%s` is known", rows->args->model);
     per_token = model_bytes_per_token(model);
   }
   if (per_token > (UINT64_C(1) << 40))
@@ -196,15 +192,15 @@ static int to_blocks(const struct rows *rows, const struct size *size, const cha
   uint64_t bytes = 0;
   if (size->unit == SIZE_BYTES) {
     const int rc = block_bytes(rows, &bytes);
-    if (rc != EXIT_OK)
-      return rc;
+    if (rc != EXIT_OK) return rc;
     if (bytes == 0)
-      return usage("%s in bytes needs --bytes-per-token or --model; or give it in blocks (100blk) "
-                   "or percent of distinct blocks (2%%)", what);
+      return usage(
+          "%s in bytes needs --bytes-per-token or --model; or give it in blocks (100blk) "
+          "or percent of distinct blocks (2%%)",
+          what);
   }
   *blocks = size_in_blocks(size, rows->trace->unique, bytes);
-  if (*blocks == 0)
-    return usage("%s is less than one block", what);
+  if (*blocks == 0) return usage("%s is less than one block", what);
   return EXIT_OK;
 }
 
@@ -225,11 +221,9 @@ static int run_row(struct rows *rows, const char *policy, uint64_t blocks, uint6
   };
   struct row *row = &rows->rows[rows->count];
   char why[512];
-  if (rows->two_tiers)
-    options.tiers = args->tiers == REPLAY_TIERS_IDEAL ? SIM_IDEAL : SIM_ENGINE;
+  if (rows->two_tiers) options.tiers = args->tiers == REPLAY_TIERS_IDEAL ? SIM_IDEAL : SIM_ENGINE;
   row->policy = policy;
-  if (sim_run(rows->trace, &options, &row->result, why, sizeof why) < 0)
-    return usage("%s", why);
+  if (sim_run(rows->trace, &options, &row->result, why, sizeof why) < 0) return usage("%s", why);
   rows->count++;
   return EXIT_OK;
 }
@@ -240,8 +234,7 @@ static int run_all(struct rows *rows, const char *const *policies, unsigned poli
   int rc = EXIT_OK;
   if (rows->two_tiers) {
     rc = to_blocks(rows, &args->ram, "--ram", &blocks);
-    if (rc == EXIT_OK)
-      rc = to_blocks(rows, &args->ssd, "--ssd", &ssd_blocks);
+    if (rc == EXIT_OK) rc = to_blocks(rows, &args->ssd, "--ssd", &ssd_blocks);
     for (unsigned p = 0; p < policy_count && rc == EXIT_OK; p++)
       rc = run_row(rows, policies[p], blocks, ssd_blocks);
     return rc;
@@ -257,9 +250,15 @@ static int run_all(struct rows *rows, const char *const *policies, unsigned poli
 static int print_rows(const struct rows *rows) {
   int rc = EXIT_OK;
   switch (rows->args->output) {
-    case REPLAY_JSON: rc = print_json(rows); break;
-    case REPLAY_CSV: rc = print_csv(rows); break;
-    case REPLAY_TABLE: rc = print_table(rows); break;
+    case REPLAY_JSON:
+      rc = print_json(rows);
+      break;
+    case REPLAY_CSV:
+      rc = print_csv(rows);
+      break;
+    case REPLAY_TABLE:
+      rc = print_table(rows);
+      break;
   }
   if (fflush(stdout) != 0 || ferror(stdout)) {
     perror("kvstow replay: stdout");
@@ -272,8 +271,7 @@ int replay_split(char *list, const char **items, unsigned max) {
   unsigned count = 0;
   char *item;
   while ((item = strsep(&list, ",")) != NULL) {
-    if (*item == '\0' || count == max)
-      return -1;
+    if (*item == '\0' || count == max) return -1;
     items[count++] = item;
   }
   return (int)count;
@@ -289,8 +287,7 @@ int cmd_replay_sim(const struct replay_args *args) {
   struct trace *trace = NULL;
   int rc;
 
-  if (args->trace == NULL)
-    return usage("--sim wants --trace");
+  if (args->trace == NULL) return usage("--sim wants --trace");
   if (rows.two_tiers && (!args->has_ram || !args->has_ssd || args->size_count > 0))
     return usage("--sim wants --size, or --ram and --ssd");
   if (!rows.two_tiers && args->size_count == 0)
@@ -301,15 +298,14 @@ int cmd_replay_sim(const struct replay_args *args) {
     return strncmp(args->trace, "gen:", 4) == 0 ? EXIT_USAGE : EXIT_FAILED;
   }
   rows.trace = trace;
-  rows.rows = calloc((size_t)policy_count * (rows.two_tiers ? 1 : args->size_count),
-                     sizeof *rows.rows);
+  rows.rows =
+      calloc((size_t)policy_count * (rows.two_tiers ? 1 : args->size_count), sizeof *rows.rows);
   if (rows.rows == NULL) {
     fprintf(stderr, "kvstow replay: out of memory\n");
     rc = EXIT_FAILED;
   } else {
     rc = run_all(&rows, policies, policy_count);
-    if (rc == EXIT_OK)
-      rc = print_rows(&rows);
+    if (rc == EXIT_OK) rc = print_rows(&rows);
   }
   free(rows.rows);
   trace_free(trace);

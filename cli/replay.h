@@ -21,7 +21,7 @@ struct replay_args {
   const char *trace; /* a path, `-`, or `gen:...` */
   uint64_t limit;    /* requests; 0: all */
   const char *policies[REPLAY_POLICIES_MAX];
-  unsigned policy_count; /* 0: the default policy */
+  unsigned policy_count;     /* 0: the default policy */
   const char *policy_params; /* "k=v,k=v" for each of them, or NULL */
   const char *ssd_policy;    /* NULL: as in RAM */
   bool has_ram, has_ssd;
@@ -42,7 +42,7 @@ struct replay_args {
 
   /* --real */
   const char *dir;
-  const char *engine;   /* "auto", "uring", "threads"; NULL: auto */
+  const char *engine; /* "auto", "uring", "threads"; NULL: auto */
   bool write_through;
   uint32_t part, parts; /* only the part-th (from 1) of `parts` equal runs of requests; 0: all */
 };

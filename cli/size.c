@@ -15,22 +15,18 @@ static const char *parse_millionths(const char *text, unsigned __int128 *value, 
   *fraction = false;
   for (; *text >= '0' && *text <= '9'; text++) {
     number = number * 10 + (unsigned)(*text - '0');
-    if (number > UINT64_MAX)
-      return NULL;
+    if (number > UINT64_MAX) return NULL;
   }
-  if (text == start)
-    return NULL;
+  if (text == start) return NULL;
   uint32_t scale = 1000000;
   if (*text == '.') {
     *fraction = true;
     for (text++; *text >= '0' && *text <= '9'; text++) {
-      if (scale == 1)
-        return NULL; /* finer than a millionth */
+      if (scale == 1) return NULL; /* finer than a millionth */
       number = number * 10 + (unsigned)(*text - '0');
       scale /= 10;
     }
-    if (text[-1] == '.')
-      return NULL;
+    if (text[-1] == '.') return NULL;
   }
   *value = number * scale;
   return text;
@@ -55,8 +51,7 @@ bool size_parse(const char *text, struct size *size) {
   bool fraction;
   uint64_t unit;
   const char *rest = parse_millionths(text, &millionths, &fraction);
-  if (rest == NULL || millionths == 0)
-    return false;
+  if (rest == NULL || millionths == 0) return false;
   if (strcmp(rest, "%") == 0) {
     size->unit = SIZE_PERCENT;
     size->count = (uint64_t)millionths;
@@ -67,10 +62,8 @@ bool size_parse(const char *text, struct size *size) {
     size->count = (uint64_t)(millionths / 1000000);
     return !fraction;
   }
-  if (!unit_bytes(rest, &unit) || (fraction && unit == 1))
-    return false;
-  if (millionths > ((unsigned __int128)INT64_MAX * 1000000) / unit)
-    return false;
+  if (!unit_bytes(rest, &unit) || (fraction && unit == 1)) return false;
+  if (millionths > ((unsigned __int128)INT64_MAX * 1000000) / unit) return false;
   size->unit = SIZE_BYTES;
   size->count = (uint64_t)(millionths * unit / 1000000);
   return size->count > 0;
@@ -78,18 +71,19 @@ bool size_parse(const char *text, struct size *size) {
 
 bool size_parse_bytes(const char *text, uint64_t *bytes) {
   struct size size;
-  if (!size_parse(text, &size) || size.unit != SIZE_BYTES)
-    return false;
+  if (!size_parse(text, &size) || size.unit != SIZE_BYTES) return false;
   *bytes = size.count;
   return true;
 }
 
 uint64_t size_in_blocks(const struct size *size, uint64_t unique, uint64_t block_bytes) {
   switch (size->unit) {
-    case SIZE_BLOCKS: return size->count;
+    case SIZE_BLOCKS:
+      return size->count;
     case SIZE_PERCENT:
       return (uint64_t)((unsigned __int128)unique * size->count / (100 * 1000000u));
-    case SIZE_BYTES: return block_bytes == 0 ? 0 : size->count / block_bytes;
+    case SIZE_BYTES:
+      return block_bytes == 0 ? 0 : size->count / block_bytes;
   }
   return 0;
 }

@@ -70,11 +70,9 @@ static void set_bonus(struct adaptive *adaptive, uint64_t capacity) {
 
 static int adaptive_create(const kvstow_policy_config *config, void **policy) {
   int rc = kvstow_policy_config_check(config);
-  if (rc < 0)
-    return rc;
+  if (rc < 0) return rc;
   struct adaptive *adaptive = calloc(1, sizeof *adaptive);
-  if (adaptive == NULL)
-    return KVSTOW_ENOMEM;
+  if (adaptive == NULL) return KVSTOW_ENOMEM;
   adaptive->nodes = config->nodes;
   adaptive->recency = 0.7;
   adaptive->frequency = 0.3;
@@ -93,7 +91,9 @@ static int adaptive_create(const kvstow_policy_config *config, void **policy) {
   return 0;
 }
 
-static void adaptive_destroy(void *policy) { free(policy); }
+static void adaptive_destroy(void *policy) {
+  free(policy);
+}
 
 /* The time of the access's request. Accesses without a request each have their own. */
 static uint64_t time_of(struct adaptive *adaptive, const kvstow_access *access) {
@@ -109,8 +109,7 @@ static uint64_t key_of(struct adaptive *adaptive, const kvstow_access *access, u
   const uint64_t time = time_of(adaptive, access);
   const uint64_t depth = access->depth < DEPTH_MAX ? access->depth : DEPTH_MAX;
   uint64_t rank = time + adaptive->bonus[uses];
-  if (rank > RANK_MAX)
-    rank = RANK_MAX;
+  if (rank > RANK_MAX) rank = RANK_MAX;
   return rank << (DEPTH_BITS + USES_BITS) | (DEPTH_MAX - depth) << USES_BITS | uses;
 }
 

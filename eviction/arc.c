@@ -37,16 +37,12 @@ static struct arc_node *node_of(const struct arc *arc, uint32_t id) {
 
 static int arc_create(const kvstow_policy_config *config, void **policy) {
   int rc = kvstow_policy_config_check(config);
-  if (rc == 0)
-    rc = kvstow_params_parse(config->params, NULL, 0);
-  if (rc < 0)
-    return rc;
+  if (rc == 0) rc = kvstow_params_parse(config->params, NULL, 0);
+  if (rc < 0) return rc;
   struct arc *arc = calloc(1, sizeof *arc);
-  if (arc == NULL)
-    return KVSTOW_ENOMEM;
+  if (arc == NULL) return KVSTOW_ENOMEM;
   rc = kvstow_ghost_init(&arc->b1, config->capacity);
-  if (rc == 0)
-    rc = kvstow_ghost_init(&arc->b2, config->capacity);
+  if (rc == 0) rc = kvstow_ghost_init(&arc->b2, config->capacity);
   if (rc < 0) {
     kvstow_ghost_finish(&arc->b1);
     free(arc);
@@ -71,20 +67,17 @@ static void arc_destroy(void *policy) {
 
 /* Cases II and III: where the key was remembered. Adapts the target the first time it is asked. */
 static uint32_t recall(struct arc *arc, uint64_t key) {
-  if (arc->comeback.from != FROM_NOWHERE && arc->comeback.key == key)
-    return arc->comeback.from;
+  if (arc->comeback.from != FROM_NOWHERE && arc->comeback.key == key) return arc->comeback.from;
   const double b1 = arc->b1.count, b2 = arc->b2.count;
   if (kvstow_ghost_take(&arc->b1, key)) {
     arc->target += b2 > b1 ? b2 / b1 : 1;
-    if (arc->target > (double)arc->capacity)
-      arc->target = (double)arc->capacity;
+    if (arc->target > (double)arc->capacity) arc->target = (double)arc->capacity;
     arc->comeback = (struct comeback){.key = key, .from = FROM_B1};
     return FROM_B1;
   }
   if (kvstow_ghost_take(&arc->b2, key)) {
     arc->target -= b1 > b2 ? b1 / b2 : 1;
-    if (arc->target < 0)
-      arc->target = 0;
+    if (arc->target < 0) arc->target = 0;
     arc->comeback = (struct comeback){.key = key, .from = FROM_B2};
     return FROM_B2;
   }
@@ -95,8 +88,7 @@ static void arc_insert(void *policy, uint32_t id, const kvstow_access *access) {
   struct arc *arc = policy;
   struct arc_node *node = node_of(arc, id);
   const bool known = recall(arc, access->key_lo) != FROM_NOWHERE;
-  if (known)
-    arc->comeback.from = FROM_NOWHERE;
+  if (known) arc->comeback.from = FROM_NOWHERE;
   ghost_set_key(node->key, access->key_lo);
   node->in_t2 = known;
   list_push(known ? &arc->t2 : &arc->t1, arc->nodes, id);
@@ -152,8 +144,7 @@ static int arc_resize(void *policy, uint64_t capacity) {
   struct arc *arc = policy;
   const uint64_t old = arc->b1.capacity;
   int rc = kvstow_ghost_resize(&arc->b1, capacity);
-  if (rc < 0)
-    return rc;
+  if (rc < 0) return rc;
   rc = kvstow_ghost_resize(&arc->b2, capacity);
   if (rc < 0) {
     /* Back to the old size, or, without memory for even that, B1 stays the new one: both work. */
@@ -161,8 +152,7 @@ static int arc_resize(void *policy, uint64_t capacity) {
     return rc;
   }
   arc->capacity = capacity;
-  if (arc->target > (double)capacity)
-    arc->target = (double)capacity;
+  if (arc->target > (double)capacity) arc->target = (double)capacity;
   return 0;
 }
 

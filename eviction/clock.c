@@ -26,20 +26,19 @@ static struct clock_node *node_of(const struct clock *clock, uint32_t id) {
 
 static int clock_create(const kvstow_policy_config *config, void **policy) {
   int rc = kvstow_policy_config_check(config);
-  if (rc == 0)
-    rc = kvstow_params_parse(config->params, NULL, 0);
-  if (rc < 0)
-    return rc;
+  if (rc == 0) rc = kvstow_params_parse(config->params, NULL, 0);
+  if (rc < 0) return rc;
   struct clock *clock = malloc(sizeof *clock);
-  if (clock == NULL)
-    return KVSTOW_ENOMEM;
+  if (clock == NULL) return KVSTOW_ENOMEM;
   clock->nodes = config->nodes;
   list_init(&clock->queue);
   *policy = clock;
   return 0;
 }
 
-static void clock_destroy(void *policy) { free(policy); }
+static void clock_destroy(void *policy) {
+  free(policy);
+}
 
 static void clock_insert(void *policy, uint32_t id, const kvstow_access *access) {
   struct clock *clock = policy;

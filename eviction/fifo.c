@@ -17,20 +17,19 @@ struct fifo {
 
 static int fifo_create(const kvstow_policy_config *config, void **policy) {
   int rc = kvstow_policy_config_check(config);
-  if (rc == 0)
-    rc = kvstow_params_parse(config->params, NULL, 0);
-  if (rc < 0)
-    return rc;
+  if (rc == 0) rc = kvstow_params_parse(config->params, NULL, 0);
+  if (rc < 0) return rc;
   struct fifo *fifo = malloc(sizeof *fifo);
-  if (fifo == NULL)
-    return KVSTOW_ENOMEM;
+  if (fifo == NULL) return KVSTOW_ENOMEM;
   fifo->nodes = config->nodes;
   list_init(&fifo->queue);
   *policy = fifo;
   return 0;
 }
 
-static void fifo_destroy(void *policy) { free(policy); }
+static void fifo_destroy(void *policy) {
+  free(policy);
+}
 
 static void fifo_insert(void *policy, uint32_t id, const kvstow_access *access) {
   struct fifo *fifo = policy;

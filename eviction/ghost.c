@@ -16,24 +16,19 @@ static uint32_t *bucket_of(const struct ghost *ghost, uint64_t key) {
 }
 
 static uint32_t find(const struct ghost *ghost, uint64_t key) {
-  if (ghost->capacity == 0)
-    return NONE;
+  if (ghost->capacity == 0) return NONE;
   uint32_t at = *bucket_of(ghost, key);
-  while (at != NONE && ghost->entries[at].key != key)
-    at = ghost->entries[at].next;
+  while (at != NONE && ghost->entries[at].key != key) at = ghost->entries[at].next;
   return at;
 }
 
 int kvstow_ghost_init(struct ghost *ghost, uint64_t capacity) {
   memset(ghost, 0, sizeof *ghost);
   ghost->head = ghost->tail = ghost->free = NONE;
-  if (capacity == 0)
-    return 0;
-  if (capacity >= NONE / 2)
-    return KVSTOW_ENOMEM;
+  if (capacity == 0) return 0;
+  if (capacity >= NONE / 2) return KVSTOW_ENOMEM;
   uint32_t buckets = 8;
-  while (buckets < capacity)
-    buckets *= 2;
+  while (buckets < capacity) buckets *= 2;
   ghost->entries = malloc((size_t)capacity * sizeof *ghost->entries);
   ghost->buckets = malloc((size_t)buckets * sizeof *ghost->buckets);
   if (ghost->entries == NULL || ghost->buckets == NULL) {
@@ -59,8 +54,7 @@ void kvstow_ghost_finish(struct ghost *ghost) {
 int kvstow_ghost_resize(struct ghost *ghost, uint64_t capacity) {
   struct ghost resized;
   const int rc = kvstow_ghost_init(&resized, capacity);
-  if (rc < 0)
-    return rc;
+  if (rc < 0) return rc;
   for (uint32_t at = ghost->capacity > 0 ? ghost->tail : NONE; at != NONE;
        at = ghost->entries[at].newer)
     kvstow_ghost_push(&resized, ghost->entries[at].key);
@@ -72,8 +66,7 @@ int kvstow_ghost_resize(struct ghost *ghost, uint64_t capacity) {
 static void forget(struct ghost *ghost, uint32_t at) {
   struct ghost_entry *entry = &ghost->entries[at];
   uint32_t *slot = bucket_of(ghost, entry->key);
-  while (*slot != at)
-    slot = &ghost->entries[*slot].next;
+  while (*slot != at) slot = &ghost->entries[*slot].next;
   *slot = entry->next;
   if (entry->newer != NONE)
     ghost->entries[entry->newer].older = entry->older;
@@ -89,10 +82,8 @@ static void forget(struct ghost *ghost, uint32_t at) {
 }
 
 void kvstow_ghost_push(struct ghost *ghost, uint64_t key) {
-  if (ghost->capacity == 0)
-    return;
-  if (!kvstow_ghost_take(ghost, key) && ghost->count == ghost->capacity)
-    forget(ghost, ghost->tail);
+  if (ghost->capacity == 0) return;
+  if (!kvstow_ghost_take(ghost, key) && ghost->count == ghost->capacity) forget(ghost, ghost->tail);
   const uint32_t at = ghost->free;
   struct ghost_entry *entry = &ghost->entries[at];
   uint32_t *bucket = bucket_of(ghost, key);
@@ -107,17 +98,17 @@ void kvstow_ghost_push(struct ghost *ghost, uint64_t key) {
   ghost->count++;
 }
 
-bool kvstow_ghost_has(const struct ghost *ghost, uint64_t key) { return find(ghost, key) != NONE; }
+bool kvstow_ghost_has(const struct ghost *ghost, uint64_t key) {
+  return find(ghost, key) != NONE;
+}
 
 bool kvstow_ghost_take(struct ghost *ghost, uint64_t key) {
   const uint32_t at = find(ghost, key);
-  if (at == NONE)
-    return false;
+  if (at == NONE) return false;
   forget(ghost, at);
   return true;
 }
 
 void kvstow_ghost_drop_oldest(struct ghost *ghost) {
-  if (ghost->count > 0)
-    forget(ghost, ghost->tail);
+  if (ghost->count > 0) forget(ghost, ghost->tail);
 }

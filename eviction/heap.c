@@ -25,8 +25,7 @@ static void relink(struct heap *heap, const kvstow_nodes *nodes, uint32_t up, ui
 }
 
 static void set_up(const kvstow_nodes *nodes, uint32_t id, uint32_t up) {
-  if (id != KVSTOW_NO_ID)
-    heap_node(nodes, id)->up = up;
+  if (id != KVSTOW_NO_ID) heap_node(nodes, id)->up = up;
 }
 
 /* Exchanges an id with its parent. */
@@ -57,16 +56,13 @@ static void rise(struct heap *heap, const kvstow_nodes *nodes, uint32_t id) {
 static void settle(struct heap *heap, const kvstow_nodes *nodes, uint32_t id) {
   const uint64_t key = heap_key(nodes, id);
   struct heap_node *node = heap_node(nodes, id);
-  while (node->up != KVSTOW_NO_ID && key < heap_key(nodes, node->up))
-    rise(heap, nodes, id);
+  while (node->up != KVSTOW_NO_ID && key < heap_key(nodes, node->up)) rise(heap, nodes, id);
   for (;;) {
     uint32_t least = node->left;
-    if (least == KVSTOW_NO_ID)
-      return;
+    if (least == KVSTOW_NO_ID) return;
     if (node->right != KVSTOW_NO_ID && heap_key(nodes, node->right) < heap_key(nodes, least))
       least = node->right;
-    if (heap_key(nodes, least) >= key)
-      return;
+    if (heap_key(nodes, least) >= key) return;
     rise(heap, nodes, least);
   }
 }
@@ -115,8 +111,7 @@ void kvstow_heap_remove(struct heap *heap, const kvstow_nodes *nodes, uint32_t i
   struct heap_node *moved = heap_node(nodes, last);
   relink(heap, nodes, moved->up, last, KVSTOW_NO_ID);
   heap->count--;
-  if (last == id)
-    return;
+  if (last == id) return;
   const struct heap_node *gone = heap_node(nodes, id);
   relink(heap, nodes, gone->up, id, last);
   moved->up = gone->up;
@@ -129,7 +124,6 @@ void kvstow_heap_remove(struct heap *heap, const kvstow_nodes *nodes, uint32_t i
 
 uint32_t kvstow_heap_pop(struct heap *heap, const kvstow_nodes *nodes) {
   const uint32_t id = heap->root;
-  if (id != KVSTOW_NO_ID)
-    kvstow_heap_remove(heap, nodes, id);
+  if (id != KVSTOW_NO_ID) kvstow_heap_remove(heap, nodes, id);
   return id;
 }

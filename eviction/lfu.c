@@ -26,13 +26,10 @@ struct lfu {
 
 static int lfu_create(const kvstow_policy_config *config, void **policy) {
   int rc = kvstow_policy_config_check(config);
-  if (rc == 0)
-    rc = kvstow_params_parse(config->params, NULL, 0);
-  if (rc < 0)
-    return rc;
+  if (rc == 0) rc = kvstow_params_parse(config->params, NULL, 0);
+  if (rc < 0) return rc;
   struct lfu *lfu = malloc(sizeof *lfu);
-  if (lfu == NULL)
-    return KVSTOW_ENOMEM;
+  if (lfu == NULL) return KVSTOW_ENOMEM;
   lfu->nodes = config->nodes;
   lfu->accesses = 0;
   kvstow_heap_init(&lfu->heap);
@@ -40,7 +37,9 @@ static int lfu_create(const kvstow_policy_config *config, void **policy) {
   return 0;
 }
 
-static void lfu_destroy(void *policy) { free(policy); }
+static void lfu_destroy(void *policy) {
+  free(policy);
+}
 
 static uint64_t key_of(struct lfu *lfu, uint64_t count) {
   return count << TIME_BITS | (lfu->accesses++ & TIME_MASK);

@@ -62,14 +62,12 @@ static inline void list_remove(struct list *list, const kvstow_nodes *nodes, uin
 /* Takes the oldest; KVSTOW_NO_ID when empty. */
 static inline uint32_t list_pop(struct list *list, const kvstow_nodes *nodes) {
   const uint32_t id = list->tail;
-  if (id != KVSTOW_NO_ID)
-    list_remove(list, nodes, id);
+  if (id != KVSTOW_NO_ID) list_remove(list, nodes, id);
   return id;
 }
 
 static inline void list_to_head(struct list *list, const kvstow_nodes *nodes, uint32_t id) {
-  if (list->head == id)
-    return;
+  if (list->head == id) return;
   list_remove(list, nodes, id);
   list_push(list, nodes, id);
 }

@@ -18,20 +18,19 @@ struct lru {
 
 static int lru_create(const kvstow_policy_config *config, void **policy) {
   int rc = kvstow_policy_config_check(config);
-  if (rc == 0)
-    rc = kvstow_params_parse(config->params, NULL, 0);
-  if (rc < 0)
-    return rc;
+  if (rc == 0) rc = kvstow_params_parse(config->params, NULL, 0);
+  if (rc < 0) return rc;
   struct lru *lru = malloc(sizeof *lru);
-  if (lru == NULL)
-    return KVSTOW_ENOMEM;
+  if (lru == NULL) return KVSTOW_ENOMEM;
   lru->nodes = config->nodes;
   list_init(&lru->queue);
   *policy = lru;
   return 0;
 }
 
-static void lru_destroy(void *policy) { free(policy); }
+static void lru_destroy(void *policy) {
+  free(policy);
+}
 
 static void lru_insert(void *policy, uint32_t id, const kvstow_access *access) {
   struct lru *lru = policy;

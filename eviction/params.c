@@ -18,8 +18,7 @@ static bool parse_number(const char *text, size_t length, double *value) {
       fraction = true;
     } else if (text[i] >= '0' && text[i] <= '9') {
       whole = whole * 10 + (text[i] - '0');
-      if (fraction)
-        scale *= 10;
+      if (fraction) scale *= 10;
       digits = true;
     } else {
       return false;
@@ -31,8 +30,7 @@ static bool parse_number(const char *text, size_t length, double *value) {
 
 static int parse_one(const char *text, size_t length, const struct param *params, size_t count) {
   const char *equals = memchr(text, '=', length);
-  if (equals == NULL)
-    return KVSTOW_EINVAL;
+  if (equals == NULL) return KVSTOW_EINVAL;
   const size_t name_length = (size_t)(equals - text);
   for (size_t i = 0; i < count; i++) {
     double value;
@@ -48,15 +46,12 @@ static int parse_one(const char *text, size_t length, const struct param *params
 }
 
 int kvstow_params_parse(const char *text, const struct param *params, size_t count) {
-  if (text == NULL || *text == '\0')
-    return 0;
+  if (text == NULL || *text == '\0') return 0;
   for (;;) {
     const size_t length = strcspn(text, ",");
     const int rc = parse_one(text, length, params, count);
-    if (rc < 0)
-      return rc;
-    if (text[length] == '\0')
-      return 0;
+    if (rc < 0) return rc;
+    if (text[length] == '\0') return 0;
     text += length + 1;
   }
 }

@@ -19,13 +19,10 @@ struct chance {
 
 static int random_create(const kvstow_policy_config *config, void **policy) {
   int rc = kvstow_policy_config_check(config);
-  if (rc == 0)
-    rc = kvstow_params_parse(config->params, NULL, 0);
-  if (rc < 0)
-    return rc;
+  if (rc == 0) rc = kvstow_params_parse(config->params, NULL, 0);
+  if (rc < 0) return rc;
   struct chance *chance = malloc(sizeof *chance);
-  if (chance == NULL)
-    return KVSTOW_ENOMEM;
+  if (chance == NULL) return KVSTOW_ENOMEM;
   chance->nodes = config->nodes;
   chance->state = config->seed;
   kvstow_heap_init(&chance->blocks);
@@ -33,7 +30,9 @@ static int random_create(const kvstow_policy_config *config, void **policy) {
   return 0;
 }
 
-static void random_destroy(void *policy) { free(policy); }
+static void random_destroy(void *policy) {
+  free(policy);
+}
 
 static void random_insert(void *policy, uint32_t id, const kvstow_access *access) {
   struct chance *chance = policy;
@@ -53,8 +52,7 @@ static void random_remove(void *policy, uint32_t id) {
 static uint32_t random_victim(void *policy, const kvstow_access *incoming) {
   struct chance *chance = policy;
   (void)incoming;
-  if (chance->blocks.count == 0)
-    return KVSTOW_NO_ID;
+  if (chance->blocks.count == 0) return KVSTOW_NO_ID;
   uint64_t bits = chance->state += 0x9e3779b97f4a7c15u;
   bits = (bits ^ bits >> 30) * 0xbf58476d1ce4e5b9u;
   bits = (bits ^ bits >> 27) * 0x94d049bb133111ebu;

@@ -13,16 +13,9 @@
 #include "eviction/policies.h"
 
 static const kvstow_policy_ops *const shipped[] = {
-    &kvstow_policy_fifo,
-    &kvstow_policy_lru,
-    &kvstow_policy_lfu,
-    &kvstow_policy_adaptive,
-    &kvstow_policy_clock,
-    &kvstow_policy_sieve,
-    &kvstow_policy_s3fifo,
-    &kvstow_policy_two_q,
-    &kvstow_policy_arc,
-    &kvstow_policy_random,
+    &kvstow_policy_fifo,  &kvstow_policy_lru,    &kvstow_policy_lfu,    &kvstow_policy_adaptive,
+    &kvstow_policy_clock, &kvstow_policy_sieve,  &kvstow_policy_s3fifo, &kvstow_policy_two_q,
+    &kvstow_policy_arc,   &kvstow_policy_random,
 };
 
 enum { SHIPPED = sizeof shipped / sizeof shipped[0] };
@@ -46,8 +39,8 @@ static int check(const char *path, const kvstow_policy_ops *ops, char *why, size
     return refuse(why, why_bytes, "%s: made for policy ABI %u, this is %u", path, ops->abi,
                   KVSTOW_POLICY_ABI);
   if (ops->node_bytes > KVSTOW_POLICY_NODE_BYTES)
-    return refuse(why, why_bytes, "%s: wants %u bytes a block, there are %u", path,
-                  ops->node_bytes, KVSTOW_POLICY_NODE_BYTES);
+    return refuse(why, why_bytes, "%s: wants %u bytes a block, there are %u", path, ops->node_bytes,
+                  KVSTOW_POLICY_NODE_BYTES);
   if (ops->name == NULL || ops->create == NULL || ops->destroy == NULL || ops->insert == NULL ||
       ops->touch == NULL || ops->victim == NULL || ops->remove == NULL)
     return refuse(why, why_bytes, "%s: its policy lacks a name or a function", path);
@@ -67,20 +60,16 @@ static int load(const char *path, const kvstow_policy_ops **ops, char *why, size
   else
     rc = check(path, found, why, why_bytes);
   dlclose(object);
-  if (rc == 0)
-    *ops = found;
+  if (rc == 0) *ops = found;
   return rc;
 }
 
 int kvstow_policy_find(const char *name, const kvstow_policy_ops **ops, char *why,
                        size_t why_bytes) {
-  if (ops == NULL)
-    return KVSTOW_EINVAL;
+  if (ops == NULL) return KVSTOW_EINVAL;
   *ops = NULL;
-  if (name == NULL || *name == '\0')
-    return refuse(why, why_bytes, "no policy named");
-  if (strchr(name, '/') != NULL)
-    return load(name, ops, why, why_bytes);
+  if (name == NULL || *name == '\0') return refuse(why, why_bytes, "no policy named");
+  if (strchr(name, '/') != NULL) return load(name, ops, why, why_bytes);
   if (strcmp(name, "default") == 0) {
     *ops = default_policy;
     return 0;
@@ -94,4 +83,6 @@ int kvstow_policy_find(const char *name, const kvstow_policy_ops **ops, char *wh
   return refuse(why, why_bytes, "no policy is called `%s` (a file needs a `/` in its name)", name);
 }
 
-const kvstow_policy_ops *kvstow_policy_at(size_t i) { return i < SHIPPED ? shipped[i] : NULL; }
+const kvstow_policy_ops *kvstow_policy_at(size_t i) {
+  return i < SHIPPED ? shipped[i] : NULL;
+}

@@ -41,11 +41,9 @@ static void set_sizes(struct s3fifo *s3, uint64_t capacity) {
 
 static int s3fifo_create(const kvstow_policy_config *config, void **policy) {
   int rc = kvstow_policy_config_check(config);
-  if (rc < 0)
-    return rc;
+  if (rc < 0) return rc;
   struct s3fifo *s3 = calloc(1, sizeof *s3);
-  if (s3 == NULL)
-    return KVSTOW_ENOMEM;
+  if (s3 == NULL) return KVSTOW_ENOMEM;
   s3->nodes = config->nodes;
   s3->small_share = 0.10;
   s3->ghost_share = 0.90;
@@ -69,16 +67,13 @@ static int s3fifo_create(const kvstow_policy_config *config, void **policy) {
 
 static void s3fifo_destroy(void *policy) {
   struct s3fifo *s3 = policy;
-  if (s3 != NULL)
-    kvstow_ghost_finish(&s3->ghost);
+  if (s3 != NULL) kvstow_ghost_finish(&s3->ghost);
   free(s3);
 }
 
 static bool was_here(struct s3fifo *s3, uint64_t key) {
-  if (s3->comeback.from == SEEN_BEFORE && s3->comeback.key == key)
-    return true;
-  if (!kvstow_ghost_take(&s3->ghost, key))
-    return false;
+  if (s3->comeback.from == SEEN_BEFORE && s3->comeback.key == key) return true;
+  if (!kvstow_ghost_take(&s3->ghost, key)) return false;
   s3->comeback = (struct comeback){.key = key, .from = SEEN_BEFORE};
   return true;
 }
@@ -87,8 +82,7 @@ static void s3fifo_insert(void *policy, uint32_t id, const kvstow_access *access
   struct s3fifo *s3 = policy;
   struct s3_node *node = node_of(s3, id);
   const bool known = was_here(s3, access->key_lo);
-  if (known)
-    s3->comeback.from = 0;
+  if (known) s3->comeback.from = 0;
   ghost_set_key(node->key, access->key_lo);
   node->uses = 0;
   node->in_main = known;
@@ -99,19 +93,16 @@ static void s3fifo_touch(void *policy, uint32_t id, const kvstow_access *access)
   struct s3fifo *s3 = policy;
   struct s3_node *node = node_of(s3, id);
   (void)access;
-  if (node->uses < UINT16_MAX)
-    node->uses++;
+  if (node->uses < UINT16_MAX) node->uses++;
 }
 
 /* The oldest of main without a use; each look costs a block one of its uses. */
 static uint32_t evict_main(struct s3fifo *s3) {
   for (;;) {
     const uint32_t id = s3->main.tail;
-    if (id == KVSTOW_NO_ID)
-      return id;
+    if (id == KVSTOW_NO_ID) return id;
     struct s3_node *node = node_of(s3, id);
-    if (node->uses == 0)
-      return list_pop(&s3->main, s3->nodes);
+    if (node->uses == 0) return list_pop(&s3->main, s3->nodes);
     node->uses = (uint16_t)((node->uses < USES_MAX ? node->uses : USES_MAX) - 1);
     list_to_head(&s3->main, s3->nodes, id);
   }
@@ -135,12 +126,10 @@ static uint32_t evict_small(struct s3fifo *s3) {
 
 static uint32_t s3fifo_victim(void *policy, const kvstow_access *incoming) {
   struct s3fifo *s3 = policy;
-  if (incoming != NULL)
-    was_here(s3, incoming->key_lo);
+  if (incoming != NULL) was_here(s3, incoming->key_lo);
   if (s3->main.count <= s3->main_size && s3->small.count > 0) {
     const uint32_t id = evict_small(s3);
-    if (id != KVSTOW_NO_ID)
-      return id;
+    if (id != KVSTOW_NO_ID) return id;
   }
   return evict_main(s3);
 }
@@ -153,8 +142,7 @@ static void s3fifo_remove(void *policy, uint32_t id) {
 static int s3fifo_resize(void *policy, uint64_t capacity) {
   struct s3fifo *s3 = policy;
   const int rc = kvstow_ghost_resize(&s3->ghost, (uint64_t)((double)capacity * s3->ghost_share));
-  if (rc == 0)
-    set_sizes(s3, capacity);
+  if (rc == 0) set_sizes(s3, capacity);
   return rc;
 }
 

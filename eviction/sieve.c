@@ -29,13 +29,10 @@ static struct sieve_node *node_of(const struct sieve *sieve, uint32_t id) {
 
 static int sieve_create(const kvstow_policy_config *config, void **policy) {
   int rc = kvstow_policy_config_check(config);
-  if (rc == 0)
-    rc = kvstow_params_parse(config->params, NULL, 0);
-  if (rc < 0)
-    return rc;
+  if (rc == 0) rc = kvstow_params_parse(config->params, NULL, 0);
+  if (rc < 0) return rc;
   struct sieve *sieve = malloc(sizeof *sieve);
-  if (sieve == NULL)
-    return KVSTOW_ENOMEM;
+  if (sieve == NULL) return KVSTOW_ENOMEM;
   sieve->nodes = config->nodes;
   sieve->hand = KVSTOW_NO_ID;
   list_init(&sieve->queue);
@@ -43,7 +40,9 @@ static int sieve_create(const kvstow_policy_config *config, void **policy) {
   return 0;
 }
 
-static void sieve_destroy(void *policy) { free(policy); }
+static void sieve_destroy(void *policy) {
+  free(policy);
+}
 
 static void sieve_insert(void *policy, uint32_t id, const kvstow_access *access) {
   struct sieve *sieve = policy;
@@ -60,8 +59,7 @@ static void sieve_touch(void *policy, uint32_t id, const kvstow_access *access) 
 
 static void sieve_remove(void *policy, uint32_t id) {
   struct sieve *sieve = policy;
-  if (sieve->hand == id)
-    sieve->hand = node_of(sieve, id)->link.newer;
+  if (sieve->hand == id) sieve->hand = node_of(sieve, id)->link.newer;
   list_remove(&sieve->queue, sieve->nodes, id);
 }
 
@@ -69,14 +67,12 @@ static uint32_t sieve_victim(void *policy, const kvstow_access *incoming) {
   struct sieve *sieve = policy;
   uint32_t id = sieve->hand != KVSTOW_NO_ID ? sieve->hand : sieve->queue.tail;
   (void)incoming;
-  if (id == KVSTOW_NO_ID)
-    return id;
+  if (id == KVSTOW_NO_ID) return id;
   /* Ends within one turn: each step clears a bit. */
   while (node_of(sieve, id)->used != 0) {
     node_of(sieve, id)->used = 0;
     id = node_of(sieve, id)->link.newer;
-    if (id == KVSTOW_NO_ID)
-      id = sieve->queue.tail;
+    if (id == KVSTOW_NO_ID) id = sieve->queue.tail;
   }
   sieve->hand = id;
   sieve_remove(sieve, id);

@@ -36,11 +36,9 @@ static struct two_q_node *node_of(const struct two_q *two_q, uint32_t id) {
 
 static int two_q_create(const kvstow_policy_config *config, void **policy) {
   int rc = kvstow_policy_config_check(config);
-  if (rc < 0)
-    return rc;
+  if (rc < 0) return rc;
   struct two_q *two_q = calloc(1, sizeof *two_q);
-  if (two_q == NULL)
-    return KVSTOW_ENOMEM;
+  if (two_q == NULL) return KVSTOW_ENOMEM;
   two_q->nodes = config->nodes;
   two_q->in_share = 0.25;
   two_q->out_share = 0.5;
@@ -61,16 +59,13 @@ static int two_q_create(const kvstow_policy_config *config, void **policy) {
 
 static void two_q_destroy(void *policy) {
   struct two_q *two_q = policy;
-  if (two_q != NULL)
-    kvstow_ghost_finish(&two_q->out);
+  if (two_q != NULL) kvstow_ghost_finish(&two_q->out);
   free(two_q);
 }
 
 static bool was_here(struct two_q *two_q, uint64_t key) {
-  if (two_q->comeback.from == SEEN_BEFORE && two_q->comeback.key == key)
-    return true;
-  if (!kvstow_ghost_take(&two_q->out, key))
-    return false;
+  if (two_q->comeback.from == SEEN_BEFORE && two_q->comeback.key == key) return true;
+  if (!kvstow_ghost_take(&two_q->out, key)) return false;
   two_q->comeback = (struct comeback){.key = key, .from = SEEN_BEFORE};
   return true;
 }
@@ -79,8 +74,7 @@ static void two_q_insert(void *policy, uint32_t id, const kvstow_access *access)
   struct two_q *two_q = policy;
   struct two_q_node *node = node_of(two_q, id);
   const bool known = was_here(two_q, access->key_lo);
-  if (known)
-    two_q->comeback.from = 0;
+  if (known) two_q->comeback.from = 0;
   ghost_set_key(node->key, access->key_lo);
   node->proven = known;
   list_push(known ? &two_q->proven : &two_q->in, two_q->nodes, id);
@@ -89,19 +83,16 @@ static void two_q_insert(void *policy, uint32_t id, const kvstow_access *access)
 static void two_q_touch(void *policy, uint32_t id, const kvstow_access *access) {
   struct two_q *two_q = policy;
   (void)access;
-  if (node_of(two_q, id)->proven)
-    list_to_head(&two_q->proven, two_q->nodes, id);
+  if (node_of(two_q, id)->proven) list_to_head(&two_q->proven, two_q->nodes, id);
 }
 
 static uint32_t two_q_victim(void *policy, const kvstow_access *incoming) {
   struct two_q *two_q = policy;
-  if (incoming != NULL)
-    was_here(two_q, incoming->key_lo);
+  if (incoming != NULL) was_here(two_q, incoming->key_lo);
   if (two_q->in.count <= two_q->in_size && two_q->proven.count > 0)
     return list_pop(&two_q->proven, two_q->nodes);
   const uint32_t id = list_pop(&two_q->in, two_q->nodes);
-  if (id != KVSTOW_NO_ID)
-    kvstow_ghost_push(&two_q->out, ghost_key(node_of(two_q, id)->key));
+  if (id != KVSTOW_NO_ID) kvstow_ghost_push(&two_q->out, ghost_key(node_of(two_q, id)->key));
   return id;
 }
 
@@ -112,10 +103,8 @@ static void two_q_remove(void *policy, uint32_t id) {
 
 static int two_q_resize(void *policy, uint64_t capacity) {
   struct two_q *two_q = policy;
-  const int rc =
-      kvstow_ghost_resize(&two_q->out, (uint64_t)((double)capacity * two_q->out_share));
-  if (rc == 0)
-    two_q->in_size = (uint64_t)((double)capacity * two_q->in_share);
+  const int rc = kvstow_ghost_resize(&two_q->out, (uint64_t)((double)capacity * two_q->out_share));
+  if (rc == 0) two_q->in_size = (uint64_t)((double)capacity * two_q->in_share);
   return rc;
 }
 

@@ -24,8 +24,7 @@ static inline const char *shared_trace(const char *file) {
 }
 
 static inline bool shared_traces_missing(const char *test) {
-  if (shared_trace("reference_libcachesim_counts.csv") != NULL)
-    return false;
+  if (shared_trace("reference_libcachesim_counts.csv") != NULL) return false;
   fprintf(stderr,
           "\n*** SKIP %s: no ../shared/traces (set KVSTOW_SHARED): nothing was compared with the "
           "published references ***\n\n",

@@ -54,8 +54,7 @@ static uint64_t draw(struct fixture *fx, uint64_t below) {
 static void move_chunk_array(struct fixture *fx) { /* its place may change between calls */
   char **moved = malloc(CHUNKS * sizeof *moved);
   assert_non_null(moved);
-  if (fx->chunks != NULL)
-    memcpy(moved, fx->chunks, CHUNKS * sizeof *moved);
+  if (fx->chunks != NULL) memcpy(moved, fx->chunks, CHUNKS * sizeof *moved);
   free(fx->chunks);
   fx->chunks = moved;
   fx->nodes.chunks = moved;
@@ -82,16 +81,14 @@ static void setup(struct fixture *fx, const kvstow_policy_ops *ops, uint64_t see
 
 static void teardown(struct fixture *fx) {
   fx->ops->destroy(fx->policy);
-  for (int i = 0; i < CHUNKS; i++)
-    free(fx->chunks[i]);
+  for (int i = 0; i < CHUNKS; i++) free(fx->chunks[i]);
   free(fx->chunks);
 }
 
 static void check_guards(const struct fixture *fx) {
   for (uint32_t id = 0; id < IDS; id++) {
     const unsigned char *entry = kvstow_node(&fx->nodes, id);
-    for (uint32_t i = KVSTOW_POLICY_NODE_BYTES; i < STRIDE; i++)
-      assert_int_equal(entry[i], GUARD);
+    for (uint32_t i = KVSTOW_POLICY_NODE_BYTES; i < STRIDE; i++) assert_int_equal(entry[i], GUARD);
     if (fx->blocks[id].present)
       for (uint32_t i = fx->ops->node_bytes; i < KVSTOW_POLICY_NODE_BYTES; i++)
         assert_int_equal(entry[i], 0);
@@ -100,24 +97,22 @@ static void check_guards(const struct fixture *fx) {
 
 /* ---- the naive models: `order` is oldest first ---- */
 
-static void order_append(struct fixture *fx, uint32_t id) { fx->order[fx->count++] = id; }
+static void order_append(struct fixture *fx, uint32_t id) {
+  fx->order[fx->count++] = id;
+}
 
 static int order_find(const struct fixture *fx, uint32_t id) {
   for (uint32_t i = 0; i < fx->count; i++)
-    if (fx->order[i] == id)
-      return (int)i;
+    if (fx->order[i] == id) return (int)i;
   fail_msg("id %u is not in the model", id);
   return -1;
 }
 
 static void order_delete(struct fixture *fx, int at) {
-  memmove(&fx->order[at], &fx->order[at + 1],
-          (fx->count - (uint32_t)at - 1) * sizeof fx->order[0]);
+  memmove(&fx->order[at], &fx->order[at + 1], (fx->count - (uint32_t)at - 1) * sizeof fx->order[0]);
   fx->count--;
-  if (at < fx->hand)
-    fx->hand--;
-  if (fx->hand == (int)fx->count)
-    fx->hand = -1;
+  if (at < fx->hand) fx->hand--;
+  if (fx->hand == (int)fx->count) fx->hand = -1;
 }
 
 static bool is(const struct fixture *fx, const char *name) {
@@ -126,8 +121,7 @@ static bool is(const struct fixture *fx, const char *name) {
 
 static void model_touch(struct fixture *fx, uint32_t id) {
   fx->blocks[id].bit = true;
-  if (!is(fx, "lru"))
-    return;
+  if (!is(fx, "lru")) return;
   order_delete(fx, order_find(fx, id));
   order_append(fx, id);
 }
@@ -156,8 +150,7 @@ static int naive_lfu(const struct fixture *fx) {
   int best = 0;
   for (uint32_t i = 1; i < fx->count; i++) {
     const struct model_block *a = &fx->blocks[fx->order[i]], *b = &fx->blocks[fx->order[best]];
-    if (a->uses < b->uses || (a->uses == b->uses && a->last < b->last))
-      best = (int)i;
+    if (a->uses < b->uses || (a->uses == b->uses && a->last < b->last)) best = (int)i;
   }
   return best;
 }
@@ -177,30 +170,28 @@ static void check_adaptive(const struct fixture *fx, uint32_t victim) {
 
 /* Index in `order` of the victim the model wants; -1 where there is no model. */
 static int naive_victim(struct fixture *fx) {
-  if (is(fx, "fifo") || is(fx, "lru"))
-    return 0;
-  if (is(fx, "clock"))
-    return naive_clock(fx);
-  if (is(fx, "sieve"))
-    return naive_sieve(fx);
-  if (is(fx, "lfu"))
-    return naive_lfu(fx);
+  if (is(fx, "fifo") || is(fx, "lru")) return 0;
+  if (is(fx, "clock")) return naive_clock(fx);
+  if (is(fx, "sieve")) return naive_sieve(fx);
+  if (is(fx, "lfu")) return naive_lfu(fx);
   return -1;
 }
 
 /* ---- random calls ---- */
 
 static kvstow_access access_to(uint64_t key) {
-  return (kvstow_access){.key_lo = key * 0x9e3779b97f4a7c15u, .key_hi = key, .request = 0,
-                         .parent = KVSTOW_NO_ID, .chain_blocks = 1, .tokens = 256};
+  return (kvstow_access){.key_lo = key * 0x9e3779b97f4a7c15u,
+                         .key_hi = key,
+                         .request = 0,
+                         .parent = KVSTOW_NO_ID,
+                         .chain_blocks = 1,
+                         .tokens = 256};
 }
 
 static void do_insert(struct fixture *fx) {
   uint32_t id = (uint32_t)draw(fx, IDS);
-  if (fx->count == IDS)
-    return;
-  while (fx->blocks[id].present)
-    id = (id + 1) % IDS;
+  if (fx->count == IDS) return;
+  while (fx->blocks[id].present) id = (id + 1) % IDS;
   const uint64_t key = draw(fx, 3 * IDS); /* keys come back under other ids: ghosts notice */
   const kvstow_access access = access_to(key);
   memset(kvstow_node(&fx->nodes, id), 0, KVSTOW_POLICY_NODE_BYTES);
@@ -211,8 +202,7 @@ static void do_insert(struct fixture *fx) {
 }
 
 static void do_touch(struct fixture *fx) {
-  if (fx->count == 0)
-    return;
+  if (fx->count == 0) return;
   const uint32_t id = fx->order[draw(fx, fx->count)];
   const kvstow_access access = access_to(fx->blocks[id].key);
   fx->ops->touch(fx->policy, id, &access);
@@ -231,17 +221,14 @@ static void do_victim(struct fixture *fx) {
   assert_true(id < IDS);
   assert_true(fx->blocks[id].present);
   const int wanted = naive_victim(fx);
-  if (wanted >= 0)
-    assert_int_equal(id, fx->order[wanted]);
-  if (is(fx, "adaptive"))
-    check_adaptive(fx, id);
+  if (wanted >= 0) assert_int_equal(id, fx->order[wanted]);
+  if (is(fx, "adaptive")) check_adaptive(fx, id);
   order_delete(fx, order_find(fx, id));
   fx->blocks[id].present = false;
 }
 
 static void do_remove(struct fixture *fx) {
-  if (fx->count == 0)
-    return;
+  if (fx->count == 0) return;
   const uint32_t id = fx->order[draw(fx, fx->count)];
   fx->ops->remove(fx->policy, id);
   order_delete(fx, order_find(fx, id));
@@ -265,8 +252,7 @@ static void run(const kvstow_policy_ops *ops, uint64_t seed) {
       move_chunk_array(&fx);
     }
     const size_t allocated = mallinfo2().uordblks;
-    if (fx.count >= fx.capacity || (what < 150 && fx.count > 0))
-      do_victim(&fx);
+    if (fx.count >= fx.capacity || (what < 150 && fx.count > 0)) do_victim(&fx);
     if (what < 500)
       do_insert(&fx);
     else if (what < 930)
@@ -276,12 +262,10 @@ static void run(const kvstow_policy_ops *ops, uint64_t seed) {
     else
       do_victim(&fx);
     assert_int_equal(mallinfo2().uordblks, allocated);
-    if (step % 64 == 0)
-      check_guards(&fx);
+    if (step % 64 == 0) check_guards(&fx);
   }
   if (seed % 2 == 0) /* else the policy is destroyed with blocks in it */
-    while (fx.count > 0)
-      do_victim(&fx);
+    while (fx.count > 0) do_victim(&fx);
   check_guards(&fx);
   teardown(&fx);
 }
@@ -289,8 +273,7 @@ static void run(const kvstow_policy_ops *ops, uint64_t seed) {
 static void every_block_leaves_once_and_by_the_rule(void **state) {
   (void)state;
   for (size_t i = 0; kvstow_policy_at(i) != NULL; i++)
-    for (uint64_t seed = 1; seed <= 20; seed++)
-      run(kvstow_policy_at(i), seed);
+    for (uint64_t seed = 1; seed <= 20; seed++) run(kvstow_policy_at(i), seed);
 }
 
 static void more_blocks_than_expected_are_no_harm(void **state) {
@@ -298,13 +281,10 @@ static void more_blocks_than_expected_are_no_harm(void **state) {
   for (size_t i = 0; kvstow_policy_at(i) != NULL; i++) {
     struct fixture fx;
     setup(&fx, kvstow_policy_at(i), 1);
-    if (fx.ops->resize != NULL)
-      assert_int_equal(fx.ops->resize(fx.policy, 1), 0);
-    while (fx.count < IDS)
-      do_insert(&fx);
+    if (fx.ops->resize != NULL) assert_int_equal(fx.ops->resize(fx.policy, 1), 0);
+    while (fx.count < IDS) do_insert(&fx);
     uint32_t left = IDS;
-    while (fx.ops->victim(fx.policy, NULL) != KVSTOW_NO_ID)
-      left--;
+    while (fx.ops->victim(fx.policy, NULL) != KVSTOW_NO_ID) left--;
     assert_int_equal(left, 0);
     teardown(&fx);
   }
@@ -318,10 +298,8 @@ static void the_seed_decides_random(void **state) {
   for (int turn = 0; turn < 2; turn++) {
     struct fixture fx;
     setup(&fx, ops, 42);
-    while (fx.count < CAPACITY)
-      do_insert(&fx);
-    for (int i = 0; i < 50; i++)
-      first[turn][i] = fx.ops->victim(fx.policy, NULL);
+    while (fx.count < CAPACITY) do_insert(&fx);
+    for (int i = 0; i < 50; i++) first[turn][i] = fx.ops->victim(fx.policy, NULL);
     teardown(&fx);
   }
   assert_memory_equal(first[0], first[1], sizeof first[0]);
@@ -348,15 +326,15 @@ static void adaptive_lets_leaves_go_before_ancestors(void **state) {
       access.depth = i;
       fx.ops->touch(fx.policy, i, &access);
     }
-    for (uint32_t i = 50; i-- > 0;)
-      assert_int_equal(fx.ops->victim(fx.policy, NULL), i);
+    for (uint32_t i = 50; i-- > 0;) assert_int_equal(fx.ops->victim(fx.policy, NULL), i);
     teardown(&fx);
   }
 }
 
 static void bad_configurations_are_refused(void **state) {
-  static const char *const bad[] = {"nonsense=1", "x", "=", ",", "small=", "small=2", "small=0.1,",
-                                    "recency=-1", "in=0,1", "promote=x", "window=1e3"};
+  static const char *const bad[] = {"nonsense=1", "x",         "=",          ",",
+                                    "small=",     "small=2",   "small=0.1,", "recency=-1",
+                                    "in=0,1",     "promote=x", "window=1e3"};
   char memory[64] = {0};
   char *chunk = memory;
   const kvstow_nodes nodes = {.chunks = &chunk, .shift = 0, .stride = 64};

@@ -96,14 +96,11 @@ static void the_example_policy_loads_and_works(void **state) {
   void *policy;
   (void)state;
   const char *object = compile(KVSTOW_SOURCE_DIR "/eviction/examples/most_recent.c", "most_recent");
-  if (object == NULL)
-    skip();
-  if (kvstow_policy_find(object, &ops, why, sizeof why) != 0)
-    fail_msg("%s", why);
+  if (object == NULL) skip();
+  if (kvstow_policy_find(object, &ops, why, sizeof why) != 0) fail_msg("%s", why);
   assert_string_equal(ops->name, "most_recent");
   assert_int_equal(ops->create(&config, &policy), 0);
-  for (uint32_t id = 0; id < 3; id++)
-    ops->insert(policy, id, &access);
+  for (uint32_t id = 0; id < 3; id++) ops->insert(policy, id, &access);
   ops->touch(policy, 0, &access);
   assert_int_equal(ops->victim(policy, NULL), 0);
   ops->remove(policy, 2);
@@ -126,8 +123,7 @@ static void objects_that_are_no_policies_are_refused(void **state) {
   (void)state;
   for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
     const char *object = compile_text(bad[i].text, bad[i].name);
-    if (object == NULL)
-      skip();
+    if (object == NULL) skip();
     assert_int_equal(kvstow_policy_find(object, &ops, why, sizeof why), KVSTOW_EPOLICY);
     if (strstr(why, bad[i].cause) == NULL || strstr(why, object) == NULL)
       fail_msg("says `%s`, without `%s`", why, bad[i].cause);

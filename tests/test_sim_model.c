@@ -22,8 +22,7 @@ static struct trace *trace;
 static struct sim_result simulate(const struct sim_options *options) {
   struct sim_result result;
   char why[256];
-  if (sim_run(trace, options, &result, why, sizeof why) < 0)
-    fail_msg("%s", why);
+  if (sim_run(trace, options, &result, why, sizeof why) < 0) fail_msg("%s", why);
   assert_int_equal(result.requests, trace->request_count);
   assert_int_equal(result.accesses, trace->accesses);
   assert_int_equal(result.unique, trace->unique);
@@ -39,8 +38,7 @@ struct row {
 
 static int64_t row_find(const struct row *row, uint32_t id) {
   for (uint64_t i = 0; i < row->count; i++)
-    if (row->ids[i] == id)
-      return (int64_t)i;
+    if (row->ids[i] == id) return (int64_t)i;
   return -1;
 }
 
@@ -56,22 +54,19 @@ static struct sim_result naive(bool lru, enum sim_order order, uint64_t size) {
   for (uint64_t r = 0; r < trace->request_count; r++) {
     const struct trace_request *request = &trace->requests[r];
     uint64_t hit = 0;
-    while (hit < request->blocks && row_find(&row, request->ids[hit]) >= 0)
-      hit++;
+    while (hit < request->blocks && row_find(&row, request->ids[hit]) >= 0) hit++;
     const uint64_t tokens = hit * trace->block_tokens;
     result.prefix_hit_blocks += hit;
     result.prefix_hit_tokens += tokens < request->input_tokens ? tokens : request->input_tokens;
     for (uint32_t i = 0; i < request->blocks; i++) {
       const uint32_t id = request->ids[order == SIM_FRONT ? i : request->blocks - 1 - i];
       const int64_t at = row_find(&row, id);
-      if (at >= 0 && !lru)
-        continue;
+      if (at >= 0 && !lru) continue;
       if (at >= 0)
         row_delete(&row, (uint64_t)at);
       else
         result.misses++;
-      if (row.count == size)
-        row_delete(&row, 0);
+      if (row.count == size) row_delete(&row, 0);
       row.ids[row.count++] = id;
     }
   }
@@ -116,8 +111,7 @@ static void no_policy_beats_the_optima(void **state) {
         options.order = order ? SIM_BACK : SIM_FRONT;
         const struct sim_result result = simulate(&options);
         assert_true(result.prefix_hit_blocks <= opt.prefix_hit_blocks);
-        if (order == 0)
-          assert_true(result.misses >= belady.misses);
+        if (order == 0) assert_true(result.misses >= belady.misses);
       }
     }
   }
@@ -144,8 +138,11 @@ static void two_ideal_lru_tiers_equal_one_of_their_size(void **state) {
   for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
     for (int order = 0; order < 2; order++) {
       const enum sim_order touch = order ? SIM_BACK : SIM_FRONT;
-      const struct sim_options two = {.tiers = SIM_IDEAL, .policy = "lru", .order = touch,
-                                      .blocks = sizes[i][0], .ssd_blocks = sizes[i][1]};
+      const struct sim_options two = {.tiers = SIM_IDEAL,
+                                      .policy = "lru",
+                                      .order = touch,
+                                      .blocks = sizes[i][0],
+                                      .ssd_blocks = sizes[i][1]};
       const struct sim_options one = {
           .policy = "lru", .order = touch, .blocks = sizes[i][0] + sizes[i][1]};
       const struct sim_options ram = {.policy = "lru", .order = touch, .blocks = sizes[i][0]};
@@ -184,8 +181,8 @@ static void engine_with_room_for_all_writes_a_block_once(void **state) {
   struct sim_options options = {.policy = "infinite", .blocks = 1};
   (void)state;
   const struct sim_result infinite = simulate(&options);
-  options = (struct sim_options){.tiers = SIM_ENGINE, .policy = "lru", .blocks = 200,
-                                 .ssd_blocks = trace->unique + 64};
+  options = (struct sim_options){
+      .tiers = SIM_ENGINE, .policy = "lru", .blocks = 200, .ssd_blocks = trace->unique + 64};
   const struct sim_result result = simulate(&options);
   assert_int_equal(result.prefix_hit_tokens, infinite.prefix_hit_tokens);
   assert_int_equal(result.misses, trace->unique);
@@ -197,8 +194,10 @@ static void engine_with_room_for_all_writes_a_block_once(void **state) {
 }
 
 static void engine_hits_nearly_what_the_ideal_does(void **state) {
-  struct sim_options options = {.tiers = SIM_IDEAL, .policy = "lru",
-                                .blocks = trace->unique / 50, .ssd_blocks = trace->unique / 10};
+  struct sim_options options = {.tiers = SIM_IDEAL,
+                                .policy = "lru",
+                                .blocks = trace->unique / 50,
+                                .ssd_blocks = trace->unique / 10};
   (void)state;
   const struct sim_result ideal = simulate(&options);
   options.tiers = SIM_ENGINE;
@@ -216,14 +215,17 @@ static void engine_copes_with_tiny_and_odd_tiers(void **state) {
     uint64_t ram, ssd;
     uint32_t segment;
     double high, low;
-  } odd[] = {{1, 4, 1, 0, 0},      {1, 4, 100, 0, 0},   {2, 5, 3, 0, 0},    {300, 8, 4, 0, 0},
-             {500, 40, 10, 0, 0},  {64, 64, 64, 1, 1},  {64, 200, 7, 0.5, 0.1},
-             {64, 200, 7, 1, 0.01}, {100, 300, 32, 0.9, 0.9}};
+  } odd[] = {{1, 4, 1, 0, 0},        {1, 4, 100, 0, 0},     {2, 5, 3, 0, 0},
+             {300, 8, 4, 0, 0},      {500, 40, 10, 0, 0},   {64, 64, 64, 1, 1},
+             {64, 200, 7, 0.5, 0.1}, {64, 200, 7, 1, 0.01}, {100, 300, 32, 0.9, 0.9}};
   (void)state;
   for (size_t i = 0; i < sizeof odd / sizeof odd[0]; i++) {
-    const struct sim_options options = {.tiers = SIM_ENGINE, .policy = "lru",
-                                        .blocks = odd[i].ram, .ssd_blocks = odd[i].ssd,
-                                        .segment_blocks = odd[i].segment, .high = odd[i].high,
+    const struct sim_options options = {.tiers = SIM_ENGINE,
+                                        .policy = "lru",
+                                        .blocks = odd[i].ram,
+                                        .ssd_blocks = odd[i].ssd,
+                                        .segment_blocks = odd[i].segment,
+                                        .high = odd[i].high,
                                         .low = odd[i].low};
     const struct sim_result result = simulate(&options);
     assert_true(result.ssd_size_blocks <= odd[i].ssd && result.ssd_size_blocks > 0);
@@ -240,7 +242,12 @@ static void impossible_options_are_refused_with_a_reason(void **state) {
       {.tiers = SIM_IDEAL, .policy = "belady", .blocks = 5, .ssd_blocks = 5},
       {.tiers = SIM_ENGINE, .policy = "lru", .ssd_policy = "opt", .blocks = 5, .ssd_blocks = 50},
       {.tiers = SIM_ENGINE, .policy = "lru", .blocks = 5, .ssd_blocks = 3},
-      {.tiers = SIM_ENGINE, .policy = "lru", .blocks = 5, .ssd_blocks = 50, .high = 0.5, .low = 0.6},
+      {.tiers = SIM_ENGINE,
+       .policy = "lru",
+       .blocks = 5,
+       .ssd_blocks = 50,
+       .high = 0.5,
+       .low = 0.6},
       {.tiers = SIM_ENGINE, .policy = "lru", .blocks = 5, .ssd_blocks = 50, .high = 1.5},
   };
   (void)state;

@@ -21,19 +21,16 @@ enum { FIELDS = 24, TRACES = 4 };
 static struct trace *loaded[TRACES];
 
 static const struct trace *load(const char *name) {
-  static const char *const names[TRACES] = {"mooncake_conversation",
-                                            "mooncake_conversation_head1000", "weka_dev",
-                                            "taubench_airline"};
+  static const char *const names[TRACES] = {
+      "mooncake_conversation", "mooncake_conversation_head1000", "weka_dev", "taubench_airline"};
   for (int i = 0; i < TRACES; i++) {
-    if (strcmp(name, names[i]) != 0)
-      continue;
+    if (strcmp(name, names[i]) != 0) continue;
     if (loaded[i] == NULL) {
       char file[128], why[256] = "not there";
       snprintf(file, sizeof file, "%s.jsonl.zst", name);
       const char *path = shared_trace(file);
       loaded[i] = path != NULL ? trace_load(path, 0, 0, why, sizeof why) : NULL;
-      if (loaded[i] == NULL)
-        fail_msg("%s: %s", file, why);
+      if (loaded[i] == NULL) fail_msg("%s: %s", file, why);
     }
     return loaded[i];
   }
@@ -43,8 +40,7 @@ static const struct trace *load(const char *name) {
 
 static int free_traces(void **state) {
   (void)state;
-  for (int i = 0; i < TRACES; i++)
-    trace_free(loaded[i]);
+  for (int i = 0; i < TRACES; i++) trace_free(loaded[i]);
   return 0;
 }
 
@@ -82,8 +78,7 @@ static uint64_t number(const struct table *table, int field) {
 static struct sim_result run(const struct trace *trace, const struct sim_options *options) {
   struct sim_result result;
   char why[256];
-  if (sim_run(trace, options, &result, why, sizeof why) < 0)
-    fail_msg("%s: %s", trace->name, why);
+  if (sim_run(trace, options, &result, why, sizeof why) < 0) fail_msg("%s: %s", trace->name, why);
   return result;
 }
 
@@ -98,34 +93,29 @@ static bool policy_name(const char *reference, char *name, size_t bytes, enum si
     *order = SIM_BACK;
   }
   for (char *c = name; *c != '\0'; c++)
-    if (*c >= 'A' && *c <= 'Z')
-      *c = (char)(*c - 'A' + 'a');
-  if (strcasecmp(name, "s3-fifo") == 0)
-    snprintf(name, bytes, "s3fifo");
-  if (strcmp(name, "w-tinylfu") == 0)
-    snprintf(name, bytes, "wtinylfu");
+    if (*c >= 'A' && *c <= 'Z') *c = (char)(*c - 'A' + 'a');
+  if (strcasecmp(name, "s3-fifo") == 0) snprintf(name, bytes, "s3fifo");
+  if (strcmp(name, "w-tinylfu") == 0) snprintf(name, bytes, "wtinylfu");
   if (strcmp(name, "leaf_lru") == 0) { /* equal to lru_reversed, exactly */
     snprintf(name, bytes, "lru");
     *order = SIM_BACK;
   }
-  return strcmp(name, "belady") == 0 || strcmp(name, "opt") == 0 ||
-         strcmp(name, "infinite") == 0 || kvstow_policy_find(name, &ops, NULL, 0) == 0;
+  return strcmp(name, "belady") == 0 || strcmp(name, "opt") == 0 || strcmp(name, "infinite") == 0 ||
+         kvstow_policy_find(name, &ops, NULL, 0) == 0;
 }
 
 static void block_misses_equal_libcachesim(void **state) {
   (void)state;
   struct table table;
   unsigned rows = 0, wrong = 0;
-  if (shared_traces_missing(__func__))
-    skip();
+  if (shared_traces_missing(__func__)) skip();
   assert_true(table_open(&table, "reference_libcachesim_counts.csv"));
   while (table_next(&table)) {
     char policy[32];
     enum sim_order order;
-    if (!policy_name(table.fields[1], policy, sizeof policy, &order))
-      continue;
-    const struct sim_options options = {.policy = policy, .order = order,
-                                        .blocks = number(&table, 3)};
+    if (!policy_name(table.fields[1], policy, sizeof policy, &order)) continue;
+    const struct sim_options options = {
+        .policy = policy, .order = order, .blocks = number(&table, 3)};
     const struct sim_result result = run(load(table.fields[0]), &options);
     assert_int_equal(result.accesses, number(&table, 4));
     rows++;
@@ -144,16 +134,14 @@ static void prefix_hits_equal_reference(void **state) {
   (void)state;
   struct table table;
   unsigned rows = 0, wrong = 0;
-  if (shared_traces_missing(__func__))
-    skip();
+  if (shared_traces_missing(__func__)) skip();
   assert_true(table_open(&table, "reference_prefix.csv"));
   while (table_next(&table)) {
     char policy[32];
     enum sim_order order;
-    if (!policy_name(table.fields[1], policy, sizeof policy, &order))
-      continue;
-    const struct sim_options options = {.policy = policy, .order = order,
-                                        .blocks = number(&table, 3)};
+    if (!policy_name(table.fields[1], policy, sizeof policy, &order)) continue;
+    const struct sim_options options = {
+        .policy = policy, .order = order, .blocks = number(&table, 3)};
     const struct sim_result result = run(load(table.fields[0]), &options);
     assert_int_equal(result.requests, number(&table, 4));
     assert_int_equal(result.accesses, number(&table, 5));
@@ -176,8 +164,7 @@ static void two_ideal_tiers_equal_reference(void **state) {
   (void)state;
   struct table table;
   unsigned rows = 0;
-  if (shared_traces_missing(__func__))
-    skip();
+  if (shared_traces_missing(__func__)) skip();
   assert_true(table_open(&table, "reference_twotier.csv"));
   while (table_next(&table)) {
     const struct sim_options options = {
@@ -204,8 +191,7 @@ static void small_trace_equals_golden(void **state) {
   (void)state;
   struct table table;
   unsigned rows = 0;
-  if (shared_traces_missing(__func__))
-    skip();
+  if (shared_traces_missing(__func__)) skip();
   const struct trace *trace = load("mooncake_conversation_head1000");
   assert_true(table_open(&table, "golden_head1000.csv"));
   while (table_next(&table)) {

@@ -33,25 +33,50 @@ static void reads_bytes_blocks_and_percent(void **state) {
   (void)state;
   for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
     struct size size = {.count = 0};
-    if (!size_parse(good[i].text, &size))
-      fail_msg("%s was refused", good[i].text);
+    if (!size_parse(good[i].text, &size)) fail_msg("%s was refused", good[i].text);
     assert_int_equal(size.unit, good[i].unit);
     assert_int_equal(size.count, good[i].count);
   }
 }
 
 static void refuses_what_is_no_size(void **state) {
-  static const char *const bad[] = {
-      "",      " 1",     "1 ",       "-1",    "+1",   "0",    "0%",     "0blk",   "KiB",
-      "1kb",   "1KB",    "1K",       "1kib",  "1.5",  "1.B",  ".5GiB",  "1.5blk", "101%",
-      "100.1%", "1e3",   "0x10",     "1,5%",  "nan",  "inf",  "1%%",    "1GiBs",  "1.2.3MiB",
-      "9223372036854775808", "18446744073709551616", "8388608TiB", "99999999999999999999999blk",
-      "0.0000001MiB", "0.0000009KiB"};
+  static const char *const bad[] = {"",
+                                    " 1",
+                                    "1 ",
+                                    "-1",
+                                    "+1",
+                                    "0",
+                                    "0%",
+                                    "0blk",
+                                    "KiB",
+                                    "1kb",
+                                    "1KB",
+                                    "1K",
+                                    "1kib",
+                                    "1.5",
+                                    "1.B",
+                                    ".5GiB",
+                                    "1.5blk",
+                                    "101%",
+                                    "100.1%",
+                                    "1e3",
+                                    "0x10",
+                                    "1,5%",
+                                    "nan",
+                                    "inf",
+                                    "1%%",
+                                    "1GiBs",
+                                    "1.2.3MiB",
+                                    "9223372036854775808",
+                                    "18446744073709551616",
+                                    "8388608TiB",
+                                    "99999999999999999999999blk",
+                                    "0.0000001MiB",
+                                    "0.0000009KiB"};
   struct size size;
   (void)state;
   for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
-    if (size_parse(bad[i], &size))
-      fail_msg("`%s` was accepted", bad[i]);
+    if (size_parse(bad[i], &size)) fail_msg("`%s` was accepted", bad[i]);
 }
 
 static void bytes_are_bytes_only(void **state) {

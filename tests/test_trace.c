@@ -21,7 +21,9 @@ static void write_file(const void *bytes, size_t count) {
   assert_int_equal(fclose(file), 0);
 }
 
-static void write_text(const char *text) { write_file(text, strlen(text)); }
+static void write_text(const char *text) {
+  write_file(text, strlen(text));
+}
 
 static size_t compress(const char *text, char *out, size_t out_bytes) {
   const size_t bytes = ZSTD_compress(out, out_bytes, text, strlen(text), 3);
@@ -42,8 +44,7 @@ static void check_two_requests(struct trace_reader *reader) {
   assert_int_equal(request.output_tokens, 7);
   assert_int_equal(request.session, 0);
   assert_int_equal(request.blocks, 3);
-  for (uint32_t i = 0; i < 3; i++)
-    assert_int_equal(request.ids[i], i);
+  for (uint32_t i = 0; i < 3; i++) assert_int_equal(request.ids[i], i);
   assert_int_equal(trace_next(reader, &request), 1);
   assert_int_equal(request.timestamp_ms, 6);
   assert_int_equal(request.session, 4);
@@ -59,8 +60,7 @@ static void check_two_requests(struct trace_reader *reader) {
 static struct trace_reader *open_it(void) {
   char why[512] = "";
   struct trace_reader *reader = trace_open(path, why, sizeof why);
-  if (reader == NULL)
-    fail_msg("%s", why);
+  if (reader == NULL) fail_msg("%s", why);
   return reader;
 }
 
@@ -97,8 +97,9 @@ static void reads_a_line_longer_than_the_buffers(void **state) {
   struct trace_request request;
   (void)state;
   assert_non_null(text);
-  size_t used = (size_t)sprintf(text, "{\"timestamp\":0,\"input_length\":9,\"output_length\":1,"
-                                      "\"hash_ids\":[");
+  size_t used = (size_t)sprintf(text,
+                                "{\"timestamp\":0,\"input_length\":9,\"output_length\":1,"
+                                "\"hash_ids\":[");
   for (int i = 0; i < BLOCKS; i++)
     used += (size_t)sprintf(text + used, "%s%d", i > 0 ? "," : "", i);
   strcpy(text + used, "]}\n");
@@ -118,10 +119,8 @@ static void expect_refused(const char *text, size_t bytes, const char *cause) {
   int rc;
   write_file(text, bytes);
   struct trace_reader *reader = open_it();
-  while ((rc = trace_next(reader, &request)) > 0)
-    continue;
-  if (rc == 0)
-    fail_msg("accepted, but: %s", cause);
+  while ((rc = trace_next(reader, &request)) > 0) continue;
+  if (rc == 0) fail_msg("accepted, but: %s", cause);
   if (strstr(trace_why(reader), cause) == NULL || strstr(trace_why(reader), path) == NULL)
     fail_msg("says `%s`, without `%s`", trace_why(reader), cause);
   trace_close(reader);
@@ -171,8 +170,7 @@ static void truncated_or_damaged_zstd_is_an_error(void **state) {
   char packed[2048], damaged[2048];
   (void)state;
   const size_t bytes = compress(two_requests, packed, sizeof packed);
-  for (size_t cut = 5; cut < bytes; cut++)
-    expect_refused(packed, cut, "truncated");
+  for (size_t cut = 5; cut < bytes; cut++) expect_refused(packed, cut, "truncated");
   memcpy(damaged, packed, bytes);
   memset(damaged + 8, 0xff, 8);
   expect_refused(damaged, bytes, "zstd");
@@ -229,8 +227,9 @@ static void load_works_out_tokens_a_block(void **state) {
   assert_int_equal(trace->unique, 3);
   trace_free(trace);
 
-  write_text("{\"timestamp\":0,\"input_length\":100,\"output_length\":1,\"hash_ids\":[0,1]}\n"
-             "{\"timestamp\":0,\"input_length\":100,\"output_length\":1,\"hash_ids\":[0,1,2,3,4]}");
+  write_text(
+      "{\"timestamp\":0,\"input_length\":100,\"output_length\":1,\"hash_ids\":[0,1]}\n"
+      "{\"timestamp\":0,\"input_length\":100,\"output_length\":1,\"hash_ids\":[0,1,2,3,4]}");
   assert_null(trace_load(path, 0, 0, why, sizeof why));
   assert_non_null(strstr(why, "--block-tokens"));
 }
@@ -247,13 +246,11 @@ static void public_traces_have_their_known_counts(void **state) {
       {"taubench_airline.jsonl.zst", 2454, 433891, 24675, 16},
   };
   (void)state;
-  if (shared_traces_missing(__func__))
-    skip();
+  if (shared_traces_missing(__func__)) skip();
   for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
     char why[512] = "";
     struct trace *trace = trace_load(shared_trace(known[i].file), 0, 0, why, sizeof why);
-    if (trace == NULL)
-      fail_msg("%s", why);
+    if (trace == NULL) fail_msg("%s", why);
     assert_int_equal(trace->request_count, known[i].requests);
     assert_int_equal(trace->accesses, known[i].accesses);
     assert_int_equal(trace->unique, known[i].unique);
@@ -265,8 +262,7 @@ static void public_traces_have_their_known_counts(void **state) {
 static struct trace *generate(const char *name) {
   char why[512] = "";
   struct trace *trace = trace_load(name, 0, 0, why, sizeof why);
-  if (trace == NULL)
-    fail_msg("%s", why);
+  if (trace == NULL) fail_msg("%s", why);
   return trace;
 }
 
@@ -290,8 +286,7 @@ static void generated_conversations_are_prefix_chains(void **state) {
     for (uint32_t i = 0; i < request->blocks; i++) {
       const uint32_t id = request->ids[i];
       assert_true(id < trace->unique);
-      if (before[id] == UINT32_MAX)
-        before[id] = previous;
+      if (before[id] == UINT32_MAX) before[id] = previous;
       assert_int_equal(before[id], previous);
       previous = id;
     }

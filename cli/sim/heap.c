@@ -1,4 +1,6 @@
-/* cli/sim/heap.c - an indexed binary heap; see heap.h. */
+/* cli/sim/heap.c - an indexed binary heap; see heap.h.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "cli/sim/heap.h"
 
 #include <stdlib.h>
@@ -38,12 +40,10 @@ static void settle(struct sim_heap *heap, uint32_t place, uint32_t id) {
   }
   for (;;) {
     uint32_t child = 2 * place + 1;
-    if (child >= heap->count)
-      break;
+    if (child >= heap->count) break;
     if (child + 1 < heap->count && heap->key[heap->ids[child + 1]] > heap->key[heap->ids[child]])
       child++;
-    if (heap->key[heap->ids[child]] <= key)
-      break;
+    if (heap->key[heap->ids[child]] <= key) break;
     set(heap, place, heap->ids[child]);
     place = child;
   }
@@ -59,8 +59,7 @@ void sim_heap_remove(struct sim_heap *heap, uint32_t id) {
   const uint32_t place = heap->place[id];
   const uint32_t last = heap->ids[--heap->count];
   heap->place[id] = UINT32_MAX;
-  if (last != id)
-    settle(heap, place, last);
+  if (last != id) settle(heap, place, last);
 }
 
 uint32_t sim_heap_take_max(struct sim_heap *heap) {

@@ -1,7 +1,9 @@
 /* cli/sim/heap.h - the held block whose key is the greatest: an indexed binary heap.
  *
  * `place[id]` is where the id stands in the heap, so that a key can change in O(log n). For the
- * offline optima, whose key is the time of the next use. */
+ * offline optima, whose key is the time of the next use.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef CLI_SIM_HEAP_H
 #define CLI_SIM_HEAP_H
 

@@ -7,7 +7,9 @@
  *   block from one use to the next is an interval; at every moment at most `size` of the chosen
  *   intervals may overlap, and giving up the one that ends last is optimal. An ancestor is used
  *   whenever its descendant is, so its interval ends no later; ties go to the shallower block, so
- *   what is held always consists of whole prefixes, and block hits are prefix hits. */
+ *   what is held always consists of whole prefixes, and block hits are prefix hits.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,7 +22,7 @@
 struct offline {
   const struct trace *trace;
   enum sim_order order;
-  uint64_t *next;  /* by access: when the same block is used next, or NEVER */
+  uint64_t *next;    /* by access: when the same block is used next, or NEVER */
   uint64_t *scratch; /* by id */
   struct sim_heap held;
 };
@@ -70,16 +72,14 @@ static void find_next_request(struct offline *off) {
     access -= request->blocks;
     for (uint32_t i = 0; i < request->blocks; i++)
       off->next[access + i] = off->scratch[request->ids[i]];
-    for (uint32_t i = 0; i < request->blocks; i++)
-      off->scratch[request->ids[i]] = r;
+    for (uint32_t i = 0; i < request->blocks; i++) off->scratch[request->ids[i]] = r;
   }
 }
 
 static void count_prefix(const struct offline *off, const struct trace_request *request,
                          struct sim_result *result) {
   uint32_t hit = 0;
-  while (hit < request->blocks && sim_heap_holds(&off->held, request->ids[hit]))
-    hit++;
+  while (hit < request->blocks && sim_heap_holds(&off->held, request->ids[hit])) hit++;
   result->prefix_hit_blocks += hit;
   result->prefix_hit_tokens += sim_tokens(request, hit, off->trace->block_tokens);
 }
@@ -88,8 +88,7 @@ int sim_belady(const struct trace *trace, const struct sim_options *options,
                struct sim_result *result, char *why, size_t why_bytes) {
   struct offline off;
   uint64_t time = 0;
-  if (offline_init(&off, trace, options->order, why, why_bytes) < 0)
-    return -1;
+  if (offline_init(&off, trace, options->order, why, why_bytes) < 0) return -1;
   find_next_access(&off);
   for (uint64_t r = 0; r < trace->request_count; r++) {
     const struct trace_request *request = &trace->requests[r];
@@ -98,8 +97,7 @@ int sim_belady(const struct trace *trace, const struct sim_options *options,
       const uint32_t id = request->ids[sim_at(request, off.order, i)];
       if (!sim_heap_holds(&off.held, id)) {
         result->misses++;
-        if (off.held.count == options->blocks)
-          sim_heap_take_max(&off.held);
+        if (off.held.count == options->blocks) sim_heap_take_max(&off.held);
       }
       sim_heap_put(&off.held, id, off.next[time]);
     }
@@ -129,8 +127,7 @@ static void opt_request(struct offline *off, const struct trace_request *request
     else if (sim_heap_holds(&off->held, id))
       sim_heap_remove(&off->held, id);
   }
-  while (off->held.count > size)
-    sim_heap_take_max(&off->held);
+  while (off->held.count > size) sim_heap_take_max(&off->held);
   for (uint32_t i = 0; i < request->blocks; i++) { /* written are those that entered and stay */
     const uint32_t id = request->ids[i];
     result->ssd_writes += sim_heap_holds(&off->held, id) ? off->scratch[id] : 0;
@@ -138,11 +135,10 @@ static void opt_request(struct offline *off, const struct trace_request *request
   }
 }
 
-int sim_opt(const struct trace *trace, const struct sim_options *options,
-            struct sim_result *result, char *why, size_t why_bytes) {
+int sim_opt(const struct trace *trace, const struct sim_options *options, struct sim_result *result,
+            char *why, size_t why_bytes) {
   struct offline off;
-  if (offline_init(&off, trace, options->order, why, why_bytes) < 0)
-    return -1;
+  if (offline_init(&off, trace, options->order, why, why_bytes) < 0) return -1;
   find_next_request(&off);
   const uint64_t *next = off.next;
   for (uint64_t r = 0; r < trace->request_count; r++) {

@@ -1,4 +1,6 @@
-/* cli/sim/one_tier.c - one tier of unit-size blocks under one policy; and one without limit. */
+/* cli/sim/one_tier.c - one tier of unit-size blocks under one policy; and one without limit.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -9,8 +11,7 @@ static void run_request(struct sim_tier *tier, const struct trace *trace, uint64
   const struct trace_request *request = &trace->requests[number];
   kvstow_access access;
   uint32_t hit = 0;
-  while (hit < request->blocks && sim_tier_holds(tier, request->ids[hit]))
-    hit++;
+  while (hit < request->blocks && sim_tier_holds(tier, request->ids[hit])) hit++;
   result->prefix_hit_blocks += hit;
   result->prefix_hit_tokens += sim_tokens(request, hit, trace->block_tokens);
 
@@ -27,8 +28,7 @@ static void run_request(struct sim_tier *tier, const struct trace *trace, uint64
     result->misses++;
     if (tier->count == tier->capacity) {
       const uint32_t gone = sim_tier_victim(tier, &access);
-      if (gone == access.parent)
-        access.parent = KVSTOW_NO_ID;
+      if (gone == access.parent) access.parent = KVSTOW_NO_ID;
     }
     sim_tier_insert(tier, id, &access);
   }
@@ -57,8 +57,7 @@ int sim_infinite(const struct trace *trace, struct sim_result *result, char *why
   for (uint64_t i = 0; i < trace->request_count; i++) {
     const struct trace_request *request = &trace->requests[i];
     uint32_t hit = 0;
-    while (hit < request->blocks && seen[request->ids[hit]])
-      hit++;
+    while (hit < request->blocks && seen[request->ids[hit]]) hit++;
     result->prefix_hit_blocks += hit;
     result->prefix_hit_tokens += sim_tokens(request, hit, trace->block_tokens);
     for (uint32_t j = 0; j < request->blocks; j++) {

@@ -1,4 +1,6 @@
-/* cli/sim/sim.c - checks the options, picks the simulation, times it. */
+/* cli/sim/sim.c - checks the options, picks the simulation, times it.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "cli/sim/sim.h"
 
 #include <stdio.h>
@@ -11,8 +13,7 @@
 int sim_tier_init(struct sim_tier *tier, const char *policy, const char *params, uint64_t capacity,
                   uint32_t unique, uint64_t seed, char *why, size_t why_bytes) {
   memset(tier, 0, sizeof *tier);
-  if (kvstow_policy_find(policy, &tier->ops, why, why_bytes) < 0)
-    return -1;
+  if (kvstow_policy_find(policy, &tier->ops, why, why_bytes) < 0) return -1;
   tier->entries = calloc(unique, sizeof *tier->entries);
   if (tier->entries == NULL) {
     snprintf(why, why_bytes, "out of memory for %u blocks", unique);
@@ -38,8 +39,7 @@ int sim_tier_init(struct sim_tier *tier, const char *policy, const char *params,
 }
 
 void sim_tier_finish(struct sim_tier *tier) {
-  if (tier->policy != NULL)
-    tier->ops->destroy(tier->policy);
+  if (tier->policy != NULL) tier->ops->destroy(tier->policy);
   free(tier->entries);
   memset(tier, 0, sizeof *tier);
 }
@@ -72,8 +72,7 @@ struct sim_facts *sim_facts_of(const struct trace *trace, char *why, size_t why_
     const struct trace_request *request = &trace->requests[r];
     for (uint32_t i = 0; i < request->blocks; i++) {
       struct sim_facts *block = &facts[request->ids[i]];
-      if (block->depth != UINT32_MAX)
-        continue;
+      if (block->depth != UINT32_MAX) continue;
       block->depth = i;
       block->parent = i > 0 ? request->ids[i - 1] : KVSTOW_NO_ID;
     }
@@ -89,17 +88,15 @@ static double seconds_now(void) {
 
 static int run_one(const struct trace *trace, const struct sim_options *options,
                    struct sim_result *result, char *why, size_t why_bytes) {
-  if (strcmp(options->policy, "infinite") == 0)
-    return sim_infinite(trace, result, why, why_bytes);
+  if (strcmp(options->policy, "infinite") == 0) return sim_infinite(trace, result, why, why_bytes);
   if (strcmp(options->policy, "belady") == 0)
     return sim_belady(trace, options, result, why, why_bytes);
-  if (strcmp(options->policy, "opt") == 0)
-    return sim_opt(trace, options, result, why, why_bytes);
+  if (strcmp(options->policy, "opt") == 0) return sim_opt(trace, options, result, why, why_bytes);
   return sim_one_tier(trace, options, result, why, why_bytes);
 }
 
-int sim_run(const struct trace *trace, const struct sim_options *options,
-            struct sim_result *result, char *why, size_t why_bytes) {
+int sim_run(const struct trace *trace, const struct sim_options *options, struct sim_result *result,
+            char *why, size_t why_bytes) {
   memset(result, 0, sizeof *result);
   if (trace->unique > INT32_MAX) {
     snprintf(why, why_bytes, "%s: %u distinct blocks, more than %d", trace->name, trace->unique,
@@ -120,9 +117,15 @@ int sim_run(const struct trace *trace, const struct sim_options *options,
   const double start = seconds_now();
   int rc = -1;
   switch (options->tiers) {
-    case SIM_ONE: rc = run_one(trace, options, result, why, why_bytes); break;
-    case SIM_IDEAL: rc = sim_two_ideal(trace, options, result, why, why_bytes); break;
-    case SIM_ENGINE: rc = sim_two_engine(trace, options, result, why, why_bytes); break;
+    case SIM_ONE:
+      rc = run_one(trace, options, result, why, why_bytes);
+      break;
+    case SIM_IDEAL:
+      rc = sim_two_ideal(trace, options, result, why, why_bytes);
+      break;
+    case SIM_ENGINE:
+      rc = sim_two_engine(trace, options, result, why, why_bytes);
+      break;
   }
   result->seconds = seconds_now() - start;
   return rc;

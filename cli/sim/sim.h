@@ -7,7 +7,9 @@
  *
  *   one tier      any policy, and three that see the future or need no room: belady, opt, infinite
  *   two, ideal    exclusive RAM and SSD, demotion on eviction, one block at a time: the textbook
- *   two, engine   what kvcache/ does: clean frames, watermarks, segments (rules in two_engine.c) */
+ *   two, engine   what kvcache/ does: clean frames, watermarks, segments (rules in two_engine.c)
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef CLI_SIM_SIM_H
 #define CLI_SIM_SIM_H
 
@@ -55,7 +57,7 @@ struct sim_result {
 };
 
 /* 0, or -1 with the reason in `why`. */
-int sim_run(const struct trace *trace, const struct sim_options *options,
-            struct sim_result *result, char *why, size_t why_bytes);
+int sim_run(const struct trace *trace, const struct sim_options *options, struct sim_result *result,
+            char *why, size_t why_bytes);
 
 #endif

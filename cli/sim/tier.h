@@ -1,7 +1,9 @@
 /* cli/sim/tier.h - one tier of a simulation: a policy, and which blocks it holds.
  *
  * Ids are dense, so an entry is found by index: the policy's node and our flag lie side by side in
- * 24 bytes. Nothing here allocates after init. Internal to cli/sim/. */
+ * 24 bytes. Nothing here allocates after init. Internal to cli/sim/.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef CLI_SIM_TIER_H
 #define CLI_SIM_TIER_H
 
@@ -34,7 +36,8 @@ static inline bool sim_tier_holds(const struct sim_tier *tier, uint32_t id) {
   return tier->entries[id].held != 0;
 }
 
-static inline void sim_tier_insert(struct sim_tier *tier, uint32_t id, const kvstow_access *access) {
+static inline void sim_tier_insert(struct sim_tier *tier, uint32_t id,
+                                   const kvstow_access *access) {
   memset(&tier->entries[id], 0, sizeof tier->entries[id]);
   tier->ops->insert(tier->policy, id, access);
   tier->entries[id].held = 1;
@@ -78,8 +81,7 @@ static inline void sim_access_block(kvstow_access *access, const struct trace_re
 static inline void sim_access_parent(kvstow_access *access, const struct trace_request *request,
                                      uint32_t at, const struct sim_tier *tier) {
   access->parent = KVSTOW_NO_ID;
-  if (at > 0 && sim_tier_holds(tier, request->ids[at - 1]))
-    access->parent = request->ids[at - 1];
+  if (at > 0 && sim_tier_holds(tier, request->ids[at - 1])) access->parent = request->ids[at - 1];
 }
 
 /* What is common to all blocks of request number `number` (from 1). */
@@ -167,12 +169,11 @@ int sim_two_tiers_init(struct sim_tier *ram, struct sim_tier *ssd, const struct 
 /* The kinds of simulation; each fills the counts of *result. 0, or -1 with `why`. */
 int sim_one_tier(const struct trace *trace, const struct sim_options *options,
                  struct sim_result *result, char *why, size_t why_bytes);
-int sim_infinite(const struct trace *trace, struct sim_result *result, char *why,
-                 size_t why_bytes);
+int sim_infinite(const struct trace *trace, struct sim_result *result, char *why, size_t why_bytes);
 int sim_belady(const struct trace *trace, const struct sim_options *options,
                struct sim_result *result, char *why, size_t why_bytes);
-int sim_opt(const struct trace *trace, const struct sim_options *options,
-            struct sim_result *result, char *why, size_t why_bytes);
+int sim_opt(const struct trace *trace, const struct sim_options *options, struct sim_result *result,
+            char *why, size_t why_bytes);
 int sim_two_ideal(const struct trace *trace, const struct sim_options *options,
                   struct sim_result *result, char *why, size_t why_bytes);
 int sim_two_engine(const struct trace *trace, const struct sim_options *options,

@@ -22,7 +22,9 @@
  *     would be lost with their frame, so they go back into the RAM policy.
  *
  * Left out: time (demotion is instant), leases (a block of this very request may be evicted before
- * its turn; it is then stored anew), admission. */
+ * its turn; it is then stored anew), admission.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,7 +36,7 @@ enum { SEGMENT_BLOCKS = 32, SEGMENTS_MIN = 4 };
 #define LOW_DEFAULT 0.80
 #define NOWHERE UINT32_MAX
 
-struct block { /* what the engine knows of an id, beside the two policies */
+struct block {           /* what the engine knows of an id, beside the two policies */
   uint32_t segment;      /* NOWHERE: not on SSD */
   uint32_t newer, older; /* in the clean list */
   bool clean;
@@ -132,25 +134,21 @@ static uint32_t poorest(const struct engine *engine) {
   uint32_t best = 0;
   for (uint32_t i = 1; i < engine->segment_count; i++) {
     const struct segment *a = &engine->segments[i], *b = &engine->segments[best];
-    if (a->valued < b->valued || (a->valued == b->valued && a->sequence < b->sequence))
-      best = i;
+    if (a->valued < b->valued || (a->valued == b->valued && a->sequence < b->sequence)) best = i;
   }
   return best;
 }
 
 /* S2 */
 static void condemn(struct engine *engine) {
-  if (is_poor(engine, &engine->segments[poorest(engine)]))
-    return;
+  if (is_poor(engine, &engine->segments[poorest(engine)])) return;
   while (engine->condemned * 4 < engine->on_ssd) {
     const uint32_t id = sim_tier_victim(&engine->ssd, NULL);
-    if (id == KVSTOW_NO_ID)
-      return;
+    if (id == KVSTOW_NO_ID) return;
     struct segment *segment = &engine->segments[engine->blocks[id].segment];
     segment->valued--;
     engine->condemned++;
-    if (is_poor(engine, segment))
-      return;
+    if (is_poor(engine, segment)) return;
   }
 }
 
@@ -168,8 +166,7 @@ static bool leave(struct engine *engine, uint32_t id, bool rewrite) {
   const bool valued = sim_tier_holds(&engine->ssd, id);
   engine->on_ssd--;
   engine->blocks[id].segment = NOWHERE;
-  if (valued && rewrite)
-    return true;
+  if (valued && rewrite) return true;
   if (valued)
     sim_tier_remove(&engine->ssd, id);
   else
@@ -196,8 +193,7 @@ static void reclaim(struct engine *engine) {
   /* Kept records slide to the front of the same array: placing one never overtakes the reading. */
   for (uint32_t i = 0; i < used; i++) {
     const uint32_t id = records[i];
-    if (!leave(engine, id, rewrite))
-      continue;
+    if (!leave(engine, id, rewrite)) continue;
     place_record(engine, id);
     engine->result->ssd_rewrites++;
   }
@@ -216,8 +212,7 @@ static void open_segment(struct engine *engine) {
 }
 
 static void write_record(struct engine *engine, uint32_t id) {
-  if (is_sealed(engine, &engine->segments[engine->open]))
-    open_segment(engine);
+  if (is_sealed(engine, &engine->segments[engine->open])) open_segment(engine);
   place_record(engine, id);
   value(engine, id);
 }
@@ -226,8 +221,7 @@ static void write_record(struct engine *engine, uint32_t id) {
 
 static bool demote_one(struct engine *engine) {
   const uint32_t id = sim_tier_victim(&engine->ram, NULL);
-  if (id == KVSTOW_NO_ID)
-    return false;
+  if (id == KVSTOW_NO_ID) return false;
   if (engine->blocks[id].segment != NOWHERE)
     use_record(engine, id);
   else
@@ -239,8 +233,7 @@ static bool demote_one(struct engine *engine) {
 /* R3. One round takes no more victims than there are frames: when SSD is smaller than the clean
  * part of RAM, each write makes another clean block hot (S4), and the mark can't be reached. */
 static void demote_ahead(struct engine *engine) {
-  if ((double)(engine->free_frames + engine->clean_frames) >= engine->start_below)
-    return;
+  if ((double)(engine->free_frames + engine->clean_frames) >= engine->start_below) return;
   for (uint64_t left = engine->ram.capacity; left > 0; left--)
     if ((double)(engine->free_frames + engine->clean_frames) >= engine->stop_at ||
         !demote_one(engine))
@@ -270,8 +263,7 @@ static void use(struct engine *engine, const struct trace_request *request, uint
     clean_remove(engine, id);
   } else if (!hot) {
     const bool stored = block->segment == NOWHERE;
-    if (stored)
-      engine->result->misses++;
+    if (stored) engine->result->misses++;
     take_frame(engine); /* may reclaim a segment, this block's too: it is then stored, not read */
     if (block->segment != NOWHERE)
       use_record(engine, id);
@@ -292,8 +284,7 @@ static void count_hits(struct engine *engine, const struct trace_request *reques
   while (hits.ram + hits.ssd < request->blocks) {
     const uint32_t id = request->ids[hits.ram + hits.ssd];
     const bool ram = in_ram(engine, id);
-    if (!ram && engine->blocks[id].segment == NOWHERE)
-      break;
+    if (!ram && engine->blocks[id].segment == NOWHERE) break;
     sim_hits_add(&hits, request, ram, engine->trace->block_tokens);
   }
   sim_hits_count(&hits, engine->result);
@@ -337,8 +328,7 @@ static int engine_init(struct engine *engine, const struct trace *trace,
     engine->blocks[i] = (struct block){.segment = NOWHERE};
   engine->segments[0].sequence = engine->sequence = 1;
   engine->facts = sim_facts_of(trace, why, why_bytes);
-  if (engine->facts == NULL)
-    return -1;
+  if (engine->facts == NULL) return -1;
   return sim_two_tiers_init(&engine->ram, &engine->ssd, trace, options, segments * segment_blocks,
                             why, why_bytes);
 }

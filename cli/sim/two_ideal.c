@@ -2,7 +2,9 @@
  *
  * Exclusive: a block is in one tier. A block used goes to RAM; what RAM evicts goes to SSD (one
  * write); what SSD evicts is gone. With LRU in both, the hits of the two together are those of one
- * LRU of the combined size. */
+ * LRU of the combined size.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
 #include <stdlib.h>
 
 #include "cli/sim/tier.h"
@@ -19,8 +21,7 @@ static void count_hits(struct two *two, const struct trace_request *request) {
   for (; hits.ram + hits.ssd < request->blocks;) {
     const uint32_t id = request->ids[hits.ram + hits.ssd];
     const bool ram = sim_tier_holds(&two->ram, id);
-    if (!ram && !sim_tier_holds(&two->ssd, id))
-      break;
+    if (!ram && !sim_tier_holds(&two->ssd, id)) break;
     sim_hits_add(&hits, request, ram, two->trace->block_tokens);
   }
   sim_hits_count(&hits, two->result);
@@ -33,8 +34,7 @@ static void demote(struct two *two, const kvstow_access *incoming) {
   sim_access_other(&access, two->facts, id, &two->ssd, two->trace->block_tokens);
   if (two->ssd.count == two->ssd.capacity) {
     const uint32_t gone = sim_tier_victim(&two->ssd, &access);
-    if (gone == access.parent)
-      access.parent = KVSTOW_NO_ID;
+    if (gone == access.parent) access.parent = KVSTOW_NO_ID;
   }
   sim_tier_insert(&two->ssd, id, &access);
   two->result->ssd_writes++;
@@ -53,8 +53,7 @@ static void use(struct two *two, const struct trace_request *request, uint32_t a
     sim_tier_remove(&two->ssd, id);
   else
     two->result->misses++;
-  if (two->ram.count == two->ram.capacity)
-    demote(two, access);
+  if (two->ram.count == two->ram.capacity) demote(two, access);
   sim_access_parent(access, request, at, &two->ram);
   sim_tier_insert(&two->ram, id, access);
 }

@@ -26,7 +26,9 @@
  *                           reuse within 10 minutes, and exponential within a category: 2506.02634]
  *   max_tokens     131072   a session whose context would exceed this ends
  *
- * Logarithms and exponentials are ours (below), because libm's last bit differs between systems. */
+ * Logarithms and exponentials are ours (below), because libm's last bit differs between systems.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -122,8 +124,7 @@ static double exp_of(double x) {
     term *= x / i;
     sum += term;
   }
-  while (halvings-- > 0)
-    sum *= sum;
+  while (halvings-- > 0) sum *= sum;
   return sum;
 }
 
@@ -134,23 +135,20 @@ static double exponential(struct conversations *gen, double mean) {
 /* The sum of twelve uniforms: close enough to normal for lengths, and exact arithmetic. */
 static double normal(struct conversations *gen) {
   double sum = -6;
-  for (int i = 0; i < 12; i++)
-    sum += uniform(gen);
+  for (int i = 0; i < 12; i++) sum += uniform(gen);
   return sum;
 }
 
 static uint32_t lognormal_tokens(struct conversations *gen, double median, double sigma) {
   const double tokens = median * exp_of(sigma * normal(gen));
-  if (tokens < 1)
-    return 1;
+  if (tokens < 1) return 1;
   return tokens < gen->settings.max_tokens ? (uint32_t)tokens : (uint32_t)gen->settings.max_tokens;
 }
 
 /* Mean `mean`, at least 1, at most TURNS_MAX. */
 static uint32_t geometric_turns(struct conversations *gen, double mean) {
   uint32_t turns = 1;
-  while (turns < TURNS_MAX && uniform(gen) > 1 / mean)
-    turns++;
+  while (turns < TURNS_MAX && uniform(gen) > 1 / mean) turns++;
   return turns;
 }
 
@@ -164,8 +162,7 @@ static bool push_due(struct conversations *gen, struct session *session) {
   if (gen->due_count == gen->due_size) {
     const size_t size = gen->due_size * 2 + 64;
     struct session **due = realloc(gen->due, size * sizeof(struct session *));
-    if (due == NULL)
-      return false;
+    if (due == NULL) return false;
     gen->due = due;
     gen->due_size = size;
   }
@@ -181,33 +178,26 @@ static struct session *pop_due(struct conversations *gen) {
   size_t at = 0;
   for (;;) {
     size_t child = 2 * at + 1;
-    if (child >= gen->due_count)
-      break;
-    if (child + 1 < gen->due_count && before(gen->due[child + 1], gen->due[child]))
-      child++;
-    if (!before(gen->due[child], last))
-      break;
+    if (child >= gen->due_count) break;
+    if (child + 1 < gen->due_count && before(gen->due[child + 1], gen->due[child])) child++;
+    if (!before(gen->due[child], last)) break;
     gen->due[at] = gen->due[child];
     at = child;
   }
-  if (gen->due_count > 0)
-    gen->due[at] = last;
+  if (gen->due_count > 0) gen->due[at] = last;
   return first;
 }
 
 static void session_free(struct session *session) {
-  if (session != NULL)
-    free(session->ids);
+  if (session != NULL) free(session->ids);
   free(session);
 }
 
 static bool session_reserve(struct session *session, uint32_t blocks) {
-  if (blocks <= session->blocks_size)
-    return true;
+  if (blocks <= session->blocks_size) return true;
   const uint32_t size = blocks * 2;
   uint32_t *ids = realloc(session->ids, size * sizeof *ids);
-  if (ids == NULL)
-    return false;
+  if (ids == NULL) return false;
   session->ids = ids;
   session->blocks_size = size;
   return true;
@@ -218,8 +208,7 @@ static bool session_extend(struct conversations *gen, struct session *session, u
   const uint32_t blocks = tokens / (uint32_t)gen->settings.block_tokens;
   if (!session_reserve(session, blocks + 1) || gen->source.unique > INT32_MAX - blocks)
     return false;
-  while (session->blocks < blocks)
-    session->ids[session->blocks++] = gen->source.unique++;
+  while (session->blocks < blocks) session->ids[session->blocks++] = gen->source.unique++;
   return true;
 }
 
@@ -242,14 +231,11 @@ static bool begin_with_system(struct conversations *gen, struct session *session
   const uint32_t blocks = system->tokens / (uint32_t)gen->settings.block_tokens;
   if (system->ids == NULL) {
     system->ids = malloc((blocks + 1) * sizeof *system->ids);
-    if (system->ids == NULL)
-      return false;
-    for (uint32_t i = 0; i < blocks; i++)
-      system->ids[i] = gen->source.unique++;
+    if (system->ids == NULL) return false;
+    for (uint32_t i = 0; i < blocks; i++) system->ids[i] = gen->source.unique++;
     system->blocks = blocks;
   }
-  if (!session_reserve(session, blocks + 1))
-    return false;
+  if (!session_reserve(session, blocks + 1)) return false;
   memcpy(session->ids, system->ids, blocks * sizeof *session->ids);
   session->blocks = blocks;
   session->tokens = system->tokens;
@@ -258,8 +244,7 @@ static bool begin_with_system(struct conversations *gen, struct session *session
 
 static bool arrive(struct conversations *gen) {
   struct session *session = calloc(1, sizeof *session);
-  if (session == NULL)
-    return false;
+  if (session == NULL) return false;
   session->id = ++gen->sessions;
   session->due_ms = gen->next_arrival_ms;
   session->turns_left = geometric_turns(gen, gen->settings.turns);
@@ -277,8 +262,7 @@ static bool arrive(struct conversations *gen) {
 static bool retire_current(struct conversations *gen) {
   struct session *session = gen->current;
   gen->current = NULL;
-  if (session == NULL)
-    return true;
+  if (session == NULL) return true;
   if (session->turns_left > 0 && session->tokens < gen->settings.max_tokens &&
       push_due(gen, session))
     return true;
@@ -294,8 +278,7 @@ static bool take_turn(struct conversations *gen, struct session *session,
       lognormal_tokens(gen, session->turn == 0 ? set->first : set->next, set->first_sigma);
   const uint32_t answer = lognormal_tokens(gen, set->output, set->output_sigma);
   const uint32_t input = session->tokens + message;
-  if (!session_extend(gen, session, input))
-    return false;
+  if (!session_extend(gen, session, input)) return false;
   *request = (struct trace_request){.timestamp_ms = (uint64_t)session->due_ms,
                                     .session = session->id,
                                     .input_tokens = input,
@@ -311,16 +294,12 @@ static bool take_turn(struct conversations *gen, struct session *session,
 
 static int conversations_next(struct trace_source *source, struct trace_request *request) {
   struct conversations *gen = (struct conversations *)source;
-  if (!retire_current(gen))
-    goto no_memory;
-  if ((double)gen->requests >= gen->settings.requests)
-    return 0;
+  if (!retire_current(gen)) goto no_memory;
+  if ((double)gen->requests >= gen->settings.requests) return 0;
   while (gen->due_count == 0 || gen->next_arrival_ms <= gen->due[0]->due_ms)
-    if (!arrive(gen))
-      goto no_memory;
+    if (!arrive(gen)) goto no_memory;
   gen->current = pop_due(gen);
-  if (!take_turn(gen, gen->current, request))
-    goto no_memory;
+  if (!take_turn(gen, gen->current, request)) goto no_memory;
   gen->requests++;
   return 1;
 no_memory:
@@ -331,11 +310,9 @@ no_memory:
 static void conversations_close(struct trace_source *source) {
   struct conversations *gen = (struct conversations *)source;
   session_free(gen->current);
-  while (gen->due_count > 0)
-    session_free(gen->due[--gen->due_count]);
+  while (gen->due_count > 0) session_free(gen->due[--gen->due_count]);
   if (gen->systems != NULL)
-    for (size_t i = 0; i < (size_t)gen->settings.systems; i++)
-      free(gen->systems[i].ids);
+    for (size_t i = 0; i < (size_t)gen->settings.systems; i++) free(gen->systems[i].ids);
   free(gen->systems);
   free(gen->due);
   free(gen);
@@ -360,8 +337,7 @@ static bool set_one(const struct setting *settings, size_t count, const char *te
     if (end != text + length || end == text + key_length + 1 || !(value >= settings[i].min) ||
         !(value <= settings[i].max) || (settings[i].whole && value != (double)(uint64_t)value)) {
       snprintf(why, why_bytes, "gen:conversations: %.*s: wants %s from %g to %g", (int)length, text,
-               settings[i].whole ? "a whole number" : "a number", settings[i].min,
-               settings[i].max);
+               settings[i].whole ? "a whole number" : "a number", settings[i].min, settings[i].max);
       return false;
     }
     *settings[i].value = value;
@@ -372,10 +348,21 @@ static bool set_one(const struct setting *settings, size_t count, const char *te
 }
 
 static bool parse(struct settings *set, const char *params, char *why, size_t why_bytes) {
-  *set = (struct settings){.seed = 1, .requests = 10000, .block_tokens = 512, .rate = 1.67,
-                           .systems = 64, .zipf = 1.0, .system_tokens = 1000, .turns = 2,
-                           .first = 1020, .first_sigma = 1.0, .next = 400, .output = 129,
-                           .output_sigma = 0.9, .gap = 373, .max_tokens = 131072};
+  *set = (struct settings){.seed = 1,
+                           .requests = 10000,
+                           .block_tokens = 512,
+                           .rate = 1.67,
+                           .systems = 64,
+                           .zipf = 1.0,
+                           .system_tokens = 1000,
+                           .turns = 2,
+                           .first = 1020,
+                           .first_sigma = 1.0,
+                           .next = 400,
+                           .output = 129,
+                           .output_sigma = 0.9,
+                           .gap = 373,
+                           .max_tokens = 131072};
   const struct setting settings[] = {
       {"seed", &set->seed, 0, 0x1p53, true},
       {"requests", &set->requests, 1, 1e9, true},
@@ -406,15 +393,13 @@ static bool make_systems(struct conversations *gen) {
   const size_t count = (size_t)gen->settings.systems;
   double sum = 0;
   gen->systems = calloc(count, sizeof *gen->systems);
-  if (gen->systems == NULL)
-    return false;
+  if (gen->systems == NULL) return false;
   for (size_t i = 0; i < count; i++) {
     sum += exp_of(-gen->settings.zipf * log_of((double)i + 1));
     gen->systems[i].cumulative = sum;
     gen->systems[i].tokens = lognormal_tokens(gen, gen->settings.system_tokens, 0.6);
   }
-  for (size_t i = 0; i < count; i++)
-    gen->systems[i].cumulative /= sum;
+  for (size_t i = 0; i < count; i++) gen->systems[i].cumulative /= sum;
   return true;
 }
 

@@ -1,4 +1,6 @@
-/* cli/trace/ids.c - renames 64-bit ids to dense ones; see ids.h. */
+/* cli/trace/ids.c - renames 64-bit ids to dense ones; see ids.h.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
 #include "cli/trace/ids.h"
 
 #include <stdlib.h>
@@ -31,8 +33,7 @@ static bool grow(struct ids *ids) {
   }
   memset(ids->names, 0xff, ids->slots * sizeof *ids->names);
   for (uint64_t i = 0; i < old.slots; i++) {
-    if (old.names[i] == UINT32_MAX)
-      continue;
+    if (old.names[i] == UINT32_MAX) continue;
     const uint64_t slot = slot_of(ids, old.keys[i]);
     ids->keys[slot] = old.keys[i];
     ids->names[slot] = old.names[i];
@@ -42,13 +43,11 @@ static bool grow(struct ids *ids) {
 }
 
 bool ids_name(struct ids *ids, uint64_t key, uint32_t *name) {
-  if ((uint64_t)ids->count * 2 >= ids->slots && !grow(ids))
-    return false;
+  if ((uint64_t)ids->count * 2 >= ids->slots && !grow(ids)) return false;
   key = scramble(key);
   const uint64_t slot = slot_of(ids, key);
   if (ids->names[slot] == UINT32_MAX) {
-    if (ids->count >= UINT32_MAX - 1)
-      return false;
+    if (ids->count >= UINT32_MAX - 1) return false;
     ids->keys[slot] = key;
     ids->names[slot] = ids->count++;
   }

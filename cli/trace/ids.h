@@ -1,7 +1,9 @@
 /* cli/trace/ids.h - renames 64-bit ids to 0, 1, 2, ... in the order of first appearance.
  *
  * Linear probing over a power of two, at most half full. Traces are our own files or the user's,
- * so the hash need not resist an adversary, only the patterns of counters. */
+ * so the hash need not resist an adversary, only the patterns of counters.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef CLI_TRACE_IDS_H
 #define CLI_TRACE_IDS_H
 

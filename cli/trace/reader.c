@@ -1,4 +1,6 @@
-/* cli/trace/reader.c - picks the source for a trace's name, and passes calls on to it. */
+/* cli/trace/reader.c - picks the source for a trace's name, and passes calls on to it.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
 #include <stdio.h>
 #include <string.h>
 
@@ -25,15 +27,18 @@ int trace_next(struct trace_reader *reader, struct trace_request *request) {
   return reader->source.next(&reader->source, request);
 }
 
-const char *trace_why(const struct trace_reader *reader) { return reader->source.why; }
+const char *trace_why(const struct trace_reader *reader) {
+  return reader->source.why;
+}
 
-uint32_t trace_unique(const struct trace_reader *reader) { return reader->source.unique; }
+uint32_t trace_unique(const struct trace_reader *reader) {
+  return reader->source.unique;
+}
 
 uint32_t trace_block_tokens(const struct trace_reader *reader) {
   return reader->source.block_tokens;
 }
 
 void trace_close(struct trace_reader *reader) {
-  if (reader != NULL)
-    reader->source.close(&reader->source);
+  if (reader != NULL) reader->source.close(&reader->source);
 }

@@ -1,6 +1,8 @@
 /* cli/trace/source.h - what a trace source looks like to the reader; internal to cli/trace/.
  *
- * A source embeds `struct trace_source` first and fills in requests whose ids are already dense. */
+ * A source embeds `struct trace_source` first and fills in requests whose ids are already dense.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef CLI_TRACE_SOURCE_H
 #define CLI_TRACE_SOURCE_H
 

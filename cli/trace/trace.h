@@ -4,7 +4,9 @@
  * zstd), standard input (`-`), or a generator (`gen:conversations?seed=1`). Block ids are renamed
  * to 0, 1, 2, ... in the order of first appearance, so that a simulator can index arrays by them.
  *
- * In these traces an id stands for a whole prefix: it always has the same predecessor. */
+ * In these traces an id stands for a whole prefix: it always has the same predecessor.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
 #ifndef CLI_TRACE_TRACE_H
 #define CLI_TRACE_TRACE_H
 

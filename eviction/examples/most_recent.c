@@ -11,10 +11,17 @@
 
 #include <kvstow/policy.h>
 
-struct node { uint32_t above, below; };
-struct stack { const kvstow_nodes *nodes; uint32_t top; };
+struct node {
+  uint32_t above, below;
+};
+struct stack {
+  const kvstow_nodes *nodes;
+  uint32_t top;
+};
 
-static struct node *at(struct stack *s, uint32_t id) { return kvstow_node(s->nodes, id); }
+static struct node *at(struct stack *s, uint32_t id) {
+  return kvstow_node(s->nodes, id);
+}
 
 static int create(const kvstow_policy_config *config, void **policy) {
   if (config->params != NULL && *config->params != '\0') return KVSTOW_EINVAL;
@@ -26,7 +33,9 @@ static int create(const kvstow_policy_config *config, void **policy) {
   return 0;
 }
 
-static void destroy(void *policy) { free(policy); }
+static void destroy(void *policy) {
+  free(policy);
+}
 
 static void insert(void *policy, uint32_t id, const kvstow_access *access) {
   struct stack *s = policy;
@@ -39,8 +48,10 @@ static void insert(void *policy, uint32_t id, const kvstow_access *access) {
 static void leave(void *policy, uint32_t id) {
   struct stack *s = policy;
   const struct node node = *at(s, id);
-  if (node.above != KVSTOW_NO_ID) at(s, node.above)->below = node.below;
-  else s->top = node.below;
+  if (node.above != KVSTOW_NO_ID)
+    at(s, node.above)->below = node.below;
+  else
+    s->top = node.below;
   if (node.below != KVSTOW_NO_ID) at(s, node.below)->above = node.above;
 }
 
@@ -58,6 +69,14 @@ static uint32_t victim(void *policy, const kvstow_access *incoming) {
 }
 
 KVSTOW_API extern const kvstow_policy_ops kvstow_policy;
-const kvstow_policy_ops kvstow_policy = {
-    KVSTOW_POLICY_ABI, sizeof(struct node), "most_recent", "evicts what was used last (MRU)",
-    create, destroy, insert, touch, victim, leave, NULL};
+const kvstow_policy_ops kvstow_policy = {KVSTOW_POLICY_ABI,
+                                         sizeof(struct node),
+                                         "most_recent",
+                                         "evicts what was used last (MRU)",
+                                         create,
+                                         destroy,
+                                         insert,
+                                         touch,
+                                         victim,
+                                         leave,
+                                         NULL};
