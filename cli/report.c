@@ -174,6 +174,7 @@ static void put_trouble(json_t *o, const struct replay_report *r) {
   put_count(o, "failed_loads", r->stats.failed_loads);
   put_count(o, "timeouts", r->stats.timeouts);
   put_count(o, "io_errors", r->stats.tier.io_errors);
+  put_count(o, "stale_reads", r->stats.tier.stale_reads);
 }
 
 bool report_json(const struct replay_report *r, FILE *out) {
