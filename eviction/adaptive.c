@@ -69,7 +69,7 @@ static void set_bonus(struct adaptive *adaptive, uint64_t capacity) {
 }
 
 static int adaptive_create(const kvstow_policy_config *config, void **policy) {
-  int rc = kvstow_policy_config_check(config);
+  int rc = kvstow__policy_config_check(config);
   if (rc < 0) return rc;
   struct adaptive *adaptive = calloc(1, sizeof *adaptive);
   if (adaptive == NULL) return KVSTOW_ENOMEM;
@@ -80,13 +80,13 @@ static int adaptive_create(const kvstow_policy_config *config, void **policy) {
   const struct param params[] = {{"recency", 0.001, 1000, &adaptive->recency},
                                  {"frequency", 0, 1000, &adaptive->frequency},
                                  {"window", 0, 1000, &adaptive->window}};
-  rc = kvstow_params_parse(config->params, params, sizeof params / sizeof params[0]);
+  rc = kvstow__params_parse(config->params, params, sizeof params / sizeof params[0]);
   if (rc < 0) {
     free(adaptive);
     return rc;
   }
   set_bonus(adaptive, config->capacity);
-  kvstow_heap_init(&adaptive->heap);
+  kvstow__heap_init(&adaptive->heap);
   *policy = adaptive;
   return 0;
 }
@@ -115,25 +115,25 @@ static uint64_t key_of(struct adaptive *adaptive, const kvstow_access *access, u
 
 static void adaptive_insert(void *policy, uint32_t id, const kvstow_access *access) {
   struct adaptive *adaptive = policy;
-  kvstow_heap_insert(&adaptive->heap, adaptive->nodes, id, key_of(adaptive, access, 1));
+  kvstow__heap_insert(&adaptive->heap, adaptive->nodes, id, key_of(adaptive, access, 1));
 }
 
 static void adaptive_touch(void *policy, uint32_t id, const kvstow_access *access) {
   struct adaptive *adaptive = policy;
   const unsigned uses = (unsigned)(heap_key(adaptive->nodes, id) & USES_MAX);
-  kvstow_heap_change(&adaptive->heap, adaptive->nodes, id,
-                     key_of(adaptive, access, uses < USES_MAX ? uses + 1 : uses));
+  kvstow__heap_change(&adaptive->heap, adaptive->nodes, id,
+                      key_of(adaptive, access, uses < USES_MAX ? uses + 1 : uses));
 }
 
 static uint32_t adaptive_victim(void *policy, const kvstow_access *incoming) {
   struct adaptive *adaptive = policy;
   (void)incoming;
-  return kvstow_heap_pop(&adaptive->heap, adaptive->nodes);
+  return kvstow__heap_pop(&adaptive->heap, adaptive->nodes);
 }
 
 static void adaptive_remove(void *policy, uint32_t id) {
   struct adaptive *adaptive = policy;
-  kvstow_heap_remove(&adaptive->heap, adaptive->nodes, id);
+  kvstow__heap_remove(&adaptive->heap, adaptive->nodes, id);
 }
 
 /* Ranks made under the old capacity stay: they fade as their blocks are used or leave. */
@@ -142,7 +142,7 @@ static int adaptive_resize(void *policy, uint64_t capacity) {
   return 0;
 }
 
-const kvstow_policy_ops kvstow_policy_adaptive = {
+const kvstow_policy_ops kvstow__policy_adaptive = {
     .abi = KVSTOW_POLICY_ABI,
     .node_bytes = sizeof(struct heap_node),
     .name = "adaptive",

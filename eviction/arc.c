@@ -36,15 +36,15 @@ static struct arc_node *node_of(const struct arc *arc, uint32_t id) {
 }
 
 static int arc_create(const kvstow_policy_config *config, void **policy) {
-  int rc = kvstow_policy_config_check(config);
-  if (rc == 0) rc = kvstow_params_parse(config->params, NULL, 0);
+  int rc = kvstow__policy_config_check(config);
+  if (rc == 0) rc = kvstow__params_parse(config->params, NULL, 0);
   if (rc < 0) return rc;
   struct arc *arc = calloc(1, sizeof *arc);
   if (arc == NULL) return KVSTOW_ENOMEM;
-  rc = kvstow_ghost_init(&arc->b1, config->capacity);
-  if (rc == 0) rc = kvstow_ghost_init(&arc->b2, config->capacity);
+  rc = kvstow__ghost_init(&arc->b1, config->capacity);
+  if (rc == 0) rc = kvstow__ghost_init(&arc->b2, config->capacity);
   if (rc < 0) {
-    kvstow_ghost_finish(&arc->b1);
+    kvstow__ghost_finish(&arc->b1);
     free(arc);
     return rc;
   }
@@ -59,8 +59,8 @@ static int arc_create(const kvstow_policy_config *config, void **policy) {
 static void arc_destroy(void *policy) {
   struct arc *arc = policy;
   if (arc != NULL) {
-    kvstow_ghost_finish(&arc->b1);
-    kvstow_ghost_finish(&arc->b2);
+    kvstow__ghost_finish(&arc->b1);
+    kvstow__ghost_finish(&arc->b2);
   }
   free(arc);
 }
@@ -69,13 +69,13 @@ static void arc_destroy(void *policy) {
 static uint32_t recall(struct arc *arc, uint64_t key) {
   if (arc->comeback.from != FROM_NOWHERE && arc->comeback.key == key) return arc->comeback.from;
   const double b1 = arc->b1.count, b2 = arc->b2.count;
-  if (kvstow_ghost_take(&arc->b1, key)) {
+  if (kvstow__ghost_take(&arc->b1, key)) {
     arc->target += b2 > b1 ? b2 / b1 : 1;
     if (arc->target > (double)arc->capacity) arc->target = (double)arc->capacity;
     arc->comeback = (struct comeback){.key = key, .from = FROM_B1};
     return FROM_B1;
   }
-  if (kvstow_ghost_take(&arc->b2, key)) {
+  if (kvstow__ghost_take(&arc->b2, key)) {
     arc->target -= b1 > b2 ? b1 / b2 : 1;
     if (arc->target < 0) arc->target = 0;
     arc->comeback = (struct comeback){.key = key, .from = FROM_B2};
@@ -111,7 +111,7 @@ static uint32_t replace(struct arc *arc, uint32_t from) {
   const bool take_t1 = (arc->t1.count > 0 && over) || arc->t2.count == 0;
   const uint32_t id = list_pop(take_t1 ? &arc->t1 : &arc->t2, arc->nodes);
   if (id != KVSTOW_NO_ID)
-    kvstow_ghost_push(take_t1 ? &arc->b1 : &arc->b2, ghost_key(node_of(arc, id)->key));
+    kvstow__ghost_push(take_t1 ? &arc->b1 : &arc->b2, ghost_key(node_of(arc, id)->key));
   return id;
 }
 
@@ -122,9 +122,9 @@ static uint32_t make_room_for_new(struct arc *arc) {
   if (l1 >= arc->capacity) {
     if (arc->b1.count == 0 && arc->t1.count > 0)
       return list_pop(&arc->t1, arc->nodes); /* T1 fills the cache: its oldest leaves no trace */
-    kvstow_ghost_drop_oldest(&arc->b1);
+    kvstow__ghost_drop_oldest(&arc->b1);
   } else if (l1 + l2 >= 2 * arc->capacity) {
-    kvstow_ghost_drop_oldest(&arc->b2);
+    kvstow__ghost_drop_oldest(&arc->b2);
   }
   return replace(arc, FROM_NOWHERE);
 }
@@ -143,12 +143,12 @@ static void arc_remove(void *policy, uint32_t id) {
 static int arc_resize(void *policy, uint64_t capacity) {
   struct arc *arc = policy;
   const uint64_t old = arc->b1.capacity;
-  int rc = kvstow_ghost_resize(&arc->b1, capacity);
+  int rc = kvstow__ghost_resize(&arc->b1, capacity);
   if (rc < 0) return rc;
-  rc = kvstow_ghost_resize(&arc->b2, capacity);
+  rc = kvstow__ghost_resize(&arc->b2, capacity);
   if (rc < 0) {
     /* Back to the old size, or, without memory for even that, B1 stays the new one: both work. */
-    kvstow_ghost_resize(&arc->b1, old);
+    kvstow__ghost_resize(&arc->b1, old);
     return rc;
   }
   arc->capacity = capacity;
@@ -156,7 +156,7 @@ static int arc_resize(void *policy, uint64_t capacity) {
   return 0;
 }
 
-const kvstow_policy_ops kvstow_policy_arc = {
+const kvstow_policy_ops kvstow__policy_arc = {
     .abi = KVSTOW_POLICY_ABI,
     .node_bytes = sizeof(struct arc_node),
     .name = "arc",

@@ -25,8 +25,8 @@ static struct clock_node *node_of(const struct clock *clock, uint32_t id) {
 }
 
 static int clock_create(const kvstow_policy_config *config, void **policy) {
-  int rc = kvstow_policy_config_check(config);
-  if (rc == 0) rc = kvstow_params_parse(config->params, NULL, 0);
+  int rc = kvstow__policy_config_check(config);
+  if (rc == 0) rc = kvstow__params_parse(config->params, NULL, 0);
   if (rc < 0) return rc;
   struct clock *clock = malloc(sizeof *clock);
   if (clock == NULL) return KVSTOW_ENOMEM;
@@ -70,7 +70,7 @@ static void clock_remove(void *policy, uint32_t id) {
   list_remove(&clock->queue, clock->nodes, id);
 }
 
-const kvstow_policy_ops kvstow_policy_clock = {
+const kvstow_policy_ops kvstow__policy_clock = {
     .abi = KVSTOW_POLICY_ABI,
     .node_bytes = sizeof(struct clock_node),
     .name = "clock",

@@ -16,8 +16,8 @@ struct fifo {
 };
 
 static int fifo_create(const kvstow_policy_config *config, void **policy) {
-  int rc = kvstow_policy_config_check(config);
-  if (rc == 0) rc = kvstow_params_parse(config->params, NULL, 0);
+  int rc = kvstow__policy_config_check(config);
+  if (rc == 0) rc = kvstow__params_parse(config->params, NULL, 0);
   if (rc < 0) return rc;
   struct fifo *fifo = malloc(sizeof *fifo);
   if (fifo == NULL) return KVSTOW_ENOMEM;
@@ -52,7 +52,7 @@ static void fifo_remove(void *policy, uint32_t id) {
   list_remove(&fifo->queue, fifo->nodes, id);
 }
 
-const kvstow_policy_ops kvstow_policy_fifo = {
+const kvstow_policy_ops kvstow__policy_fifo = {
     .abi = KVSTOW_POLICY_ABI,
     .node_bytes = sizeof(struct link),
     .name = "fifo",

@@ -22,7 +22,7 @@ static uint32_t find(const struct ghost *ghost, uint64_t key) {
   return at;
 }
 
-int kvstow_ghost_init(struct ghost *ghost, uint64_t capacity) {
+int kvstow__ghost_init(struct ghost *ghost, uint64_t capacity) {
   memset(ghost, 0, sizeof *ghost);
   ghost->head = ghost->tail = ghost->free = NONE;
   if (capacity == 0) return 0;
@@ -32,7 +32,7 @@ int kvstow_ghost_init(struct ghost *ghost, uint64_t capacity) {
   ghost->entries = malloc((size_t)capacity * sizeof *ghost->entries);
   ghost->buckets = malloc((size_t)buckets * sizeof *ghost->buckets);
   if (ghost->entries == NULL || ghost->buckets == NULL) {
-    kvstow_ghost_finish(ghost);
+    kvstow__ghost_finish(ghost);
     return KVSTOW_ENOMEM;
   }
   memset(ghost->buckets, 0xff, (size_t)buckets * sizeof *ghost->buckets);
@@ -45,20 +45,20 @@ int kvstow_ghost_init(struct ghost *ghost, uint64_t capacity) {
   return 0;
 }
 
-void kvstow_ghost_finish(struct ghost *ghost) {
+void kvstow__ghost_finish(struct ghost *ghost) {
   free(ghost->entries);
   free(ghost->buckets);
   memset(ghost, 0, sizeof *ghost);
 }
 
-int kvstow_ghost_resize(struct ghost *ghost, uint64_t capacity) {
+int kvstow__ghost_resize(struct ghost *ghost, uint64_t capacity) {
   struct ghost resized;
-  const int rc = kvstow_ghost_init(&resized, capacity);
+  const int rc = kvstow__ghost_init(&resized, capacity);
   if (rc < 0) return rc;
   for (uint32_t at = ghost->capacity > 0 ? ghost->tail : NONE; at != NONE;
        at = ghost->entries[at].newer)
-    kvstow_ghost_push(&resized, ghost->entries[at].key);
-  kvstow_ghost_finish(ghost);
+    kvstow__ghost_push(&resized, ghost->entries[at].key);
+  kvstow__ghost_finish(ghost);
   *ghost = resized;
   return 0;
 }
@@ -81,9 +81,10 @@ static void forget(struct ghost *ghost, uint32_t at) {
   ghost->count--;
 }
 
-void kvstow_ghost_push(struct ghost *ghost, uint64_t key) {
+void kvstow__ghost_push(struct ghost *ghost, uint64_t key) {
   if (ghost->capacity == 0) return;
-  if (!kvstow_ghost_take(ghost, key) && ghost->count == ghost->capacity) forget(ghost, ghost->tail);
+  if (!kvstow__ghost_take(ghost, key) && ghost->count == ghost->capacity)
+    forget(ghost, ghost->tail);
   const uint32_t at = ghost->free;
   struct ghost_entry *entry = &ghost->entries[at];
   uint32_t *bucket = bucket_of(ghost, key);
@@ -98,17 +99,17 @@ void kvstow_ghost_push(struct ghost *ghost, uint64_t key) {
   ghost->count++;
 }
 
-bool kvstow_ghost_has(const struct ghost *ghost, uint64_t key) {
+bool kvstow__ghost_has(const struct ghost *ghost, uint64_t key) {
   return find(ghost, key) != NONE;
 }
 
-bool kvstow_ghost_take(struct ghost *ghost, uint64_t key) {
+bool kvstow__ghost_take(struct ghost *ghost, uint64_t key) {
   const uint32_t at = find(ghost, key);
   if (at == NONE) return false;
   forget(ghost, at);
   return true;
 }
 
-void kvstow_ghost_drop_oldest(struct ghost *ghost) {
+void kvstow__ghost_drop_oldest(struct ghost *ghost) {
   if (ghost->count > 0) forget(ghost, ghost->tail);
 }

@@ -27,21 +27,21 @@ struct ghost {
 };
 
 /* 0 or KVSTOW_ENOMEM. A zeroed ghost may be finished. */
-int kvstow_ghost_init(struct ghost *ghost, uint64_t capacity);
-void kvstow_ghost_finish(struct ghost *ghost);
+int kvstow__ghost_init(struct ghost *ghost, uint64_t capacity);
+void kvstow__ghost_finish(struct ghost *ghost);
 
 /* Keeps the youngest keys that fit. KVSTOW_ENOMEM changes nothing. */
-int kvstow_ghost_resize(struct ghost *ghost, uint64_t capacity);
+int kvstow__ghost_resize(struct ghost *ghost, uint64_t capacity);
 
 /* Remembers a key as the youngest. */
-void kvstow_ghost_push(struct ghost *ghost, uint64_t key);
+void kvstow__ghost_push(struct ghost *ghost, uint64_t key);
 
-bool kvstow_ghost_has(const struct ghost *ghost, uint64_t key);
+bool kvstow__ghost_has(const struct ghost *ghost, uint64_t key);
 
 /* Forgets a key; whether it was remembered. */
-bool kvstow_ghost_take(struct ghost *ghost, uint64_t key);
+bool kvstow__ghost_take(struct ghost *ghost, uint64_t key);
 
-void kvstow_ghost_drop_oldest(struct ghost *ghost);
+void kvstow__ghost_drop_oldest(struct ghost *ghost);
 
 /* A ghost hit is learned in victim(), before the victim's own key is pushed (it might push out the
  * very key asked for), but needed in insert(): it waits here. */

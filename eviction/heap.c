@@ -67,12 +67,12 @@ static void settle(struct heap *heap, const kvstow_nodes *nodes, uint32_t id) {
   }
 }
 
-void kvstow_heap_init(struct heap *heap) {
+void kvstow__heap_init(struct heap *heap) {
   heap->root = KVSTOW_NO_ID;
   heap->count = 0;
 }
 
-uint32_t kvstow_heap_at(const struct heap *heap, const kvstow_nodes *nodes, uint32_t place) {
+uint32_t kvstow__heap_at(const struct heap *heap, const kvstow_nodes *nodes, uint32_t place) {
   uint32_t id = heap->root;
   assert(place >= 1 && place <= heap->count);
   for (int digit = 31 - __builtin_clz(place) - 1; digit >= 0; digit--) {
@@ -82,7 +82,7 @@ uint32_t kvstow_heap_at(const struct heap *heap, const kvstow_nodes *nodes, uint
   return id;
 }
 
-void kvstow_heap_insert(struct heap *heap, const kvstow_nodes *nodes, uint32_t id, uint64_t key) {
+void kvstow__heap_insert(struct heap *heap, const kvstow_nodes *nodes, uint32_t id, uint64_t key) {
   struct heap_node *node = heap_node(nodes, id);
   const uint32_t place = heap->count + 1;
   *node = (struct heap_node){.up = KVSTOW_NO_ID, .left = KVSTOW_NO_ID, .right = KVSTOW_NO_ID};
@@ -90,7 +90,7 @@ void kvstow_heap_insert(struct heap *heap, const kvstow_nodes *nodes, uint32_t i
   if (place == 1) {
     heap->root = id;
   } else {
-    node->up = kvstow_heap_at(heap, nodes, place / 2);
+    node->up = kvstow__heap_at(heap, nodes, place / 2);
     struct heap_node *parent = heap_node(nodes, node->up);
     if (place % 2 == 0)
       parent->left = id;
@@ -101,13 +101,13 @@ void kvstow_heap_insert(struct heap *heap, const kvstow_nodes *nodes, uint32_t i
   settle(heap, nodes, id);
 }
 
-void kvstow_heap_change(struct heap *heap, const kvstow_nodes *nodes, uint32_t id, uint64_t key) {
+void kvstow__heap_change(struct heap *heap, const kvstow_nodes *nodes, uint32_t id, uint64_t key) {
   set_key(heap_node(nodes, id), key);
   settle(heap, nodes, id);
 }
 
-void kvstow_heap_remove(struct heap *heap, const kvstow_nodes *nodes, uint32_t id) {
-  const uint32_t last = kvstow_heap_at(heap, nodes, heap->count);
+void kvstow__heap_remove(struct heap *heap, const kvstow_nodes *nodes, uint32_t id) {
+  const uint32_t last = kvstow__heap_at(heap, nodes, heap->count);
   struct heap_node *moved = heap_node(nodes, last);
   relink(heap, nodes, moved->up, last, KVSTOW_NO_ID);
   heap->count--;
@@ -122,8 +122,8 @@ void kvstow_heap_remove(struct heap *heap, const kvstow_nodes *nodes, uint32_t i
   settle(heap, nodes, last);
 }
 
-uint32_t kvstow_heap_pop(struct heap *heap, const kvstow_nodes *nodes) {
+uint32_t kvstow__heap_pop(struct heap *heap, const kvstow_nodes *nodes) {
   const uint32_t id = heap->root;
-  if (id != KVSTOW_NO_ID) kvstow_heap_remove(heap, nodes, id);
+  if (id != KVSTOW_NO_ID) kvstow__heap_remove(heap, nodes, id);
   return id;
 }

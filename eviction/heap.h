@@ -31,15 +31,15 @@ static inline uint64_t heap_key(const kvstow_nodes *nodes, uint32_t id) {
   return (uint64_t)node->key_high << 32 | node->key_low;
 }
 
-void kvstow_heap_init(struct heap *heap);
-void kvstow_heap_insert(struct heap *heap, const kvstow_nodes *nodes, uint32_t id, uint64_t key);
-void kvstow_heap_change(struct heap *heap, const kvstow_nodes *nodes, uint32_t id, uint64_t key);
-void kvstow_heap_remove(struct heap *heap, const kvstow_nodes *nodes, uint32_t id);
+void kvstow__heap_init(struct heap *heap);
+void kvstow__heap_insert(struct heap *heap, const kvstow_nodes *nodes, uint32_t id, uint64_t key);
+void kvstow__heap_change(struct heap *heap, const kvstow_nodes *nodes, uint32_t id, uint64_t key);
+void kvstow__heap_remove(struct heap *heap, const kvstow_nodes *nodes, uint32_t id);
 
 /* The id with the least key, removed; KVSTOW_NO_ID when empty. */
-uint32_t kvstow_heap_pop(struct heap *heap, const kvstow_nodes *nodes);
+uint32_t kvstow__heap_pop(struct heap *heap, const kvstow_nodes *nodes);
 
 /* The id at a place, 1 to count. */
-uint32_t kvstow_heap_at(const struct heap *heap, const kvstow_nodes *nodes, uint32_t place);
+uint32_t kvstow__heap_at(const struct heap *heap, const kvstow_nodes *nodes, uint32_t place);
 
 #endif

@@ -25,14 +25,14 @@ struct lfu {
 };
 
 static int lfu_create(const kvstow_policy_config *config, void **policy) {
-  int rc = kvstow_policy_config_check(config);
-  if (rc == 0) rc = kvstow_params_parse(config->params, NULL, 0);
+  int rc = kvstow__policy_config_check(config);
+  if (rc == 0) rc = kvstow__params_parse(config->params, NULL, 0);
   if (rc < 0) return rc;
   struct lfu *lfu = malloc(sizeof *lfu);
   if (lfu == NULL) return KVSTOW_ENOMEM;
   lfu->nodes = config->nodes;
   lfu->accesses = 0;
-  kvstow_heap_init(&lfu->heap);
+  kvstow__heap_init(&lfu->heap);
   *policy = lfu;
   return 0;
 }
@@ -48,29 +48,29 @@ static uint64_t key_of(struct lfu *lfu, uint64_t count) {
 static void lfu_insert(void *policy, uint32_t id, const kvstow_access *access) {
   struct lfu *lfu = policy;
   (void)access;
-  kvstow_heap_insert(&lfu->heap, lfu->nodes, id, key_of(lfu, 1));
+  kvstow__heap_insert(&lfu->heap, lfu->nodes, id, key_of(lfu, 1));
 }
 
 static void lfu_touch(void *policy, uint32_t id, const kvstow_access *access) {
   struct lfu *lfu = policy;
   const uint64_t count = heap_key(lfu->nodes, id) >> TIME_BITS;
   (void)access;
-  kvstow_heap_change(&lfu->heap, lfu->nodes, id,
-                     key_of(lfu, count < COUNT_MAX ? count + 1 : count));
+  kvstow__heap_change(&lfu->heap, lfu->nodes, id,
+                      key_of(lfu, count < COUNT_MAX ? count + 1 : count));
 }
 
 static uint32_t lfu_victim(void *policy, const kvstow_access *incoming) {
   struct lfu *lfu = policy;
   (void)incoming;
-  return kvstow_heap_pop(&lfu->heap, lfu->nodes);
+  return kvstow__heap_pop(&lfu->heap, lfu->nodes);
 }
 
 static void lfu_remove(void *policy, uint32_t id) {
   struct lfu *lfu = policy;
-  kvstow_heap_remove(&lfu->heap, lfu->nodes, id);
+  kvstow__heap_remove(&lfu->heap, lfu->nodes, id);
 }
 
-const kvstow_policy_ops kvstow_policy_lfu = {
+const kvstow_policy_ops kvstow__policy_lfu = {
     .abi = KVSTOW_POLICY_ABI,
     .node_bytes = sizeof(struct heap_node),
     .name = "lfu",

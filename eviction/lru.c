@@ -17,8 +17,8 @@ struct lru {
 };
 
 static int lru_create(const kvstow_policy_config *config, void **policy) {
-  int rc = kvstow_policy_config_check(config);
-  if (rc == 0) rc = kvstow_params_parse(config->params, NULL, 0);
+  int rc = kvstow__policy_config_check(config);
+  if (rc == 0) rc = kvstow__params_parse(config->params, NULL, 0);
   if (rc < 0) return rc;
   struct lru *lru = malloc(sizeof *lru);
   if (lru == NULL) return KVSTOW_ENOMEM;
@@ -55,7 +55,7 @@ static void lru_remove(void *policy, uint32_t id) {
   list_remove(&lru->queue, lru->nodes, id);
 }
 
-const kvstow_policy_ops kvstow_policy_lru = {
+const kvstow_policy_ops kvstow__policy_lru = {
     .abi = KVSTOW_POLICY_ABI,
     .node_bytes = sizeof(struct link),
     .name = "lru",

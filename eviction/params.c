@@ -45,7 +45,7 @@ static int parse_one(const char *text, size_t length, const struct param *params
   return KVSTOW_EINVAL;
 }
 
-int kvstow_params_parse(const char *text, const struct param *params, size_t count) {
+int kvstow__params_parse(const char *text, const struct param *params, size_t count) {
   if (text == NULL || *text == '\0') return 0;
   for (;;) {
     const size_t length = strcspn(text, ",");
@@ -56,7 +56,7 @@ int kvstow_params_parse(const char *text, const struct param *params, size_t cou
   }
 }
 
-int kvstow_policy_config_check(const kvstow_policy_config *config) {
+int kvstow__policy_config_check(const kvstow_policy_config *config) {
   if (config == NULL || config->size < sizeof *config || config->nodes == NULL ||
       config->capacity == 0 || config->capacity >= KVSTOW_NO_ID)
     return KVSTOW_EINVAL;

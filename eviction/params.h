@@ -17,9 +17,9 @@ struct param {
 
 /* 0, or KVSTOW_EINVAL for an unknown name, a value that is no number or one out of bounds.
  * `text` may be NULL. `params` may be NULL when `count` is 0. */
-int kvstow_params_parse(const char *text, const struct param *params, size_t count);
+int kvstow__params_parse(const char *text, const struct param *params, size_t count);
 
 /* Whether `config` is one that create() may use: every policy's first line. */
-int kvstow_policy_config_check(const kvstow_policy_config *config);
+int kvstow__policy_config_check(const kvstow_policy_config *config);
 
 #endif

@@ -6,15 +6,17 @@
 
 #include <kvstow/policy.h>
 
-extern const kvstow_policy_ops kvstow_policy_fifo;
-extern const kvstow_policy_ops kvstow_policy_lru;
-extern const kvstow_policy_ops kvstow_policy_lfu;
-extern const kvstow_policy_ops kvstow_policy_adaptive;
-extern const kvstow_policy_ops kvstow_policy_clock;
-extern const kvstow_policy_ops kvstow_policy_sieve;
-extern const kvstow_policy_ops kvstow_policy_s3fifo;
-extern const kvstow_policy_ops kvstow_policy_two_q;
-extern const kvstow_policy_ops kvstow_policy_arc;
-extern const kvstow_policy_ops kvstow_policy_random;
+extern const kvstow_policy_ops kvstow__policy_fifo;
+extern const kvstow_policy_ops kvstow__policy_lru;
+extern const kvstow_policy_ops kvstow__policy_lfu;
+extern const kvstow_policy_ops kvstow__policy_adaptive;
+extern const kvstow_policy_ops kvstow__policy_clock;
+extern const kvstow_policy_ops kvstow__policy_sieve;
+extern const kvstow_policy_ops kvstow__policy_s3fifo;
+extern const kvstow_policy_ops kvstow__policy_two_q;
+extern const kvstow_policy_ops kvstow__policy_slru;
+extern const kvstow_policy_ops kvstow__policy_arc;
+extern const kvstow_policy_ops kvstow__policy_gdsf;
+extern const kvstow_policy_ops kvstow__policy_random;
 
 #endif

@@ -18,14 +18,14 @@ struct chance {
 };
 
 static int random_create(const kvstow_policy_config *config, void **policy) {
-  int rc = kvstow_policy_config_check(config);
-  if (rc == 0) rc = kvstow_params_parse(config->params, NULL, 0);
+  int rc = kvstow__policy_config_check(config);
+  if (rc == 0) rc = kvstow__params_parse(config->params, NULL, 0);
   if (rc < 0) return rc;
   struct chance *chance = malloc(sizeof *chance);
   if (chance == NULL) return KVSTOW_ENOMEM;
   chance->nodes = config->nodes;
   chance->state = config->seed;
-  kvstow_heap_init(&chance->blocks);
+  kvstow__heap_init(&chance->blocks);
   *policy = chance;
   return 0;
 }
@@ -37,7 +37,7 @@ static void random_destroy(void *policy) {
 static void random_insert(void *policy, uint32_t id, const kvstow_access *access) {
   struct chance *chance = policy;
   (void)access;
-  kvstow_heap_insert(&chance->blocks, chance->nodes, id, 0);
+  kvstow__heap_insert(&chance->blocks, chance->nodes, id, 0);
 }
 
 static void random_touch(void *policy, uint32_t id, const kvstow_access *access) {
@@ -46,7 +46,7 @@ static void random_touch(void *policy, uint32_t id, const kvstow_access *access)
 
 static void random_remove(void *policy, uint32_t id) {
   struct chance *chance = policy;
-  kvstow_heap_remove(&chance->blocks, chance->nodes, id);
+  kvstow__heap_remove(&chance->blocks, chance->nodes, id);
 }
 
 static uint32_t random_victim(void *policy, const kvstow_access *incoming) {
@@ -58,12 +58,12 @@ static uint32_t random_victim(void *policy, const kvstow_access *incoming) {
   bits = (bits ^ bits >> 27) * 0x94d049bb133111ebu;
   bits ^= bits >> 31;
   const uint32_t place = 1 + (uint32_t)((bits >> 32) * chance->blocks.count >> 32);
-  const uint32_t id = kvstow_heap_at(&chance->blocks, chance->nodes, place);
+  const uint32_t id = kvstow__heap_at(&chance->blocks, chance->nodes, place);
   random_remove(chance, id);
   return id;
 }
 
-const kvstow_policy_ops kvstow_policy_random = {
+const kvstow_policy_ops kvstow__policy_random = {
     .abi = KVSTOW_POLICY_ABI,
     .node_bytes = sizeof(struct heap_node),
     .name = "random",

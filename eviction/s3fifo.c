@@ -40,7 +40,7 @@ static void set_sizes(struct s3fifo *s3, uint64_t capacity) {
 }
 
 static int s3fifo_create(const kvstow_policy_config *config, void **policy) {
-  int rc = kvstow_policy_config_check(config);
+  int rc = kvstow__policy_config_check(config);
   if (rc < 0) return rc;
   struct s3fifo *s3 = calloc(1, sizeof *s3);
   if (s3 == NULL) return KVSTOW_ENOMEM;
@@ -51,9 +51,9 @@ static int s3fifo_create(const kvstow_policy_config *config, void **policy) {
   const struct param params[] = {{"small", 0, 1, &s3->small_share},
                                  {"ghost", 0, 8, &s3->ghost_share},
                                  {"promote", 1, 1000, &s3->promote}};
-  rc = kvstow_params_parse(config->params, params, sizeof params / sizeof params[0]);
+  rc = kvstow__params_parse(config->params, params, sizeof params / sizeof params[0]);
   if (rc == 0)
-    rc = kvstow_ghost_init(&s3->ghost, (uint64_t)((double)config->capacity * s3->ghost_share));
+    rc = kvstow__ghost_init(&s3->ghost, (uint64_t)((double)config->capacity * s3->ghost_share));
   if (rc < 0) {
     free(s3);
     return rc;
@@ -67,13 +67,13 @@ static int s3fifo_create(const kvstow_policy_config *config, void **policy) {
 
 static void s3fifo_destroy(void *policy) {
   struct s3fifo *s3 = policy;
-  if (s3 != NULL) kvstow_ghost_finish(&s3->ghost);
+  if (s3 != NULL) kvstow__ghost_finish(&s3->ghost);
   free(s3);
 }
 
 static bool was_here(struct s3fifo *s3, uint64_t key) {
   if (s3->comeback.from == SEEN_BEFORE && s3->comeback.key == key) return true;
-  if (!kvstow_ghost_take(&s3->ghost, key)) return false;
+  if (!kvstow__ghost_take(&s3->ghost, key)) return false;
   s3->comeback = (struct comeback){.key = key, .from = SEEN_BEFORE};
   return true;
 }
@@ -114,7 +114,7 @@ static uint32_t evict_small(struct s3fifo *s3) {
   while ((id = list_pop(&s3->small, s3->nodes)) != KVSTOW_NO_ID) {
     struct s3_node *node = node_of(s3, id);
     if (node->uses < s3->promote) {
-      kvstow_ghost_push(&s3->ghost, ghost_key(node->key));
+      kvstow__ghost_push(&s3->ghost, ghost_key(node->key));
       return id;
     }
     node->uses = 0;
@@ -141,12 +141,12 @@ static void s3fifo_remove(void *policy, uint32_t id) {
 
 static int s3fifo_resize(void *policy, uint64_t capacity) {
   struct s3fifo *s3 = policy;
-  const int rc = kvstow_ghost_resize(&s3->ghost, (uint64_t)((double)capacity * s3->ghost_share));
+  const int rc = kvstow__ghost_resize(&s3->ghost, (uint64_t)((double)capacity * s3->ghost_share));
   if (rc == 0) set_sizes(s3, capacity);
   return rc;
 }
 
-const kvstow_policy_ops kvstow_policy_s3fifo = {
+const kvstow_policy_ops kvstow__policy_s3fifo = {
     .abi = KVSTOW_POLICY_ABI,
     .node_bytes = sizeof(struct s3_node),
     .name = "s3fifo",

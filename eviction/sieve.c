@@ -28,8 +28,8 @@ static struct sieve_node *node_of(const struct sieve *sieve, uint32_t id) {
 }
 
 static int sieve_create(const kvstow_policy_config *config, void **policy) {
-  int rc = kvstow_policy_config_check(config);
-  if (rc == 0) rc = kvstow_params_parse(config->params, NULL, 0);
+  int rc = kvstow__policy_config_check(config);
+  if (rc == 0) rc = kvstow__params_parse(config->params, NULL, 0);
   if (rc < 0) return rc;
   struct sieve *sieve = malloc(sizeof *sieve);
   if (sieve == NULL) return KVSTOW_ENOMEM;
@@ -79,7 +79,7 @@ static uint32_t sieve_victim(void *policy, const kvstow_access *incoming) {
   return id;
 }
 
-const kvstow_policy_ops kvstow_policy_sieve = {
+const kvstow_policy_ops kvstow__policy_sieve = {
     .abi = KVSTOW_POLICY_ABI,
     .node_bytes = sizeof(struct sieve_node),
     .name = "sieve",

@@ -35,7 +35,7 @@ static struct two_q_node *node_of(const struct two_q *two_q, uint32_t id) {
 }
 
 static int two_q_create(const kvstow_policy_config *config, void **policy) {
-  int rc = kvstow_policy_config_check(config);
+  int rc = kvstow__policy_config_check(config);
   if (rc < 0) return rc;
   struct two_q *two_q = calloc(1, sizeof *two_q);
   if (two_q == NULL) return KVSTOW_ENOMEM;
@@ -43,9 +43,9 @@ static int two_q_create(const kvstow_policy_config *config, void **policy) {
   two_q->in_share = 0.25;
   two_q->out_share = 0.5;
   const struct param params[] = {{"in", 0, 1, &two_q->in_share}, {"out", 0, 8, &two_q->out_share}};
-  rc = kvstow_params_parse(config->params, params, sizeof params / sizeof params[0]);
+  rc = kvstow__params_parse(config->params, params, sizeof params / sizeof params[0]);
   if (rc == 0)
-    rc = kvstow_ghost_init(&two_q->out, (uint64_t)((double)config->capacity * two_q->out_share));
+    rc = kvstow__ghost_init(&two_q->out, (uint64_t)((double)config->capacity * two_q->out_share));
   if (rc < 0) {
     free(two_q);
     return rc;
@@ -59,13 +59,13 @@ static int two_q_create(const kvstow_policy_config *config, void **policy) {
 
 static void two_q_destroy(void *policy) {
   struct two_q *two_q = policy;
-  if (two_q != NULL) kvstow_ghost_finish(&two_q->out);
+  if (two_q != NULL) kvstow__ghost_finish(&two_q->out);
   free(two_q);
 }
 
 static bool was_here(struct two_q *two_q, uint64_t key) {
   if (two_q->comeback.from == SEEN_BEFORE && two_q->comeback.key == key) return true;
-  if (!kvstow_ghost_take(&two_q->out, key)) return false;
+  if (!kvstow__ghost_take(&two_q->out, key)) return false;
   two_q->comeback = (struct comeback){.key = key, .from = SEEN_BEFORE};
   return true;
 }
@@ -92,7 +92,7 @@ static uint32_t two_q_victim(void *policy, const kvstow_access *incoming) {
   if (two_q->in.count <= two_q->in_size && two_q->proven.count > 0)
     return list_pop(&two_q->proven, two_q->nodes);
   const uint32_t id = list_pop(&two_q->in, two_q->nodes);
-  if (id != KVSTOW_NO_ID) kvstow_ghost_push(&two_q->out, ghost_key(node_of(two_q, id)->key));
+  if (id != KVSTOW_NO_ID) kvstow__ghost_push(&two_q->out, ghost_key(node_of(two_q, id)->key));
   return id;
 }
 
@@ -103,12 +103,12 @@ static void two_q_remove(void *policy, uint32_t id) {
 
 static int two_q_resize(void *policy, uint64_t capacity) {
   struct two_q *two_q = policy;
-  const int rc = kvstow_ghost_resize(&two_q->out, (uint64_t)((double)capacity * two_q->out_share));
+  const int rc = kvstow__ghost_resize(&two_q->out, (uint64_t)((double)capacity * two_q->out_share));
   if (rc == 0) two_q->in_size = (uint64_t)((double)capacity * two_q->in_share);
   return rc;
 }
 
-const kvstow_policy_ops kvstow_policy_two_q = {
+const kvstow_policy_ops kvstow__policy_two_q = {
     .abi = KVSTOW_POLICY_ABI,
     .node_bytes = sizeof(struct two_q_node),
     .name = "2q",

@@ -194,7 +194,7 @@ static void session_free(struct session *session) {
 }
 
 static bool session_reserve(struct session *session, uint32_t blocks) {
-  if (blocks <= session->blocks_size) return true;
+  if (session->ids != NULL && blocks <= session->blocks_size) return true;
   const uint32_t size = blocks * 2;
   uint32_t *ids = realloc(session->ids, size * sizeof *ids);
   if (ids == NULL) return false;
