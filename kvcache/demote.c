@@ -240,22 +240,27 @@ static void batch_unref(struct batch *batch) {
   free(batch);
 }
 
-static void finish_records(struct batch *batch, uint32_t first, uint32_t count, int result) {
+/* Ends the thread's or a piece's part in a batch. */
+static void batch_end(struct batch *batch) {
   kvstow *store = batch->store;
-  pthread_mutex_lock(&store->lock);
-  for (uint32_t i = first; i < first + count; i++)
-    finish_record(batch, i, result != 0 ? result : batch->write[i].result);
   batch_unref(batch);
   pthread_cond_broadcast(&store->changed);
   pthread_cond_signal(&store->demote_wake);
   kvs_async_wake(store);
-  pthread_mutex_unlock(&store->lock);
 }
 
 static void piece_done(void *arg, int result) {
   struct piece *piece = arg;
+  struct batch *batch = piece->batch;
+  kvstow *store = batch->store;
   (void)result; /* each record has its own */
-  finish_records(piece->batch, piece->first, piece->count, 0);
+  pthread_mutex_lock(&store->lock);
+  for (uint32_t i = piece->first; i < piece->first + piece->count; i++) {
+    store->segments[batch->write[i].loc.segment].pending--;
+    finish_record(batch, i, batch->write[i].result);
+  }
+  batch_end(batch);
+  pthread_mutex_unlock(&store->lock);
   free(piece);
 }
 
@@ -323,6 +328,10 @@ static int append_some(struct batch *batch, uint32_t *at) {
     pthread_mutex_unlock(&store->lock);
     rc = kvstow_tier_append(store->tier, &batch->write[*at], fits, piece_done, piece);
     if (rc == 0) {
+      pthread_mutex_lock(&store->lock);
+      for (size_t i = *at; i < *at + fits; i++) /* the thread's reference keeps the batch */
+        store->segments[batch->write[i].loc.segment].pending++;
+      pthread_mutex_unlock(&store->lock);
       *at += (uint32_t)fits;
       return 0;
     }
@@ -346,7 +355,10 @@ static void write_batch(struct batch *batch) {
     kvs_fail(store, rc, "demote: %u blocks not written: %s", batch->count - at,
              rc == KVSTOW_ENOSPC ? kvstow_strerror(rc) : text);
   }
-  finish_records(batch, at, batch->count - at, rc);
+  pthread_mutex_lock(&store->lock);
+  for (uint32_t i = at; i < batch->count; i++) finish_record(batch, i, rc);
+  batch_end(batch);
+  pthread_mutex_unlock(&store->lock);
 }
 
 /* ---- the thread ----------------------------------------------------------------------------- */

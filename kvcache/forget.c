@@ -128,6 +128,8 @@ static bool forget_one(kvstow *store, uint32_t id) {
   if ((entry->flags & KVS_SSD) != 0) kvs_ssd_lose(store, id, true);
   if (frame != KVS_NO_FRAME) kvs_ram_give(store, frame, entry->padded_bytes);
   kvs_unlink(store, id);
+  store->count.evicted_blocks--; /* it was asked for */
+  store->count.forgotten_blocks++;
   return true;
 }
 

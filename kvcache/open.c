@@ -85,10 +85,13 @@ void kvstow_options_init(kvstow_options *options) {
 static int check_options(kvstow *store, const kvstow_options *o) {
   if (o->size < sizeof *o)
     return kvs_fail(store, KVSTOW_EINVAL, "options: size %zu, expected %zu", o->size, sizeof *o);
-  if ((o->ssd_bytes > 0) != (o->dirs != NULL && o->dirs_count > 0))
-    return kvs_fail(store, KVSTOW_EINVAL,
-                    "options: dirs and ssd_bytes go together: %u dirs, %llu bytes", o->dirs_count,
+  if (o->ssd_bytes > 0 && (o->dirs == NULL || o->dirs_count == 0))
+    return kvs_fail(store, KVSTOW_EINVAL, "options: ssd_bytes %llu, but no dirs",
                     (unsigned long long)o->ssd_bytes);
+  if ((unsigned)o->engine > KVSTOW_ENGINE_THREADS ||
+      (unsigned)o->write_mode > KVSTOW_WRITE_THROUGH)
+    return kvs_fail(store, KVSTOW_EINVAL, "options: engine %d, write_mode %d: no such thing",
+                    (int)o->engine, (int)o->write_mode);
   if (o->ram_bytes < KVS_RAM_MIN_BYTES)
     return kvs_fail(store, KVSTOW_EBUDGET, "options: ram_bytes %llu, at least %llu are needed",
                     (unsigned long long)o->ram_bytes, (unsigned long long)KVS_RAM_MIN_BYTES);

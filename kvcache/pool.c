@@ -140,7 +140,7 @@ static uint32_t make_slab(struct kvs_pool *pool, uint32_t class_index) {
   slab->slots = slots;
   slab->header = numbers;
   slab->owner = numbers == NULL ? NULL : numbers + slots;
-  pool->slab_bytes += slab_cost(slots, class->slot_bytes);
+  pool->slab_bytes += (uint64_t)slots * class->slot_bytes;
   if (numbers != NULL) pool->metadata_bytes += (size_t)slots * 2 * sizeof *numbers;
   pool->classes[class_index].slots += slots;
   link_partial(pool, row);
@@ -151,7 +151,7 @@ static void drop_slab(struct kvs_pool *pool, uint32_t row) {
   struct slab *slab = &pool->slabs[row];
   struct size_class *class = &pool->classes[slab->class_index];
   unlink_partial(pool, row);
-  pool->slab_bytes -= slab_cost(slab->slots, class->slot_bytes);
+  pool->slab_bytes -= (uint64_t)slab->slots * class->slot_bytes;
   if (slab->header != NULL) pool->metadata_bytes -= (size_t)slab->slots * 2 * sizeof(uint32_t);
   class->slots -= slab->slots;
   kvs_region_give(pool->region, slab->base);

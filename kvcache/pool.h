@@ -47,7 +47,7 @@ void kvs_pool_neighbours(struct kvs_pool *pool, uint32_t frame,
 
 struct kvs_pool_stats {
   uint64_t region_bytes;
-  uint64_t slab_bytes;     /* taken from the region, allocator's padding included */
+  uint64_t slab_bytes;     /* taken from the region, allocator's padding apart */
   uint64_t frames;
   uint64_t frame_bytes;    /* payload and header of frames in use */
   uint64_t payload_bytes;

@@ -99,7 +99,9 @@ struct choice {
 static uint32_t cheapest(const kvstow *store, const struct choice *choice) {
   uint32_t best = UINT32_MAX;
   for (uint32_t i = 0; i < store->segments_count; i++) {
-    if (choice->skip[i] || choice->info[i].state != KVSTOW_SEGMENT_SEALED) continue;
+    if (choice->skip[i] || choice->info[i].state != KVSTOW_SEGMENT_SEALED ||
+        store->segments[i].pending != 0)
+      continue;
     if (best == UINT32_MAX || store->segments[i].valued < store->segments[best].valued ||
         (store->segments[i].valued == store->segments[best].valued &&
          choice->info[i].generation < choice->info[best].generation))
@@ -236,6 +238,17 @@ static int reclaim_one(kvstow *store, uint32_t segment, uint32_t records) {
   return 0;
 }
 
+/* Waits for writes under way; false if there are none. */
+static bool wait_pending(kvstow *store) {
+  const uint64_t deadline = kvs_deadline(store, 0);
+  bool pending = false;
+  pthread_mutex_lock(&store->lock);
+  for (uint32_t i = 0; i < store->segments_count; i++)
+    while (store->segments[i].pending != 0 && kvs_wait_until(store, deadline)) pending = true;
+  pthread_mutex_unlock(&store->lock);
+  return pending;
+}
+
 int kvs_reclaim(kvstow *store) {
   const uint32_t n = store->segments_count;
   bool *skip = calloc(n, sizeof *skip);
@@ -250,6 +263,8 @@ int kvs_reclaim(kvstow *store) {
     if (segment != UINT32_MAX) {
       rc = reclaim_one(store, segment, info[segment].records);
       skip[segment] = true;
+    } else if (wait_pending(store)) {
+      continue;
     } else if (!sealed_open) {
       sealed_open = true;
       if (kvstow_tier_seal(store->tier) != 0) break;

@@ -164,17 +164,19 @@ static int space_find(kvstow *store, const struct kvstow_space *wanted, kvstow_s
 }
 
 int kvstow_space_open(kvstow *store, const kvstow_space_options *options, kvstow_space **out) {
-  if (store == NULL || out == NULL || options == NULL || options->size < sizeof *options ||
-      (options->fingerprint == NULL && options->fingerprint_bytes > 0))
-    return store == NULL ? KVSTOW_EINVAL : kvs_fail(store, KVSTOW_EINVAL, "space: bad arguments");
+  if (store == NULL || out == NULL || options == NULL) return KVSTOW_EINVAL;
+  if (options->size < sizeof *options || options->fingerprint == NULL ||
+      options->fingerprint_bytes == 0)
+    return kvs_fail(store, KVSTOW_EINVAL,
+                    "space: size %zu (expected %zu), fingerprint of %zu bytes (it must not be "
+                    "empty: it keeps models apart)",
+                    options->size, sizeof *options, options->fingerprint_bytes);
   struct kvstow_space *space = calloc(1, sizeof *space);
   if (space == NULL) return KVSTOW_ENOMEM;
   int rc = space_resolve(store, options, space);
   if (rc != 0) goto out_free;
   space->store = store;
-  space->id = kvs_space_id(store->seed,
-                           options->fingerprint_bytes == 0 ? "" : options->fingerprint,
-                           options->fingerprint_bytes);
+  space->id = kvs_space_id(store->seed, options->fingerprint, options->fingerprint_bytes);
   if (options->name != NULL) strncpy(space->name, options->name, sizeof space->name - 1);
 
   pthread_mutex_lock(&store->lock);

@@ -62,6 +62,7 @@ static void get_counters(const kvstow *store, kvstow_stats *s) {
   s->promoted_blocks = c->promoted_blocks;
   s->promoted_bytes = c->promoted_bytes;
   s->evicted_blocks = c->evicted_blocks;
+  s->forgotten_blocks = c->forgotten_blocks;
   s->ram_evictions = c->ram_evictions;
   s->reinserted_blocks = c->reinserted_blocks;
   s->admission_refused = c->admission_refused;
@@ -99,7 +100,10 @@ void kvstow_get_stats(const kvstow *store_const, kvstow_stats *stats) {
     kvstow_tier_get_stats(store->tier, &s.tier);
     s.write_amplification = first == 0 ? 0 : (double)s.tier.bytes_written / (double)first;
   }
-  *stats = s;
+  /* An older program's struct is shorter: filled as far as it goes. */
+  const size_t size = stats->size < sizeof s ? stats->size : sizeof s;
+  s.size = stats->size;
+  memcpy(stats, &s, size);
 }
 
 /* ---- text ----------------------------------------------------------------------------------- */
@@ -132,7 +136,7 @@ static const struct field FIELDS[] = {
     CACHE(read_tokens, U64, COUNTER), CACHE(read_bytes, U64, COUNTER),
     CACHE(demoted_blocks, U64, COUNTER), CACHE(demoted_bytes, U64, COUNTER),
     CACHE(promoted_blocks, U64, COUNTER), CACHE(promoted_bytes, U64, COUNTER),
-    CACHE(evicted_blocks, U64, COUNTER), CACHE(ram_evictions, U64, COUNTER),
+    CACHE(evicted_blocks, U64, COUNTER), CACHE(forgotten_blocks, U64, COUNTER), CACHE(ram_evictions, U64, COUNTER),
     CACHE(reinserted_blocks, U64, COUNTER), CACHE(admission_refused, U64, COUNTER),
     CACHE(segments_reclaimed, U64, COUNTER), CACHE(stored_waits, U64, COUNTER),
     CACHE(write_amplification, F64, GAUGE), CACHE(prefetch_issued, U64, COUNTER),
@@ -201,7 +205,7 @@ static void add_number(struct text *text, const kvstow_stats *stats, const struc
 }
 
 size_t kvstow_stats_json(const kvstow *store, char *buffer, size_t bytes) {
-  kvstow_stats stats;
+  kvstow_stats stats = {.size = sizeof stats};
   kvstow_get_stats(store, &stats);
   struct text text = {buffer, bytes, 0};
   add(&text, "{");
@@ -225,7 +229,7 @@ size_t kvstow_stats_json(const kvstow *store, char *buffer, size_t bytes) {
 }
 
 size_t kvstow_stats_prometheus(const kvstow *store, char *buffer, size_t bytes) {
-  kvstow_stats stats;
+  kvstow_stats stats = {.size = sizeof stats};
   kvstow_get_stats(store, &stats);
   struct text text = {buffer, bytes, 0};
   for (size_t i = 0; i < COUNT(FIELDS); i++) {

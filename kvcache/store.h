@@ -85,6 +85,8 @@ struct kvs_wanted {
 struct kvs_segment {
   uint32_t records; /* entries whose loc is here */
   uint32_t valued;  /* of them in the SSD policy or pinned */
+  int32_t pending;  /* appended, not yet known to be written: not to be reclaimed. Below 0 for a moment,
+                       when the completion overtakes the count. */
 };
 
 struct kvs_counters {
@@ -93,7 +95,7 @@ struct kvs_counters {
   uint64_t stored_blocks, stored_tokens, stored_bytes, duplicate_blocks, store_refused;
   uint64_t read_tokens, read_bytes;
   uint64_t demoted_blocks, demoted_bytes, first_demoted_bytes, promoted_blocks, promoted_bytes;
-  uint64_t evicted_blocks, ram_evictions, reinserted_blocks, admission_refused;
+  uint64_t evicted_blocks, forgotten_blocks, ram_evictions, reinserted_blocks, admission_refused;
   uint64_t segments_reclaimed, stored_waits;
   uint64_t prefetch_issued, prefetch_used, prefetch_wasted, prefetch_late;
   uint64_t corrupt_blocks, failed_loads, timeouts, cancels, collisions, expired_blocks;

@@ -87,10 +87,10 @@ typedef void (*kvstow_event_fn)(void *arg, const kvstow_event *event);
 
 typedef struct kvstow_options {
   size_t size;              /* sizeof(kvstow_options) */
-  const char *const *dirs;  /* one a disk; NULL: RAM only */
+  const char *const *dirs;  /* one a disk */
   uint32_t dirs_count;
   uint64_t ram_bytes;       /* >= 8 MiB; rounded down to 2 MiB */
-  uint64_t ssd_bytes;       /* of all dirs together; 0: RAM only */
+  uint64_t ssd_bytes;       /* of all dirs together; 0: RAM only, dirs are not looked at */
   uint32_t segment_bytes;   /* 0: as stored, or 64 MiB, less for small budgets */
   kvstow_engine engine;
   uint32_t queue_depth;
@@ -271,16 +271,16 @@ KVSTOW_API int kvstow_prefetch(const kvstow_prefix *prefix);
  * and readable: smaller than what match said if a block failed its checks. */
 KVSTOW_API int kvstow_lease_wait(kvstow_lease *lease, uint32_t timeout_ms, kvstow_held *held);
 
-/* Which part to read. Counts of 0 mean "to the end". */
+/* Which part to read. Counts of 0 mean "to the end"; a NULL range means everything. */
 typedef struct kvstow_range {
   uint32_t layer_first, layer_count;
   size_t token_first, token_count;
 } kvstow_range;
 
 /* Reads layer by layer: for each layer of the range, the K rows of all its tokens, then their V rows, into
- * the caller's iovecs in order. 0, or what stopped it: ECORRUPT, EMISS, EIO (the lease has shrunk:
- * kvstow_lease_tokens tells how far it holds), ETIMEDOUT, EINVAL (sizes). On failure the
- * destinations' content is undefined. */
+ * the caller's iovecs in order. 0, or what stopped it: EMISS, or ECORRUPT or EIO where the cause is at
+ * hand (the lease has shrunk: kvstow_lease_tokens tells how far it holds), ETIMEDOUT, EINVAL (sizes).
+ * On failure the destinations' content is undefined. */
 KVSTOW_API int kvstow_read(kvstow_lease *lease, const kvstow_range *range, const struct iovec *iov,
                            int iovcnt, uint32_t flags, uint32_t timeout_ms);
 
@@ -382,7 +382,7 @@ typedef struct kvstow_stats {
   uint64_t read_tokens, read_bytes;
   /* movement */
   uint64_t demoted_blocks, demoted_bytes, promoted_blocks, promoted_bytes;
-  uint64_t evicted_blocks, ram_evictions, reinserted_blocks, admission_refused;
+  uint64_t evicted_blocks, forgotten_blocks, ram_evictions, reinserted_blocks, admission_refused;
   uint64_t segments_reclaimed, stored_waits;
   double write_amplification;     /* bytes to SSD / bytes of blocks demoted the first time */
   /* chain prefetch */
@@ -395,6 +395,7 @@ typedef struct kvstow_stats {
   kvstow_tier_stats tier;         /* zero without SSD */
 } kvstow_stats;
 
+/* Fills *stats as far as stats->size goes: set it to sizeof(kvstow_stats) first. */
 KVSTOW_API void kvstow_get_stats(const kvstow *store, kvstow_stats *stats);
 
 /* The same as JSON or as Prometheus text exposition. Returns the length without the final NUL, like
