@@ -1,0 +1,600 @@
+/* What devices and kernels do wrong: failed writes, reads and syncs, full disks, forbidden io_uring,
+ * few descriptors, limits on file size, and power loss after every single operation.
+ *
+ * A small engine of our own carries ops out one by one and misbehaves where it is told to.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "test_tier_fixture.h"
+
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+static char *dir;
+static const char *dirs[1];
+static kvstow_tier_options options;
+
+/* ---- an engine that misbehaves -------------------------------------------------------------- */
+
+static struct {
+  _Atomic uint64_t ops;     /* carried out so far */
+  _Atomic uint64_t stop_at; /* power is lost at this op: it is torn, nothing after it happens */
+  _Atomic int write_error, sync_error;
+  _Atomic uint64_t bad_from, bad_to; /* reads touching these bytes of any file fail */
+} faults;
+
+struct kvstow__engine {
+  pthread_mutex_t lock;
+  pthread_cond_t news;
+  kvstow__op *done, **tail;
+  bool woken;
+};
+
+static int faulty_create(void *env, const kvstow__engine_config *config, kvstow__engine **engine,
+                         char *reason, size_t reason_bytes) {
+  (void)env, (void)config, (void)reason, (void)reason_bytes;
+  kvstow__engine *e = calloc(1, sizeof *e);
+  pthread_mutex_init(&e->lock, NULL);
+  pthread_cond_init(&e->news, NULL);
+  e->tail = &e->done;
+  *engine = e;
+  return 0;
+}
+
+static void faulty_destroy(kvstow__engine *e) {
+  free(e);
+}
+
+/* What a disk's volatile cache may still lose: writes since the last sync of their file. */
+typedef struct unsynced {
+  uint32_t file;
+  uint64_t offset, length;
+  uint8_t *before;
+  bool lost;
+} unsynced;
+
+static unsynced cache[4096];
+static size_t cache_count;
+static bool cache_volatile;
+
+static void cache_note(const kvstow__op *op) {
+  if (!cache_volatile) return;
+  assert_true(cache_count < sizeof cache / sizeof *cache);
+  unsynced *u = &cache[cache_count++];
+  *u = (unsynced){op->file, op->offset, op->length, malloc(op->length), false};
+  assert_int_equal(pread(op->fd, u->before, u->length, (off_t)u->offset), u->length);
+}
+
+static void cache_synced(uint32_t file) {
+  size_t kept = 0;
+  for (size_t i = 0; i < cache_count; i++) {
+    if (cache[i].file == file)
+      free(cache[i].before);
+    else
+      cache[kept++] = cache[i];
+  }
+  cache_count = kept;
+}
+
+static bool covered_by_later(size_t i) {
+  for (size_t k = i + 1; k < cache_count; k++)
+    if (cache[k].file == cache[i].file && !cache[k].lost &&
+        cache[k].offset < cache[i].offset + cache[i].length &&
+        cache[i].offset < cache[k].offset + cache[k].length)
+      return true;
+  return false;
+}
+
+/* Power is gone: about half of what was not synced is lost, any half. */
+static void cache_lose(const char *place, uint64_t seed) {
+  for (size_t i = cache_count; i-- > 0;) {
+    unsynced *u = &cache[i];
+    u->lost = (mix(seed * 4096 + i) & 1) != 0 && !covered_by_later(i);
+    if (!u->lost) continue;
+    char name[32];
+    snprintf(name, sizeof name, "seg-%06u.kvs", u->file);
+    patch(place, name, u->offset, u->before, u->length);
+  }
+  for (size_t i = 0; i < cache_count; i++) free(cache[i].before);
+  cache_count = 0;
+}
+
+static int carry_out(kvstow__op *op) {
+  const uint64_t number = atomic_fetch_add(&faults.ops, 1);
+  const uint64_t stop = atomic_load(&faults.stop_at);
+  if (number > stop) return EIO;
+  if (op->kind == KVSTOW__SYNC) {
+    if (number == stop) return EIO;
+    if (atomic_load(&faults.sync_error)) return atomic_load(&faults.sync_error);
+    cache_synced(op->file);
+    return 0; /* the real one would only cost time: nobody pulls the plug */
+  }
+  if (op->kind == KVSTOW__READ) {
+    if (op->offset < atomic_load(&faults.bad_to) &&
+        op->offset + op->length > atomic_load(&faults.bad_from))
+      return EIO;
+    const ssize_t n = preadv(op->fd, op->iov, (int)op->iov_count, (off_t)op->offset);
+    return n == (ssize_t)op->length ? 0 : ENODATA;
+  }
+  if (atomic_load(&faults.write_error)) return atomic_load(&faults.write_error);
+  cache_note(op);
+  uint64_t left = number == stop ? op->length / 2 / 512 * 512 : op->length;
+  uint64_t at = op->offset;
+  for (uint32_t i = 0; i < op->iov_count && left > 0; i++) {
+    const size_t piece = op->iov[i].iov_len < left ? op->iov[i].iov_len : (size_t)left;
+    if (pwrite(op->fd, op->iov[i].iov_base, piece, (off_t)at) != (ssize_t)piece) return EIO;
+    at += piece;
+    left -= piece;
+  }
+  return number == stop ? EIO : 0;
+}
+
+static void faulty_submit(kvstow__engine *e, kvstow__op *list) {
+  while (list) {
+    kvstow__op *op = list;
+    list = op->next;
+    op->error = carry_out(op);
+    op->next = NULL;
+    *e->tail = op;
+    e->tail = &op->next;
+  }
+}
+
+static kvstow__op *faulty_reap(kvstow__engine *e, bool wait) {
+  pthread_mutex_lock(&e->lock);
+  while (wait && !e->done && !e->woken) pthread_cond_wait(&e->news, &e->lock);
+  e->woken = false;
+  pthread_mutex_unlock(&e->lock);
+  kvstow__op *done = e->done;
+  e->done = NULL;
+  e->tail = &e->done;
+  return done;
+}
+
+static void faulty_wake(kvstow__engine *e) {
+  pthread_mutex_lock(&e->lock);
+  e->woken = true;
+  pthread_cond_signal(&e->news);
+  pthread_mutex_unlock(&e->lock);
+}
+
+static const kvstow__engine_ops FAULTY = {
+    .name = "faulty",
+    .create = faulty_create,
+    .destroy = faulty_destroy,
+    .submit = faulty_submit,
+    .reap = faulty_reap,
+    .wake = faulty_wake,
+};
+
+static kvstow_tier *open_faulty(const kvstow__file_ops *files) {
+  const kvstow__io io = {
+      .files = files, .engines = {&FAULTY}, .kinds = {KVSTOW_ENGINE_AUTO}, .buffered = true};
+  kvstow_tier *tier = NULL;
+  char why[KVSTOW_MESSAGE_BYTES];
+  const int code = kvstow__tier_open_with(&options, &io, &tier, why, sizeof why);
+  if (code) fail_msg("open: %s: %s", kvstow_errname(code), why);
+  return tier;
+}
+
+static int fresh(void **state) {
+  (void)state;
+  the_variant = &VARIANTS[3];
+  memset(&faults, 0, sizeof faults);
+  faults.stop_at = UINT64_MAX;
+  dir = scratch_new();
+  dirs[0] = dir;
+  options = options_for(dirs, 8);
+  options.engine = KVSTOW_ENGINE_AUTO;
+  return 0;
+}
+
+static int remove_it(void **state) {
+  (void)state;
+  scratch_remove(dir);
+  return 0;
+}
+
+/* ---- failing devices ------------------------------------------------------------------------ */
+
+static void a_failed_write_costs_its_segment_only(void **state) {
+  (void)state;
+  kvstow_tier *tier = open_faulty(&kvstow__files);
+  record good = append_one(tier, 1, 3);
+  faults.write_error = EIO;
+  record bad = record_new(2, 3, PLANE);
+  assert_int_equal(append_all(tier, &bad, 1), KVSTOW_EIO);
+  assert_int_equal(bad.result, KVSTOW_EIO);
+  faults.write_error = 0;
+  assert_int_equal(read_record(tier, &good), 0);
+  assert_int_equal(read_record(tier, &bad), KVSTOW_EMISS);
+  kvstow_segment_info info;
+  kvstow_tier_segment(tier, good.loc.segment, &info);
+  assert_int_equal(info.state, KVSTOW_SEGMENT_BAD);
+  assert_int_equal(info.records, 1);
+  char message[KVSTOW_MESSAGE_BYTES];
+  kvstow_tier_message(tier, message, sizeof message);
+  assert_non_null(strstr(message, "Input/output error"));
+  record next = append_one(tier, 3, 3);
+  assert_int_not_equal(next.loc.segment, good.loc.segment);
+  assert_int_equal(kvstow_tier_flush(tier), KVSTOW_EIO); /* said once: something was lost */
+  assert_int_equal(kvstow_tier_flush(tier), 0);
+  kvstow_tier_close(tier);
+  tier = open_faulty(&kvstow__files);
+  seen *s = scan_all(tier);
+  assert_int_equal(s->count, 2);
+  assert_non_null(seen_find(s, 1));
+  assert_non_null(seen_find(s, 3));
+  free(s);
+  record_free(&good);
+  record_free(&bad);
+  record_free(&next);
+  kvstow_tier_close(tier);
+}
+
+static void repeated_failures_take_the_tier_offline(void **state) {
+  (void)state;
+  kvstow_tier *tier = open_faulty(&kvstow__files);
+  record good = append_one(tier, 1, 3);
+  faults.write_error = ENOSPC;
+  for (uint64_t i = 0; i < 3; i++) {
+    record r = record_new(10 + i, 3, PLANE);
+    assert_int_equal(append_all(tier, &r, 1), KVSTOW_ENOSPC);
+    record_free(&r);
+  }
+  record r = record_new(20, 3, PLANE);
+  assert_int_equal(append_all(tier, &r, 1), KVSTOW_EOFFLINE);
+  kvstow_record_write w = {.header = r.header, .payload = r.payload};
+  assert_int_equal(kvstow_tier_fits(tier, &w, 1), 0);
+  assert_true(stats_of(tier).offline);
+  assert_int_equal(stats_of(tier).segments_bad, 3);
+  assert_int_equal(read_record(tier, &good), 0);
+  record_free(&r);
+  record_free(&good);
+  assert_int_equal(kvstow_tier_close(tier), KVSTOW_ENOSPC);
+}
+
+static void a_failed_sync_is_reported(void **state) {
+  (void)state;
+  kvstow_tier *tier = open_faulty(&kvstow__files);
+  record r = append_one(tier, 1, 3);
+  faults.sync_error = EIO;
+  assert_int_equal(kvstow_tier_flush(tier), KVSTOW_EIO);
+  faults.sync_error = 0;
+  kvstow_segment_info info;
+  kvstow_tier_segment(tier, r.loc.segment, &info);
+  assert_int_equal(info.state, KVSTOW_SEGMENT_BAD);
+  assert_int_equal(read_record(tier, &r), 0); /* what can be read and verified may be used */
+  assert_int_equal(kvstow_tier_flush(tier), 0);
+  record_free(&r);
+  kvstow_tier_close(tier);
+}
+
+static void a_bad_sector_costs_one_record_of_a_merged_read(void **state) {
+  (void)state;
+  kvstow_tier *tier = open_faulty(&kvstow__files);
+  enum { COUNT = 6 };
+  record r[COUNT];
+  kvstow_record_read reads[COUNT];
+  kvstow_record_read *pointers[COUNT];
+  for (uint64_t i = 0; i < COUNT; i++) r[i] = record_new(i, 3, PLANE);
+  assert_int_equal(append_all(tier, r, COUNT), 0);
+  faults.bad_from = (uint64_t)r[2].loc.page * 4096 + 5000;
+  faults.bad_to = faults.bad_from + 512;
+  gate g = GATE_INIT(COUNT);
+  for (int i = 0; i < COUNT; i++) {
+    reads[i] = (kvstow_record_read){.key = key_of(r[i].number),
+                                    .loc = r[i].loc,
+                                    .plane_bytes = PLANE,
+                                    .plane_count = 3,
+                                    .header = r[i].header,
+                                    .payload = r[i].payload,
+                                    .done = gate_read_done,
+                                    .arg = &g};
+    pointers[i] = &reads[i];
+  }
+  assert_int_equal(kvstow_tier_read_batch(tier, pointers, COUNT), 0);
+  gate_wait(&g);
+  for (int i = 0; i < COUNT; i++) assert_int_equal(reads[i].result, i == 2 ? KVSTOW_EIO : 0);
+  for (int i = 0; i < COUNT; i++) record_free(&r[i]);
+  kvstow_tier_close(tier);
+}
+
+/* ---- full disks ----------------------------------------------------------------------------- */
+
+static int room_for; /* segments that the disk still has room for */
+
+static int scarce_allocate(void *env, int fd, uint64_t bytes) {
+  if (room_for == 0) return ENOSPC;
+  room_for--;
+  return kvstow__files.allocate(env, fd, bytes);
+}
+
+static void a_full_disk_means_fewer_segments(void **state) {
+  (void)state;
+  kvstow__file_ops scarce = kvstow__files;
+  scarce.allocate = scarce_allocate;
+  room_for = 3;
+  kvstow_tier *tier = open_faulty(&scarce);
+  uint64_t number = 0;
+  int code = 0;
+  while (!code) {
+    record r = record_new(number, 15, PLANE);
+    code = append_all(tier, &r, 1);
+    number += code == 0;
+    record_free(&r);
+  }
+  assert_int_equal(code, KVSTOW_ENOSPC);
+  assert_true(number >= 42);
+  char message[KVSTOW_MESSAGE_BYTES];
+  kvstow_tier_message(tier, message, sizeof message);
+  assert_non_null(strstr(message, "seg-00000"));
+  for (uint64_t i = 0; i < 100; i++) { /* and what there is goes round */
+    record r = record_new(1000 + i, 15, PLANE);
+    for (uint32_t id = 0; (code = append_all(tier, &r, 1)) == KVSTOW_ENOSPC && id < 8; id++)
+      kvstow_tier_reclaim(tier, id);
+    assert_int_equal(code, 0);
+    record_free(&r);
+  }
+  char *fourth = join(dir, "seg-000003.kvs");
+  assert_int_not_equal(access(fourth, F_OK), 0);
+  free(fourth);
+  kvstow_tier_close(tier);
+}
+
+/* ---- power loss after every operation ------------------------------------------------------- */
+
+typedef struct told {
+  uint64_t reclaimed; /* records [0, reclaimed) were given up */
+  uint64_t flushed;   /* records [reclaimed, flushed) were flushed */
+  bool erase_begun, erase_done;
+} told;
+
+#define ERASED 3u
+#define RECORDS 75u
+
+static bool lowest(void *arg, const kvstow_record *r) {
+  uint64_t number, *least = arg;
+  memcpy(&number, r->tag, sizeof number);
+  if (number < *least) *least = number;
+  return true;
+}
+
+/* Gives the oldest segment up. */
+static bool reclaim_oldest(kvstow_tier *tier, told *t) {
+  uint64_t oldest = UINT64_MAX, next = UINT64_MAX;
+  uint32_t victim = 0;
+  for (uint32_t id = 0; id < kvstow_tier_segment_count(tier); id++) {
+    uint64_t least = UINT64_MAX;
+    if (kvstow_tier_scan(tier, id, lowest, &least) != 0) return false;
+    if (least < oldest) {
+      next = oldest;
+      oldest = least;
+      victim = id;
+    } else if (least < next) {
+      next = least;
+    }
+  }
+  if (kvstow_tier_reclaim(tier, victim) != 0) return false;
+  t->reclaimed = next == UINT64_MAX ? t->flushed : next;
+  return true;
+}
+
+/* Appends, flushes, reclaims, erases until the power goes. */
+static void live_until_power_loss(told *t) {
+  kvstow_tier *tier = open_faulty(&kvstow__files);
+  kvstow_loc erased = {0};
+  for (uint64_t i = 0; i < RECORDS; i++) {
+    record r = record_new(i, 15, PLANE);
+    int code = append_all(tier, &r, 1);
+    if (code == KVSTOW_ENOSPC && reclaim_oldest(tier, t)) code = append_all(tier, &r, 1);
+    if (i == ERASED) erased = r.loc;
+    record_free(&r);
+    if (code) break;
+    if (i % 4 == 3) {
+      if (kvstow_tier_flush(tier) != 0) break;
+      t->flushed = i + 1;
+    }
+    if (i == 20 || i == 50) { /* in place; then in a segment given up */
+      t->erase_begun = true;
+      if (kvstow_tier_erase(tier, &erased, 1) == 0) t->erase_done = true;
+    }
+  }
+  kvstow_tier_close(tier);
+}
+
+static void check_after_power_loss(const told *t, uint64_t stop) {
+  faults.stop_at = UINT64_MAX;
+  kvstow_tier *tier = open_faulty(&kvstow__files);
+  seen *s = scan_all(tier);
+  for (uint64_t i = 0; i < t->flushed; i++) {
+    const kvstow_record *r = seen_find(s, i);
+    if (i == ERASED && t->erase_begun) {
+      if (r && t->erase_done) fail_msg("op %llu: erased, and back", (unsigned long long)stop);
+      continue;
+    }
+    if (!r && i >= t->reclaimed)
+      fail_msg("power loss at op %llu: record %llu of %llu flushed is gone",
+               (unsigned long long)stop, (unsigned long long)i, (unsigned long long)t->flushed);
+    if (r && read_planes(tier, i, r->loc, PLANE, 0, 15) != 0)
+      fail_msg("power loss at op %llu: record %llu is broken", (unsigned long long)stop,
+               (unsigned long long)i);
+  }
+  free(s);
+  /* and it works on */
+  record r = record_new(777, 15, PLANE);
+  told ignored = *t;
+  int code = append_all(tier, &r, 1);
+  if (code == KVSTOW_ENOSPC && reclaim_oldest(tier, &ignored)) code = append_all(tier, &r, 1);
+  assert_int_equal(code, 0);
+  assert_int_equal(read_record(tier, &r), 0);
+  record_free(&r);
+  assert_int_equal(kvstow_tier_close(tier), 0);
+}
+
+static void power_loss_after_any_operation_keeps_the_promises(void **state) {
+  (void)state;
+  const char *given = getenv("KVSTOW_TEST_SEED");
+  const uint64_t seed = given ? strtoull(given, NULL, 0) : 1;
+  print_message("seed %llu (KVSTOW_TEST_SEED)\n", (unsigned long long)seed);
+  uint64_t total = UINT64_MAX;
+  for (uint64_t stop = 0; stop < total; stop++) {
+    char *place = scratch_new();
+    const char *places[] = {place};
+    options = options_for(places, 3);
+    options.engine = KVSTOW_ENGINE_AUTO;
+    faults.ops = 0;
+    faults.stop_at = total == UINT64_MAX ? UINT64_MAX : stop;
+    cache_volatile = true;
+    told t = {0};
+    live_until_power_loss(&t);
+    cache_volatile = false;
+    cache_lose(place, seed * 100000 + stop);
+    if (total == UINT64_MAX) {
+      total = faults.ops;
+      assert_int_equal(t.flushed, RECORDS / 4 * 4);
+      assert_true(t.erase_done && t.reclaimed > ERASED);
+      stop--;
+    }
+    check_after_power_loss(&t, stop);
+    scratch_remove(place);
+  }
+  assert_true(total > 100);
+}
+
+/* ---- forbidden and scarce things ------------------------------------------------------------ */
+
+/* Runs a check in a child process, which may break itself. */
+static void in_child(int (*check)(void)) {
+  if (UNDER_TSAN) {
+    skip();
+    return;
+  }
+  fflush(NULL);
+  const pid_t child = fork();
+  if (child == 0) _exit(check());
+  int status;
+  waitpid(child, &status, 0);
+  if (!WIFEXITED(status)) fail_msg("the child died of signal %d", WTERMSIG(status));
+  if (WEXITSTATUS(status) != 0) fail_msg("the child's check %d failed", WEXITSTATUS(status));
+}
+
+static int forbid_io_uring(void) {
+  struct sock_filter code[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_io_uring_setup, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  const struct sock_fprog program = {sizeof code / sizeof *code, code};
+  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return -1;
+  return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
+}
+
+static int check_forbidden_io_uring(void) {
+  if (forbid_io_uring() != 0) return 0; /* no seccomp here: nothing to check */
+  kvstow_tier *tier;
+  char why[KVSTOW_MESSAGE_BYTES];
+  if (kvstow_tier_open(&options, &tier, why, sizeof why) != 0) return 1;
+  kvstow_tier_stats s = stats_of(tier);
+  if (strcmp(s.engine, "threads") != 0) return 2;
+  if (!strstr(s.engine_reason, "forbidden")) return 3;
+  record r = record_new(1, 3, PLANE);
+  if (append_all(tier, &r, 1) != 0 || read_record(tier, &r) != 0) return 4;
+  kvstow_tier_close(tier);
+  options.engine = KVSTOW_ENGINE_URING;
+  if (kvstow_tier_open(&options, &tier, why, sizeof why) != KVSTOW_EUNSUPPORTED) return 5;
+  return strstr(why, "forbidden") ? 0 : 6;
+}
+
+static void forbidden_io_uring_falls_back_to_threads(void **state) {
+  (void)state;
+  in_child(check_forbidden_io_uring);
+}
+
+static kvstow_engine limited_engine;
+
+static int check_few_descriptors(void) {
+  const struct rlimit few = {48, 48};
+  setrlimit(RLIMIT_NOFILE, &few);
+  options.budget_bytes = 64ull * (SEGMENT + 4096) + 65536;
+  options.engine = limited_engine;
+  kvstow_tier *tier;
+  if (kvstow_tier_open(&options, &tier, NULL, 0) != 0) return 1;
+  static kvstow_loc locs[60];
+  for (uint64_t i = 0; i < 60; i++) {
+    record r = record_new(i, 120, PLANE);
+    if (append_all(tier, &r, 1) != 0) return 2;
+    locs[i] = r.loc;
+    record_free(&r);
+  }
+  if (locs[59].segment < 29) return 3;
+  if (kvstow_tier_flush(tier) != 0) return 4;
+  for (uint64_t i = 0; i < 60; i++)
+    if (read_planes(tier, i, locs[i * 7 % 60].segment == 99 ? locs[0] : locs[i], PLANE, 7, 3) != 0)
+      return 5;
+  if (kvstow_tier_close(tier) != 0) return 6;
+  if (kvstow_tier_open(&options, &tier, NULL, 0) != 0) return 7;
+  if (stats_of(tier).recovered_records != 60) return 8;
+  return kvstow_tier_close(tier) == 0 ? 0 : 9;
+}
+
+static void few_descriptors_are_enough(void **state) {
+  (void)state;
+  limited_engine = KVSTOW_ENGINE_AUTO;
+  in_child(check_few_descriptors);
+}
+
+static void few_descriptors_are_enough_for_threads(void **state) {
+  (void)state;
+  limited_engine = KVSTOW_ENGINE_THREADS;
+  in_child(check_few_descriptors);
+}
+
+/* The limit cuts a write short first, then refuses the rest with EFBIG and SIGXFSZ. */
+static int check_file_size_limit(void) {
+  options.engine = limited_engine;
+  kvstow_tier *tier;
+  if (kvstow_tier_open(&options, &tier, NULL, 0) != 0) return 1;
+  record first = record_new(1, 15, PLANE);
+  if (append_all(tier, &first, 1) != 0) return 2;
+  const struct rlimit limit = {SEGMENT / 2 + 8192, SEGMENT / 2 + 8192};
+  setrlimit(RLIMIT_FSIZE, &limit);
+  record big = record_new(2, 200, PLANE);
+  const int code = append_all(tier, &big, 1);
+  if (code != KVSTOW_ENOSPC) return 3;
+  if (read_record(tier, &first) != 0) return 4;
+  record next = record_new(3, 15, PLANE);
+  if (append_all(tier, &next, 1) != KVSTOW_ENOSPC) return 5; /* no file can be made */
+  kvstow_tier_close(tier);
+  return 0;
+}
+
+static void a_file_size_limit_does_not_kill_the_host(void **state) {
+  (void)state;
+  limited_engine = KVSTOW_ENGINE_THREADS;
+  in_child(check_file_size_limit);
+  limited_engine = KVSTOW_ENGINE_AUTO;
+  in_child(check_file_size_limit);
+}
+
+#define TEST(function) cmocka_unit_test_setup_teardown(function, fresh, remove_it)
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      TEST(a_failed_write_costs_its_segment_only),
+      TEST(repeated_failures_take_the_tier_offline),
+      TEST(a_failed_sync_is_reported),
+      TEST(a_bad_sector_costs_one_record_of_a_merged_read),
+      TEST(a_full_disk_means_fewer_segments),
+      TEST(power_loss_after_any_operation_keeps_the_promises),
+      TEST(forbidden_io_uring_falls_back_to_threads),
+      TEST(few_descriptors_are_enough),
+      TEST(few_descriptors_are_enough_for_threads),
+      TEST(a_file_size_limit_does_not_kill_the_host),
+  };
+  return cmocka_run_group_tests_name("faults", tests, NULL, NULL);
+}
