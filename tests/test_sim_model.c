@@ -171,6 +171,8 @@ static void every_policy_runs_in_every_tier(void **state) {
       options.tiers = SIM_ENGINE;
       result = simulate(&options);
       assert_true(result.ssd_writes > result.ssd_rewrites);
+      /* Written once each time it enters RAM at most: demotion never undoes its own work. */
+      assert_true(result.ssd_writes - result.ssd_rewrites <= trace->accesses);
       assert_int_equal(result.ssd_size_blocks, 592);
       assert_int_equal(result.ram_hit_blocks + result.ssd_hit_blocks, result.prefix_hit_blocks);
     }
@@ -230,6 +232,7 @@ static void engine_copes_with_tiny_and_odd_tiers(void **state) {
     const struct sim_result result = simulate(&options);
     assert_true(result.ssd_size_blocks <= odd[i].ssd && result.ssd_size_blocks > 0);
     assert_true(result.misses >= trace->unique);
+    assert_true(result.ssd_writes - result.ssd_rewrites <= trace->accesses);
   }
 }
 

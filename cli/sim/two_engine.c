@@ -18,8 +18,11 @@
  *     or at least 1/4 of all records are condemned, or nothing is left to condemn.
  *  S3 Reclaimed is the sealed segment with the fewest valued records, the oldest of these.
  *  S4 Its valued records are rewritten at the head if they are at most 1/4 of the segment, else
- *     dropped. What leaves is no longer on SSD: hot blocks in RAM just lose their copy; clean ones
- *     would be lost with their frame, so they go back into the RAM policy.
+ *     dropped. What leaves is no longer on SSD: hot blocks in RAM just lose their copy, and are
+ *     written again if they are demoted again; clean ones are forgotten, and their frames are free.
+ *     (Making those hot again instead lets demotion undo its own work: the policy may choose them
+ *     at once, and writing them reclaims the next. On weka_dev with `adaptive` at 2 % and 5 % that
+ *     wrote 5.98 M blocks where this writes 0.34 M, for the same hits within 0.2 points.)
  *
  * Left out: time (demotion is instant), leases (a block of this very request may be evicted before
  * its turn; it is then stored anew), admission.
@@ -174,7 +177,7 @@ static bool leave(struct engine *engine, uint32_t id, bool rewrite) {
   engine->result->valued_drops += valued;
   if (engine->blocks[id].clean) {
     clean_remove(engine, id);
-    sim_tier_insert(&engine->ram, id, access_of(engine, id, &engine->ram));
+    engine->free_frames++;
   }
   return false;
 }
@@ -230,14 +233,11 @@ static bool demote_one(struct engine *engine) {
   return true;
 }
 
-/* R3. One round takes no more victims than there are frames: when SSD is smaller than the clean
- * part of RAM, each write makes another clean block hot (S4), and the mark can't be reached. */
+/* R3. Ends: each step makes one frame clean, and a reclaim turns clean frames into free ones. */
 static void demote_ahead(struct engine *engine) {
   if ((double)(engine->free_frames + engine->clean_frames) >= engine->start_below) return;
-  for (uint64_t left = engine->ram.capacity; left > 0; left--)
-    if ((double)(engine->free_frames + engine->clean_frames) >= engine->stop_at ||
-        !demote_one(engine))
-      return;
+  while ((double)(engine->free_frames + engine->clean_frames) < engine->stop_at)
+    if (!demote_one(engine)) return;
 }
 
 /* R2 */
