@@ -45,6 +45,11 @@ struct piece {
 
 static uint64_t cost(uint32_t padded_bytes) { return (uint64_t)padded_bytes + KVSTOW_PAGE_BYTES; }
 
+static void note_error(kvstow *store, int code) {
+  store->write_errors++;
+  store->write_error = code;
+}
+
 /* ---- gathering (store's lock) --------------------------------------------------------------- */
 
 static uint64_t watermark(const kvstow *store, uint32_t pct) {
@@ -143,7 +148,7 @@ static void gather_wanted(struct batch *batch, uint64_t allowed) {
     const bool victim = (entry->flags & (KVS_RAM_POLICY | KVS_PINNED)) == 0;
     if (batch->bytes + cost(entry->padded_bytes) > allowed) {
       store->count.admission_refused++;
-      store->write_error = KVSTOW_ENOSPC;
+      note_error(store, KVSTOW_ENOSPC);
       if (victim) kvs_clean_push(store, wanted->id);
       continue;
     }
@@ -157,7 +162,7 @@ void kvs_demote_want(kvstow *store, uint32_t id, bool again) {
     const size_t room = store->wanted_room == 0 ? 256 : store->wanted_room * 2;
     struct kvs_wanted *grown = realloc(store->wanted, room * sizeof *grown);
     if (grown == NULL) { /* not written now; a victim later, if it is in the policy */
-      store->write_error = KVSTOW_ENOMEM;
+      note_error(store, KVSTOW_ENOMEM);
       return;
     }
     store->wanted = grown;
@@ -221,7 +226,7 @@ static void finish_record(struct batch *batch, uint32_t i, int result) {
       store->count.first_demoted_bytes += cost(entry->padded_bytes);
     kvs_event(store, KVSTOW_EVENT_DEMOTED, entry);
   } else {
-    store->write_error = result;
+    note_error(store, result);
   }
   if (!record->victim) return;
   store->demoting_bytes -= cost(record->padded_bytes);
@@ -448,11 +453,11 @@ static int wait_written(kvstow *store) {
 int kvs_flush(kvstow *store) {
   if (store->tier == NULL) return 0;
   pthread_mutex_lock(&store->lock);
-  store->write_error = 0;
+  const uint64_t errors = store->write_errors;
   int rc = want_dirty(store);
   const int waited = wait_written(store);
   if (waited != 0) rc = waited;
-  if (store->write_error != 0) rc = store->write_error;
+  if (store->write_errors != errors) rc = store->write_error;
   pthread_mutex_unlock(&store->lock);
   const int erased = kvs_erase_buried(store);
   const int flushed = kvstow_tier_flush(store->tier);

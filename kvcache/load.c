@@ -69,7 +69,10 @@ void kvs_load_failed(kvstow *store, uint32_t id, int result) {
   }
   if ((entry->flags & KVS_SSD) == 0) return;
   kvs_ssd_lose(store, id, result != KVSTOW_EMISS);
-  if (entry->frame == KVS_NO_FRAME) kvs_unlink(store, id);
+  if (entry->frame == KVS_NO_FRAME) {
+    kvs_unlink(store, id);
+    store->count.evicted_blocks--; /* lost, not evicted */
+  }
   pthread_cond_signal(&store->demote_wake);
 }
 

@@ -71,19 +71,28 @@ void kvs_bury(kvstow *store, kvstow_loc loc) {
 }
 
 int kvs_erase_buried(kvstow *store) {
-  for (;;) {
+  int rc = 0;
+  pthread_mutex_lock(&store->lock);
+  const uint64_t errors = store->erase_errors;
+  while (rc == 0 && store->buried_count > 0) {
     kvstow_loc locs[ERASE_BATCH];
     size_t count = 0;
-    pthread_mutex_lock(&store->lock);
     while (count < ERASE_BATCH && store->buried_count > 0)
       locs[count++] = store->buried[--store->buried_count];
+    store->erasing++;
     pthread_mutex_unlock(&store->lock);
-    if (count == 0) return 0;
-    const int rc = kvstow_tier_erase(store->tier, locs, count);
-    if (rc == 0) continue;
+    rc = kvstow_tier_erase(store->tier, locs, count);
     pthread_mutex_lock(&store->lock);
-    for (size_t i = 0; i < count; i++) kvs_bury(store, locs[i]); /* tried again by the next */
-    pthread_mutex_unlock(&store->lock);
-    return rc;
+    store->erasing--;
+    store->erase_errors += rc != 0;
+    for (size_t i = 0; rc != 0 && i < count; i++) kvs_bury(store, locs[i]); /* for the next try */
+    pthread_cond_broadcast(&store->changed);
   }
+  /* What another thread has taken off the list counts as well. */
+  const uint64_t deadline = kvs_deadline(store, 0);
+  while (rc == 0 && store->erasing > 0)
+    if (!kvs_wait_until(store, deadline)) rc = KVSTOW_ETIMEDOUT;
+  if (rc == 0 && store->erase_errors != errors) rc = KVSTOW_EIO; /* the other one failed */
+  pthread_mutex_unlock(&store->lock);
+  return rc;
 }

@@ -136,9 +136,12 @@ struct kvstow {
   uint64_t batches[KVS_BATCHES_MAX];     /* numbers of those in flight; 0 free */
   uint64_t demoting_bytes;
   uint64_t pressed_bytes; /* somebody waits for so much RAM */
-  int write_error;        /* the newest since the last flush */
+  uint64_t write_errors;  /* blocks that could not be written, ever; */
+  int write_error;        /* why the newest could not */
   kvstow_loc *buried;     /* records to erase: copies given up without their segment */
   size_t buried_count, buried_room;
+  unsigned erasing;    /* threads that have taken some off the list */
+  uint64_t erase_errors;
   struct kvs_segment *segments;
   uint32_t segments_count, segment_bytes;
   uint64_t ssd_records, ssd_valued;
