@@ -117,6 +117,9 @@ static void gather_victims(struct batch *batch, uint64_t allowed) {
     if (entry->ram_pins > 0) {
       skipped[skips++] = id;
     } else if ((entry->flags & KVS_SSD) != 0) {
+      kvstow_access access = {0}; /* RAM served it until now: its record was of use */
+      kvs_describe_access(store, id, &access);
+      kvs_ssd_use(store, id, &access);
       kvs_clean_push(store, id);
       freed = true;
     } else if (batch->bytes + cost(entry->padded_bytes) > allowed) {

@@ -222,7 +222,7 @@ void kvs_ram_insert(kvstow *store, uint32_t id, const kvstow_access *access); /*
 void kvs_clean_push(kvstow *store, uint32_t id);
 void kvs_clean_remove(kvstow *store, uint32_t id);
 
-/* A use of a block by a match, in both tiers. */
+/* A use of a block by a match, in the tier that serves it. */
 void kvs_use(kvstow *store, uint32_t id, const kvstow_access *access);
 
 /* Drops the RAM copy of an entry in no list; the entry too if SSD has none and nobody leases it. false:
