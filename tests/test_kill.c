@@ -177,7 +177,8 @@ __attribute__((noreturn)) static void child(const life *l) {
 }
 
 /* Compares one document with its note. `all`: nothing can have been evicted. */
-static size_t check_doc(const life *l, kvstow_space *space, int doc, bool all, uint32_t flags) {
+static size_t check_doc(const life *l, kvstow *store, kvstow_space *space, int doc, bool all,
+                        uint32_t flags) {
   note *n = &l->notes->docs[doc];
   unsigned least = atomic_load(&n->flushed), most = atomic_load(&n->tried);
   const unsigned trying = atomic_load(&n->forget_tried), done = atomic_load(&n->forget_done);
@@ -185,19 +186,29 @@ static size_t check_doc(const life *l, kvstow_space *space, int doc, bool all, u
   if (done != 0 && most > done - 1) most = done - 1;
   kv_doc d;
   doc_init(l, &d, space, doc);
+  const size_t before = kv_doc_held(&d);
   const size_t good = kv_doc_restore(&d, flags); /* compares every byte */
-  KV_CHECK(!all || good >= least,
-           "cycle %d, document %d: %zu blocks restored; stored %u, flushed %u, forgotten from %d "
-           "(done: %d), exists now %zu",
-           l->cycle, doc, good, atomic_load(&n->stored), atomic_load(&n->flushed), (int)trying - 1,
-           (int)done - 1, kv_doc_held(&d));
-  KV_CHECK(
-      good <= most && kv_doc_held(&d) <= most,
-      "cycle %d, document %d: %zu blocks restored, %zu held; stored %u, tried %u, forgotten from "
-      "%d (done: %d)",
-      l->cycle, doc, good, kv_doc_held(&d), atomic_load(&n->stored), atomic_load(&n->tried),
-      (int)trying - 1, (int)done - 1);
+  const size_t after = kv_doc_held(&d);
+  if ((all && good < least) || good > most || before > most || after > most) {
+    const kvstow_stats s = kv_stats(store);
+    fprintf(stderr,
+            "  %" PRIu64 " blocks recovered, %" PRIu64 " corrupt, %" PRIu64 " failed loads, %" PRIu64
+            " evicted; %" PRIu64 " segments recovered, %" PRIu64 " walked, corrupt headers %" PRIu64
+            ", planes %" PRIu64 ", stale %" PRIu64 "\n",
+            s.recovered_blocks, s.corrupt_blocks, s.failed_loads, s.evicted_blocks,
+            s.tier.recovered_segments, s.tier.walked_segments, s.tier.corrupt_headers,
+            s.tier.corrupt_planes, s.tier.stale_reads);
+    KV_FAIL(
+        "cycle %d, document %d of cycle %d: %zu blocks held, %zu restored, then %zu held; tried %u, "
+        "stored %u, flushed %u, forgotten from %d (done: %d); %s; in %s",
+        l->cycle, doc, doc / (WRITERS * CYCLE_DOCS), before, good, after, atomic_load(&n->tried),
+        atomic_load(&n->stored), atomic_load(&n->flushed), (int)trying - 1, (int)done - 1,
+        s.tier.engine, l->dir);
+  }
   kv_doc_finish(&d);
+  /* What was not flushed may be lost; what is there now is flushed by the parent's orderly close. */
+  atomic_store(&n->stored, (unsigned)good);
+  if (atomic_load(&n->flushed) < good) atomic_store(&n->flushed, (unsigned)good);
   return good;
 }
 
@@ -260,19 +271,26 @@ static void kills(const char *name, int count, uint64_t ram_bytes, uint64_t ssd_
     kvstow_space *space = kv_space(store, fingerprint, &shape);
     const int now = doc_of(&l, 0, 0);
     for (int doc = now; doc < now + WRITERS * CYCLE_DOCS; doc++) {
-      restored += check_doc(&l, space, doc, all, doc % 2 ? KVSTOW_BYPASS_RAM : 0);
+      restored += check_doc(&l, store, space, doc, all, doc % 2 ? KVSTOW_BYPASS_RAM : 0);
       flushed += atomic_load(&shared->docs[doc].flushed);
     }
     const bool last = l.cycle == GENERATION - 1 || kill_number == count - 1;
     for (int i = 0; now > 0 && i < (last ? now : READ_BACK * 2); i++) {
       const int doc = last ? i : (int)kv_below(&rng, (size_t)now);
-      check_doc(&l, space, doc, all, 0);
+      check_doc(&l, store, space, doc, all, 0);
       if (last) forgotten += atomic_load(&shared->docs[doc].forget_done) != 0;
     }
     const kvstow_stats s = kv_stats(store);
     walked += s.tier.walked_segments;
-    KV_CHECK(!all || s.evicted_blocks == 0,
-             "%" PRIu64 " blocks evicted; the test's budget is wrong", s.evicted_blocks);
+    /* What a read may find gone: torn writes nobody had flushed, forgets under way at the kill. */
+    uint64_t torn = s.corrupt_blocks;
+    for (int doc = 0; doc < DOCS; doc++)
+      if (atomic_load(&shared->docs[doc].forget_tried) != 0 &&
+          atomic_load(&shared->docs[doc].forget_done) == 0)
+        torn += CHAIN;
+    KV_CHECK(!all || s.evicted_blocks <= torn,
+             "%" PRIu64 " blocks evicted, %" PRIu64 " corrupt, %" PRIu64 " failed loads",
+             s.evicted_blocks, s.corrupt_blocks, s.failed_loads);
     KV_CHECK(s.leases == 0, "leases left");
     rc = kvstow_close(store);
     KV_CHECK(rc == 0 || (!all && rc == KVSTOW_ENOSPC), "close: %s", kvstow_errname(rc));
