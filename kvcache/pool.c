@@ -1,7 +1,7 @@
 /* pool.c - see pool.h.
  *
- * A class is one payload size (headers are a class too). A slab is one allocation cut into equal slots, at
- * most SLOTS_MAX; its size is the multiple of the slot size that wastes least of jemalloc's size
+ * A class is one payload size (headers are a class too). A slab is one allocation cut into at most 64
+ * equal slots; its size is the multiple of the slot size that wastes least of jemalloc's size
  * classes. A frame's number is its payload's slab and slot, so that addresses are computed, not
  * stored: what a block costs here is 8 bytes, its header's number and its owner.
  *
@@ -14,7 +14,7 @@
 #include "kvcache/region.h"
 #include "kvstow/error.h"
 
-#define SLOT_BITS 9u
+#define SLOT_BITS 6u
 #define SLOTS_MAX (1u << SLOT_BITS)
 #define HEADER_BYTES 4096u
 #define NONE UINT32_MAX
@@ -31,7 +31,7 @@ struct slab {
   uint32_t prev, next;      /* among the class's slabs with free slots; next: free rows too */
   uint32_t *header;         /* per slot: the header's number; NULL in the header class */
   uint32_t *owner;
-  uint64_t taken[SLOTS_MAX / 64];
+  uint64_t taken;           /* a bit a slot */
 };
 
 struct size_class {
@@ -164,22 +164,17 @@ static uint32_t take_slot(struct kvs_pool *pool, uint32_t class_index) {
   if (row == NONE) row = make_slab(pool, class_index);
   if (row == NONE) return NONE;
   struct slab *slab = &pool->slabs[row];
-  for (uint32_t word = 0; word * 64 < slab->slots; word++) {
-    if (slab->taken[word] == UINT64_MAX) continue;
-    const uint32_t slot = word * 64 + (uint32_t)__builtin_ctzll(~slab->taken[word]);
-    if (slot >= slab->slots) break;
-    slab->taken[word] |= (uint64_t)1 << (slot % 64);
-    if (++slab->used == slab->slots) unlink_partial(pool, row);
-    pool->classes[class_index].used++;
-    return row << SLOT_BITS | slot;
-  }
-  return NONE; /* unreachable: partial slabs have a free slot */
+  const uint32_t slot = (uint32_t)__builtin_ctzll(~slab->taken); /* partial: one is free */
+  slab->taken |= (uint64_t)1 << slot;
+  if (++slab->used == slab->slots) unlink_partial(pool, row);
+  pool->classes[class_index].used++;
+  return row << SLOT_BITS | slot;
 }
 
 static void give_slot(struct kvs_pool *pool, uint32_t number) {
   const uint32_t row = number >> SLOT_BITS, slot = number & (SLOTS_MAX - 1);
   struct slab *slab = &pool->slabs[row];
-  slab->taken[slot / 64] &= ~((uint64_t)1 << (slot % 64));
+  slab->taken &= ~((uint64_t)1 << slot);
   if (slab->used-- == slab->slots) link_partial(pool, row);
   pool->classes[slab->class_index].used--;
   if (slab->used == 0) drop_slab(pool, row); /* any size may have it next */
@@ -237,7 +232,7 @@ void kvs_pool_neighbours(struct kvs_pool *pool, uint32_t frame,
   for (uint32_t slot = 0; slot < SLOTS_MAX; slot++) {
     const struct slab *slab = &pool->slabs[row]; /* `each` may drop the slab */
     if (slab->base == NULL || slot >= slab->slots || slab->owner == NULL) return;
-    if ((slab->taken[slot / 64] >> (slot % 64) & 1) == 0) continue;
+    if ((slab->taken >> slot & 1) == 0) continue;
     each(arg, row << SLOT_BITS | slot, slab->owner[slot]);
   }
 }

@@ -36,8 +36,8 @@ static void get_occupancy(const kvstow *store, kvstow_stats *s) {
   s->ram_used_bytes = pool.slab_bytes;
   s->ram_capacity_blocks = pool.capacity_frames;
   s->metadata_bytes = kvs_index_bytes(&store->index) + pool.metadata_bytes;
-  s->metadata_bytes_a_block =
-      s->blocks == 0 ? 0 : (double)s->metadata_bytes / (double)s->blocks;
+  s->metadata_bytes_a_block = /* memory is not given back: over the most blocks held at once */
+      store->index.used == 0 ? 0 : (double)s->metadata_bytes / (double)store->index.used;
   s->fragmentation =
       pool.slab_bytes == 0 ? 0 : 1 - (double)pool.frame_bytes / (double)pool.slab_bytes;
 }

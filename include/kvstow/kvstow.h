@@ -372,7 +372,7 @@ typedef struct kvstow_stats {
   uint64_t ram_budget_bytes, ram_payload_bytes, ram_used_bytes; /* used: slabs and headers included */
   uint64_t ram_capacity_blocks;   /* of the block size used most, measured */
   uint64_t metadata_bytes;        /* index and entries */
-  double metadata_bytes_a_block;
+  double metadata_bytes_a_block;  /* over the most blocks held at once */
   double fragmentation;           /* of used RAM, the share that holds no payload or header */
   /* matches */
   uint64_t matches, match_blocks_asked, match_tokens_asked;
