@@ -16,7 +16,7 @@
 
 #include "tier/pump.h"
 
-#define DENIED_RETRY_S 60u /* after a slot's file could not be made */
+#define DENIED_RETRY_S 60u /* after a segment file could not be made */
 
 static const uint8_t ZEROS[KVSTOW__RUN_BYTES] __attribute__((aligned(KVSTOW_PAGE_BYTES)));
 
@@ -42,23 +42,18 @@ typedef struct spot {
 
 /* ---- placement ------------------------------------------------------------------------------ */
 
-static bool slot_free(const kvstow__segment *segment, uint64_t now_s) {
-  return segment->state == KVSTOW_SEGMENT_FREE &&
-         (segment->has_file || segment->denied_until_s <= now_s);
-}
-
 /* lock held */
 static void sketch_make(const kvstow_tier *tier, sketch *s) {
   const uint64_t now_s = kvstow__now_s(tier);
   memset(s, 0, sizeof *s);
   s->cursor = tier->cursor;
   for (uint32_t d = 0; d < tier->dirs_count; d++) {
-    const uint32_t id = tier->heads[d].segment;
+    const kvstow__head *head = &tier->heads[d];
+    const uint32_t id = head->segment;
+    s->free_slots[d] = head->free_made + (head->denied_until_s <= now_s ? head->free_unmade : 0);
     if (id == KVSTOW__NO_SEGMENT) continue;
     s->heads[d] = (sketch_head){true, tier->segments[id].used_bytes, tier->segments[id].records};
   }
-  for (uint32_t id = 0; id < tier->segments_count; id++)
-    if (slot_free(&tier->segments[id], now_s)) s->free_slots[kvstow__dir_of(tier, id)]++;
 }
 
 static uint64_t header_bytes_of(const void *page) {
@@ -125,38 +120,45 @@ static int make_file(kvstow_tier *tier, uint32_t id, uint64_t *disk_bytes) {
   return error;
 }
 
-static uint32_t find_slot(kvstow_tier *tier, uint32_t dir, bool with_file) { /* lock held */
-  const uint64_t now_s = kvstow__now_s(tier);
-  for (uint32_t id = dir; id < tier->segments_count; id += tier->dirs_count)
-    if (slot_free(&tier->segments[id], now_s) && tier->segments[id].has_file == with_file)
+/* A free slot of the directory, with a file or without one; NO_SEGMENT if there is none. lock held */
+static uint32_t find_slot(kvstow_tier *tier, uint32_t dir, bool with_file) {
+  kvstow__head *head = &tier->heads[dir];
+  if ((with_file ? head->free_made : head->free_unmade) == 0) return KVSTOW__NO_SEGMENT;
+  uint32_t id = with_file && head->made_hint > dir ? head->made_hint : dir;
+  for (uint32_t i = 0; i < tier->segments_count; i++) {
+    const kvstow__segment *segment = &tier->segments[id];
+    const uint32_t next =
+        id + tier->dirs_count < tier->segments_count ? id + tier->dirs_count : dir;
+    if (segment->state == KVSTOW_SEGMENT_FREE && segment->has_file == with_file) {
+      if (with_file) head->made_hint = next; /* the next to be reclaimed, as a rule */
       return id;
+    }
+    id = next;
+  }
   return KVSTOW__NO_SEGMENT;
 }
 
-static uint32_t count_made(const kvstow_tier *tier, uint32_t dir) { /* lock held */
-  uint32_t made = 0;
-  for (uint32_t id = dir; id < tier->segments_count; id += tier->dirs_count)
-    made += tier->segments[id].state == KVSTOW_SEGMENT_FREE && tier->segments[id].has_file;
-  return made;
-}
-
-/* Makes files until `wanted` free slots of the directory have one. A slot that can't have its file is
- * no slot for a while: the disk is fuller than the budget says. */
+/* Makes files until `wanted` free slots of the directory have one. Where that fails, slots without a
+ * file do not count for a while: the disk is fuller than the budget says. */
 static int make_slots(kvstow_tier *tier, uint32_t dir, uint32_t wanted) {
+  kvstow__head *head = &tier->heads[dir];
   for (;;) {
     pthread_mutex_lock(&tier->lock);
-    const bool enough = count_made(tier, dir) >= wanted;
+    const bool enough = head->free_made >= wanted;
     const uint32_t id = enough ? KVSTOW__NO_SEGMENT : find_slot(tier, dir, false);
     pthread_mutex_unlock(&tier->lock);
     if (id == KVSTOW__NO_SEGMENT) return 0;
     uint64_t disk_bytes = 0;
     const int error = make_file(tier, id, &disk_bytes);
     pthread_mutex_lock(&tier->lock);
-    kvstow__segment *segment = &tier->segments[id];
-    segment->has_file = !error;
-    segment->ghost = false;
-    segment->disk_bytes = error ? 0 : disk_bytes;
-    segment->denied_until_s = error ? kvstow__now_s(tier) + DENIED_RETRY_S : 0;
+    if (error) {
+      head->denied_until_s = kvstow__now_s(tier) + DENIED_RETRY_S;
+    } else {
+      head->free_unmade--;
+      head->free_made++;
+      tier->segments[id].has_file = true;
+      tier->segments[id].disk_bytes = disk_bytes;
+    }
     pthread_mutex_unlock(&tier->lock);
     if (!error) continue;
     char path[KVSTOW__PATH_TEXT_BYTES], cause[64];
@@ -252,7 +254,7 @@ int kvstow__head_seal(kvstow_tier *tier, uint32_t dir, kvstow__job **list) {
       kvstow__footer_job(tier, KVSTOW__JOB_SEAL, id, segment->life, segment->opened_s,
                          segment->used_bytes, segment->entries, segment->records, false);
   if (!job) return KVSTOW_ENOMEM;
-  segment->state = KVSTOW_SEGMENT_SEALED;
+  kvstow__segment_become(tier, segment, KVSTOW_SEGMENT_SEALED);
   tier->heads[dir].segment = KVSTOW__NO_SEGMENT;
   *list = job;
   return 0;
@@ -281,7 +283,7 @@ static int open_slot(kvstow_tier *tier, uint32_t dir) {
   segment->entries = NULL;
   segment->entries_max = 0;
   segment->life = new_life(tier);
-  segment->state = KVSTOW_SEGMENT_OPEN;
+  kvstow__segment_become(tier, segment, KVSTOW_SEGMENT_OPEN);
   segment->records = segment->committed = 0;
   segment->used_bytes = segment->committed_bytes = 0;
   segment->opened_s = kvstow__now_s(tier);
@@ -294,7 +296,8 @@ static int open_slot(kvstow_tier *tier, uint32_t dir) {
 static void close_empty(kvstow_tier *tier, uint32_t dir) {
   kvstow__segment *segment = &tier->segments[tier->heads[dir].segment];
   if (segment->records > 0) return;
-  segment->state = segment->pins > 0 ? KVSTOW_SEGMENT_RECLAIMED : KVSTOW_SEGMENT_FREE;
+  kvstow__segment_become(tier, segment,
+                         segment->pins > 0 ? KVSTOW_SEGMENT_RECLAIMED : KVSTOW_SEGMENT_FREE);
   tier->heads[dir].segment = KVSTOW__NO_SEGMENT;
 }
 

@@ -23,35 +23,40 @@ static int sync_failed(kvstow_tier *tier, const kvstow__op *op) {
                       strerror_r(op->error, cause, sizeof cause));
 }
 
-/* Takes the dirty marks: an op for each file to be synced. */
-static size_t collect_dirty(kvstow_tier *tier, kvstow__op *ops) {
-  size_t count = 0;
+/* Takes the dirty marks: an op for each file to be synced, pinned. */
+static int collect_dirty(kvstow_tier *tier, kvstow__op **ops, size_t *count) {
+  int code = 0;
   pthread_mutex_lock(&tier->lock);
-  for (uint32_t id = 0; id < tier->segments_count; id++) {
-    if (!tier->segments[id].dirty) continue;
-    tier->segments[id].dirty = false;
-    tier->segments[id].pins++;
-    memset(&ops[count], 0, sizeof *ops);
-    ops[count].kind = KVSTOW__SYNC;
-    ops[count].file = id;
-    count++;
+  *count = tier->dirty_count;
+  *ops = calloc(*count + 1, sizeof **ops);
+  if (!*ops) {
+    *count = 0;
+    code = KVSTOW_ENOMEM;
   }
+  for (size_t i = 0; i < *count; i++) {
+    kvstow__segment *segment = &tier->segments[tier->dirty[i]];
+    segment->dirty = false;
+    segment->pins++;
+    (*ops)[i].kind = KVSTOW__SYNC;
+    (*ops)[i].file = tier->dirty[i];
+  }
+  if (!code) tier->dirty_count = 0;
   pthread_mutex_unlock(&tier->lock);
-  return count;
+  return code;
 }
 
 int kvstow__sync_dirty(kvstow_tier *tier) {
-  kvstow__op *ops = malloc(((size_t)tier->segments_count + 1) * sizeof *ops);
-  if (!ops) return KVSTOW_ENOMEM;
-  const size_t count = collect_dirty(tier, ops);
-  int code = 0;
+  kvstow__op *ops;
+  size_t count;
+  int code = collect_dirty(tier, &ops, &count);
   if (kvstow__pump_run(tier, ops, count) != 0)
     for (size_t i = 0; i < count; i++)
       if (ops[i].error) code = sync_failed(tier, &ops[i]);
   pthread_mutex_lock(&tier->lock);
   for (size_t i = 0; i < count; i++) {
-    if (ops[i].error) tier->segments[ops[i].file].dirty = true;
-    kvstow__segment_unpin(&tier->segments[ops[i].file]);
+    kvstow__segment *segment = &tier->segments[ops[i].file];
+    if (ops[i].error) kvstow__segment_soil(tier, segment);
+    kvstow__segment_unpin(tier, segment);
   }
   pthread_mutex_unlock(&tier->lock);
   free(ops);

@@ -156,7 +156,7 @@ static int erase_group(kvstow_tier *tier, const kvstow_loc *locs, size_t count) 
   if (!alive) return 0; /* step 3 sees to it */
   const int code = erase_in(tier, id, life, opened_s, locs, count);
   pthread_mutex_lock(&tier->lock);
-  kvstow__segment_unpin(segment);
+  kvstow__segment_unpin(tier, segment);
   pthread_mutex_unlock(&tier->lock);
   return code;
 }
@@ -172,7 +172,8 @@ static bool take_ghost(kvstow_tier *tier, uint32_t id, kvstow__life *life) {
                         (segment->state == KVSTOW_SEGMENT_BAD && segment->records == 0);
   const bool take = segment->ghost && given_up;
   if (take) {
-    if (segment->state == KVSTOW_SEGMENT_FREE) segment->state = KVSTOW_SEGMENT_RECLAIMED;
+    if (segment->state == KVSTOW_SEGMENT_FREE)
+      kvstow__segment_become(tier, segment, KVSTOW_SEGMENT_RECLAIMED);
     segment->pins++;
     *life = segment->life;
   }
@@ -197,7 +198,7 @@ static int wipe(kvstow_tier *tier, uint32_t id, kvstow__life life) {
   pthread_mutex_lock(&tier->lock);
   kvstow__segment *segment = &tier->segments[id];
   if (!error) segment->ghost = false;
-  kvstow__segment_unpin(segment);
+  kvstow__segment_unpin(tier, segment);
   pthread_mutex_unlock(&tier->lock);
   return error ? write_failed(tier, id, error) : 0;
 }

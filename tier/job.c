@@ -159,7 +159,7 @@ static bool in_same_life(const kvstow__segment *segment, const kvstow__job *job)
 static void finish_write(kvstow_tier *tier, kvstow__job *job) {
   kvstow__segment *segment = &tier->segments[job->segment];
   pthread_mutex_lock(&tier->lock);
-  segment->dirty = true;
+  kvstow__segment_soil(tier, segment);
   if (!job->error) tier->bad_streak = 0;
   if (!job->error && in_same_life(segment, job)) {
     segment->committed = job->records_after;
@@ -178,7 +178,7 @@ static void finish_write(kvstow_tier *tier, kvstow__job *job) {
 static void finish_seal(kvstow_tier *tier, kvstow__job *job) {
   kvstow__segment *segment = &tier->segments[job->segment];
   pthread_mutex_lock(&tier->lock);
-  segment->dirty = true;
+  kvstow__segment_soil(tier, segment);
   if (!job->clean && segment->state == KVSTOW_SEGMENT_SEALED && in_same_life(segment, job)) {
     segment->footer_done = true;
     free(segment->entries);
@@ -219,7 +219,7 @@ static void finish(kvstow_tier *tier, kvstow__job *job) {
   }
   pthread_mutex_lock(&tier->lock);
   ticket_return(tier, job);
-  kvstow__segment_unpin(segment);
+  kvstow__segment_unpin(tier, segment);
   pthread_mutex_unlock(&tier->lock);
   kvstow__job_free(job);
 }

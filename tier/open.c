@@ -64,6 +64,7 @@ static void tier_free(kvstow_tier *tier) {
   for (uint32_t id = 0; tier->segments && id < tier->files_count; id++)
     free(tier->segments[id].entries);
   free(tier->segments);
+  free(tier->dirty);
   pthread_cond_destroy(&tier->jobs_finished);
   pthread_mutex_destroy(&tier->read_lock);
   pthread_mutex_destroy(&tier->inbox_lock);
@@ -148,7 +149,8 @@ static int count_files(kvstow_tier *tier) {
   }
   if (tier->read_only) tier->segments_count = tier->files_count;
   tier->segments = calloc((size_t)tier->files_count + 1, sizeof *tier->segments);
-  return tier->segments ? 0 : KVSTOW_ENOMEM;
+  tier->dirty = calloc((size_t)tier->files_count + 1, sizeof *tier->dirty);
+  return tier->segments && tier->dirty ? 0 : KVSTOW_ENOMEM;
 }
 
 static void probe_dirs(kvstow_tier *tier) {
@@ -222,6 +224,7 @@ int kvstow_tier_close(kvstow_tier *tier) {
     const int checkpoint = kvstow__checkpoint(tier);
     const int synced = kvstow__sync_dirty(tier);
     if (!code) code = checkpoint ? checkpoint : synced;
+    if (!code) code = kvstow__code_of_errno(tier->write_error); /* of the checkpoint */
     pthread_mutex_unlock(&tier->barrier_lock);
   }
   kvstow__pump_stop(tier);

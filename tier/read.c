@@ -330,7 +330,7 @@ size_t kvstow__read_finish(kvstow_tier *tier, kvstow__read_job *job) {
   read->result = verify(tier, job);
   if (job->pinned) {
     pthread_mutex_lock(&tier->lock);
-    kvstow__segment_unpin(&tier->segments[read->loc.segment]);
+    kvstow__segment_unpin(tier, &tier->segments[read->loc.segment]);
     pthread_mutex_unlock(&tier->lock);
   }
   pthread_mutex_lock(&tier->read_lock);

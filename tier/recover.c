@@ -426,6 +426,11 @@ int kvstow__recover(kvstow_tier *tier) {
   if (!tier->read_only)
     for (uint32_t d = 0; d < tier->dirs_count && !code; d++) code = fit_dir(&r, d);
   for (uint32_t id = 0; id < tier->segments_count && !code; id++) code = settle(&r, id);
+  for (uint32_t id = 0; id < tier->segments_count; id++) {
+    if (tier->segments[id].state != KVSTOW_SEGMENT_FREE) continue;
+    kvstow__head *head = &tier->heads[kvstow__dir_of(tier, id)];
+    (*(tier->segments[id].has_file ? &head->free_made : &head->free_unmade))++;
+  }
   tier->next_sequence = r.sequence_max + 1;
   free(r.files);
   return code;

@@ -24,10 +24,27 @@ bool kvstow__segment_alive(const kvstow__segment *segment, uint32_t generation) 
          (uint32_t)segment->life.sequence == generation;
 }
 
-void kvstow__segment_unpin(kvstow__segment *segment) {
+/* All changes of state after the open go through here: the counts of free slots depend on it. */
+void kvstow__segment_become(kvstow_tier *tier, kvstow__segment *segment,
+                            kvstow_segment_state state) {
+  const uint32_t id = (uint32_t)(segment - tier->segments);
+  kvstow__head *head = &tier->heads[kvstow__dir_of(tier, id)];
+  uint32_t *count = segment->has_file ? &head->free_made : &head->free_unmade;
+  if (segment->state == KVSTOW_SEGMENT_FREE) (*count)--;
+  if (state == KVSTOW_SEGMENT_FREE) (*count)++;
+  segment->state = state;
+}
+
+void kvstow__segment_unpin(kvstow_tier *tier, kvstow__segment *segment) {
   segment->pins--;
   if (segment->state == KVSTOW_SEGMENT_RECLAIMED && segment->pins == 0)
-    segment->state = KVSTOW_SEGMENT_FREE;
+    kvstow__segment_become(tier, segment, KVSTOW_SEGMENT_FREE);
+}
+
+void kvstow__segment_soil(kvstow_tier *tier, kvstow__segment *segment) {
+  if (segment->dirty) return;
+  segment->dirty = true;
+  tier->dirty[tier->dirty_count++] = (uint32_t)(segment - tier->segments);
 }
 
 int kvstow__entries_reserve(kvstow__segment *segment, uint64_t records) {
@@ -44,7 +61,7 @@ int kvstow__entries_reserve(kvstow__segment *segment, uint64_t records) {
 void kvstow__segment_spoil(kvstow_tier *tier, uint32_t id) {
   kvstow__segment *segment = &tier->segments[id];
   if (segment->state != KVSTOW_SEGMENT_OPEN && segment->state != KVSTOW_SEGMENT_SEALED) return;
-  segment->state = KVSTOW_SEGMENT_BAD;
+  kvstow__segment_become(tier, segment, KVSTOW_SEGMENT_BAD);
   segment->records = segment->committed;
   segment->used_bytes = segment->committed_bytes;
   for (uint32_t d = 0; d < tier->dirs_count; d++)
@@ -224,7 +241,8 @@ int kvstow_tier_reclaim(kvstow_tier *tier, uint32_t id) {
     segment->records = segment->committed = 0;
     segment->used_bytes = segment->committed_bytes = 0;
     segment->ghost = true;
-    segment->state = segment->pins > 0 ? KVSTOW_SEGMENT_RECLAIMED : KVSTOW_SEGMENT_FREE;
+    kvstow__segment_become(tier, segment,
+                           segment->pins > 0 ? KVSTOW_SEGMENT_RECLAIMED : KVSTOW_SEGMENT_FREE);
     code = 0;
   }
   pthread_mutex_unlock(&tier->lock);
@@ -270,7 +288,7 @@ int kvstow_tier_scan(kvstow_tier *tier, uint32_t id,
     segment->entries = NULL;
     segment->entries_max = 0;
   }
-  kvstow__segment_unpin(segment);
+  kvstow__segment_unpin(tier, segment);
   pthread_mutex_unlock(&tier->lock);
   return code;
 }

@@ -47,16 +47,19 @@ typedef struct kvstow__segment {
   uint32_t records, committed;          /* accepted; written */
   uint64_t used_bytes, committed_bytes; /* the same from the front of the file */
   uint64_t opened_s;
-  uint64_t denied_until_s; /* its file could not be made: not before then */
+
   uint64_t disk_bytes;
   kvstow__entry *entries;
   uint32_t entries_max;
   kvstow__job *jobs, **jobs_tail; /* pump: writes accepted for it, in order */
 } kvstow__segment;
 
-/* Where appending goes in one directory. */
+/* Where appending goes in one directory, and what it may open next. */
 typedef struct kvstow__head {
-  uint32_t segment; /* KVSTOW__NO_SEGMENT: none open */
+  uint32_t segment;                /* KVSTOW__NO_SEGMENT: none open */
+  uint32_t free_made, free_unmade; /* slots in the state FREE, with and without a file */
+  uint32_t made_hint;              /* slot to look at first */
+  uint64_t denied_until_s;         /* no file could be made: not before then */
 } kvstow__head;
 
 typedef struct kvstow__dir {
@@ -155,7 +158,7 @@ struct kvstow_tier {
 
   pthread_mutex_t lock;
   kvstow__segment *segments;              /* lock */
-  kvstow__head heads[KVSTOW__DIRS_MAX];   /* lock to read, append_lock and lock to change */
+  kvstow__head heads[KVSTOW__DIRS_MAX];   /* lock; its segment changes under append_lock too */
   uint32_t cursor;                        /* likewise: the directory of the last run */
   uint64_t next_sequence;                 /* likewise */
   uint64_t next_ticket;                   /* lock */
@@ -164,6 +167,8 @@ struct kvstow_tier {
   uint32_t bad_streak;                    /* lock */
   bool offline;                           /* lock */
   int write_error;                        /* lock: not yet reported by a flush */
+  uint32_t *dirty;                        /* lock: the segments that have the dirty mark */
+  uint32_t dirty_count;                   /* lock */
   uint64_t today, today_bytes;            /* lock */
   char message[KVSTOW_MESSAGE_BYTES];     /* lock */
 
@@ -207,9 +212,12 @@ void kvstow__segment_name(char name[KVSTOW__NAME_BYTES], uint32_t segment);
 const char *kvstow__segment_path(const kvstow_tier *tier, uint32_t segment,
                                  char text[KVSTOW__PATH_TEXT_BYTES]);
 
-/* segment.c: the first four with `lock` held; the others block, without locks. */
+/* segment.c: the first six with `lock` held; the others block, without locks. */
 bool kvstow__segment_alive(const kvstow__segment *segment, uint32_t generation);
-void kvstow__segment_unpin(kvstow__segment *segment);
+void kvstow__segment_unpin(kvstow_tier *tier, kvstow__segment *segment);
+void kvstow__segment_become(kvstow_tier *tier, kvstow__segment *segment,
+                            kvstow_segment_state state);
+void kvstow__segment_soil(kvstow_tier *tier, kvstow__segment *segment); /* marks it dirty */
 int kvstow__entries_reserve(kvstow__segment *segment, uint64_t records);
 void kvstow__segment_spoil(kvstow_tier *tier, uint32_t id); /* a write failed: BAD */
 /* Walks header pages from *end_offset on, adding to *entries; a life of 0 becomes that of the first
