@@ -16,12 +16,12 @@
 #include <jemalloc/jemalloc.h>
 #endif
 
-#define REQUIRE(what)                                                          \
-  do {                                                                         \
-    if (!(what)) {                                                             \
-      fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #what);       \
-      exit(1);                                                                 \
-    }                                                                          \
+#define REQUIRE(what)                                                                              \
+  do {                                                                                             \
+    if (!(what)) {                                                                                 \
+      fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #what);                           \
+      exit(1);                                                                                     \
+    }                                                                                              \
   } while (0)
 
 static const char *library_of(const char *symbol) {

@@ -22,8 +22,8 @@ static void *must(void *pointer) {
 }
 
 /* POSIX's way from an object pointer to a function. */
-#define FUNCTION(name) \
-  __typeof__(&name) name##_fn;  \
+#define FUNCTION(name)                                                                             \
+  __typeof__(&name) name##_fn;                                                                     \
   *(void **)&name##_fn = must(dlsym(library, #name))
 
 static void *use(void *arg) {
