@@ -212,7 +212,7 @@ static int choose_shape(struct run *run) {
 /* Room for so many blocks: headers beside the payloads, and what slabs and arena lose. */
 static uint64_t ram_for_blocks(uint64_t blocks, uint64_t payload_bytes) {
   const uint64_t room = blocks * (payload_bytes + KVSTOW_PAGE_BYTES);
-  return round_up(room + room * 3 / 100 + 2 * MIB, 2 * MIB);
+  return round_up(room + room / 256 + MIB / 2, 2 * MIB);
 }
 
 static uint32_t segment_for(uint64_t ssd_bytes, uint64_t record_bytes) {

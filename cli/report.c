@@ -133,7 +133,7 @@ static void put_engine(json_t *o, const struct replay_report *r) {
   put_count(prefetch, "late", s->prefetch_late);
   json_object_set_new(o, "prefetch", prefetch);
   put_count(o, "merges", s->tier.merges);
-  put_real(o, "merge_ratio", ratio((double)s->tier.merges, (double)s->tier.read_requests));
+  put_real(o, "merge_ratio", ratio((double)s->tier.read_requests, (double)s->tier.device_reads));
   put_real(o, "write_amplification", s->write_amplification);
   put_count(o, "ssd_read_bytes", s->tier.device_read_bytes);
   put_count(o, "ssd_write_bytes", s->tier.bytes_written);
@@ -266,9 +266,9 @@ static void inside_text(const struct replay_report *r, FILE *out) {
           "  %-18s %" PRIu64 " issued, %" PRIu64 " used, %" PRIu64 " wasted, %" PRIu64 " late\n",
           "prefetch", s->prefetch_issued, s->prefetch_used, s->prefetch_wasted, s->prefetch_late);
   fprintf(out,
-          "  %-18s %" PRIu64 " of %" PRIu64 " merged (%.1f %%), %" PRIu64 " sent to the device\n",
-          "SSD reads", s->tier.merges, s->tier.read_requests,
-          100 * ratio((double)s->tier.merges, (double)s->tier.read_requests), s->tier.device_reads);
+          "  %-18s %" PRIu64 " asked for, %" PRIu64 " sent to the device (%.2f : 1)\n", "SSD reads",
+          s->tier.read_requests, s->tier.device_reads,
+          ratio((double)s->tier.read_requests, (double)s->tier.device_reads));
   fprintf(out, "  %-18s %s read, %s written, write amplification %.3f\n", "SSD traffic",
           format_bytes(a, s->tier.device_read_bytes), format_bytes(b, s->tier.bytes_written),
           s->write_amplification);

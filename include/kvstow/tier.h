@@ -83,7 +83,8 @@ KVSTOW_API void kvstow_tier_options_init(kvstow_tier_options *options);
 /* Opens or creates a store. *why (may be NULL, KVSTOW_MESSAGE_BYTES suffice) receives the cause of
  * a failure: file, offset, expected, found. Blocking; takes time in proportion to segments.
  * Errors: EINVAL, EBUDGET (below one segment), EBUSY (owned by another process), EVERSION,
- * EGEOMETRY, ENOTSTORE, ENOENT, EACCES, ENOSPC, EIO, ENOMEM, EUNSUPPORTED (forced engine). */
+ * EGEOMETRY, ENOTSTORE, ECORRUPT (both copies of the super), ENOENT, EACCES, ENOSPC, EIO, ENOMEM,
+ * EUNSUPPORTED (forced engine). */
 KVSTOW_API int kvstow_tier_open(const kvstow_tier_options *options, kvstow_tier **tier, char *why,
                                 size_t why_bytes);
 
@@ -150,7 +151,8 @@ typedef void (*kvstow_append_done)(void *arg, int result);
  * The records are readable by location once done has run. `writes` and its buffers stay the tier's
  * until then. One record is never split over segments; a batch may be.
  * Errors (nothing was taken, done will not run): EINVAL, ETOOBIG (larger than a segment), ENOSPC (no
- * free segment: reclaim one and try again), EOFFLINE. */
+ * free segment: reclaim one and try again; an open segment that is too full has been sealed, so that it
+ * can be reclaimed too), EOFFLINE, EACCES (read_only), ENOMEM, EIO. */
 KVSTOW_API int kvstow_tier_append(kvstow_tier *tier, kvstow_record_write *writes, size_t count,
                                   kvstow_append_done done, void *arg);
 
@@ -186,8 +188,8 @@ struct kvstow_record_read {
 };
 
 /* Reads a batch; asynchronous: each read's done runs once. Sorted by location, neighbours within
- * merge_distance_bytes become one vectored device read into their own buffers. 0, or EINVAL (none was
- * taken). */
+ * merge_distance_bytes become one vectored device read into their own buffers. 0, or EINVAL or ENOMEM
+ * (none was taken). */
 KVSTOW_API int kvstow_tier_read_batch(kvstow_tier *tier, kvstow_record_read *const *reads,
                                       size_t count);
 
