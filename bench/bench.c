@@ -6,5 +6,6 @@
 #include <stddef.h>
 
 const bench bench_table[] = {
+    {"store", "how fast KV is taken in, beside memcpy and the append limit", bench_store_run},
     {NULL, NULL, NULL},
 };

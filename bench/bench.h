@@ -17,4 +17,8 @@ typedef struct bench {
 /* Ends with a NULL name. Add a benchmark to bench/bench.c. */
 extern const bench bench_table[];
 
+int bench_store_run(int argc, char **argv);
+int bench_match_run(int argc, char **argv);
+int bench_restore_run(int argc, char **argv);
+
 #endif

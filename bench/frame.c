@@ -1,0 +1,340 @@
+/* frame.c - see frame.h.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "bench/frame.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <getopt.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "bench/measure.h"
+#include "cli/commands.h"
+#include "cli/size.h"
+#include "cli/table.h"
+
+enum { ROUNDS = 7, ROUNDS_QUICK = 5 };
+
+/* ---- options -------------------------------------------------------------------------------- */
+
+enum {
+  OPT_JSON = 256,
+  OPT_QUICK,
+  OPT_CHECK,
+  OPT_ROUNDS,
+  OPT_DIR,
+  OPT_SIZE,
+  OPT_BLOCKS,
+  OPT_SHAPE,
+  OPT_THREADS,
+  OPT_PATH,
+  OPT_HELP
+};
+
+static const struct {
+  struct option option;
+  unsigned accepted; /* 0: always */
+  const char *help;
+} options[] = {
+    {{"quick", no_argument, NULL, OPT_QUICK}, 0, "small and short, for CI"},
+    {{"rounds", required_argument, NULL, OPT_ROUNDS}, 0, "N interleaved rounds; 7, quick 5"},
+    {{"check", no_argument, NULL, OPT_CHECK}, 0, "exit with 1 when a target is missed"},
+    {{"json", no_argument, NULL, OPT_JSON}, 0, "for programs"},
+    {{"dir", required_argument, NULL, OPT_DIR}, BENCH_DIR, "D, where the scratch store is made"},
+    {{"size", required_argument, NULL, OPT_SIZE}, BENCH_SIZE, "BYTES moved in a round"},
+    {{"blocks", required_argument, NULL, OPT_BLOCKS}, BENCH_BLOCKS, "N blocks in the index"},
+    {{"shape", required_argument, NULL, OPT_SHAPE}, BENCH_SHAPE, "NAME of the one KV layout"},
+    {{"threads", required_argument, NULL, OPT_THREADS}, BENCH_THREADS, "N, only so many"},
+    {{"path", required_argument, NULL, OPT_PATH}, BENCH_PATH, "NAME of the one path"},
+    {{"help", no_argument, NULL, OPT_HELP}, 0, "this text"},
+};
+
+enum { OPTIONS = sizeof options / sizeof options[0] };
+
+static void print_usage(const char *usage, unsigned accepts) {
+  fputs(usage, stdout);
+  putchar('\n');
+  for (size_t i = 0; i < OPTIONS; i++) {
+    if (options[i].accepted == 0 || (options[i].accepted & accepts) != 0)
+      printf("  --%-10s %s\n", options[i].option.name, options[i].help);
+  }
+}
+
+static int bad_value(const char *name, const char *option, const char *value, const char *wanted) {
+  fprintf(stderr, "%s: --%s %s: expected %s\n", name, option, value, wanted);
+  return EXIT_USAGE;
+}
+
+static bool parse_u64(const char *text, uint64_t max, uint64_t *value) {
+  if (*text < '0' || *text > '9') return false;
+  char *end;
+  errno = 0;
+  *value = strtoull(text, &end, 10);
+  return errno == 0 && *end == '\0' && *value > 0 && *value <= max;
+}
+
+/* -1 to go on, or an exit code. */
+static int parse_option(const char *name, int code, const char *value, struct bench_args *args) {
+  uint64_t number = 0;
+  switch (code) {
+    case OPT_JSON:
+      args->json = true;
+      return -1;
+    case OPT_QUICK:
+      args->quick = true;
+      return -1;
+    case OPT_CHECK:
+      args->check = true;
+      return -1;
+    case OPT_ROUNDS:
+      if (!parse_u64(value, MEASURE_ROUNDS_MAX, &number))
+        return bad_value(name, "rounds", value, "a number from 1 to 64");
+      args->rounds = (unsigned)number;
+      return -1;
+    case OPT_THREADS:
+      if (!parse_u64(value, 256, &number))
+        return bad_value(name, "threads", value, "a number from 1 to 256");
+      args->threads = (unsigned)number;
+      return -1;
+    case OPT_BLOCKS:
+      if (!parse_u64(value, UINT32_MAX / 2, &args->blocks))
+        return bad_value(name, "blocks", value, "a number of blocks");
+      return -1;
+    case OPT_SIZE:
+      if (!size_parse_bytes(value, &args->size))
+        return bad_value(name, "size", value, "bytes: 4096, 64MiB, 1GiB");
+      return -1;
+    case OPT_DIR:
+      args->dir = value;
+      return -1;
+    case OPT_SHAPE:
+      args->shape = value;
+      return -1;
+    case OPT_PATH:
+      args->path = value;
+      return -1;
+    default:
+      return EXIT_USAGE; /* getopt_long has said why */
+  }
+}
+
+int bench_parse(int argc, char **argv, const char *usage, unsigned accepts,
+                struct bench_args *args) {
+  struct option accepted[OPTIONS + 1] = {{0}};
+  static char name[64]; /* what getopt's messages begin with; it stays in argv */
+  size_t count = 0;
+  for (size_t i = 0; i < OPTIONS; i++) {
+    if (options[i].accepted == 0 || (options[i].accepted & accepts) != 0)
+      accepted[count++] = options[i].option;
+  }
+  snprintf(name, sizeof name, "kvstow bench %s", argv[0]);
+  argv[0] = name;
+  *args = (struct bench_args){0};
+  int status = -1;
+  optind = 0;
+  for (int code; status < 0 && (code = getopt_long(argc, argv, "", accepted, NULL)) != -1;) {
+    if (code == OPT_HELP) {
+      print_usage(usage, accepts);
+      status = EXIT_OK;
+    } else {
+      status = parse_option(name, code, optarg, args);
+    }
+  }
+  if (status < 0 && optind < argc) {
+    fprintf(stderr, "%s: %s: not an option\n", name, argv[optind]);
+    status = EXIT_USAGE;
+  }
+  if (args->rounds == 0) args->rounds = args->quick ? ROUNDS_QUICK : ROUNDS;
+  return status;
+}
+
+bool bench_picks(const char *asked, const char *name) {
+  return asked == NULL || strcmp(asked, name) == 0;
+}
+
+/* ---- the report ----------------------------------------------------------------------------- */
+
+struct bench_report bench_report_begin(const char *name) {
+  struct bench_report report = {.name = name,
+                                .root = json_object(),
+                                .rows = json_array(),
+                                .targets = json_array(),
+                                .notes = json_array()};
+  if (!report.root || !report.rows || !report.targets || !report.notes) {
+    fprintf(stderr, "kvstow bench %s: out of memory\n", name);
+    exit(EXIT_FAILED);
+  }
+  json_object_set_new(report.root, "bench", json_string(name));
+  json_object_set_new(report.root, "rows", report.rows);
+  json_object_set_new(report.root, "targets", report.targets);
+  json_object_set_new(report.root, "notes", report.notes);
+  return report;
+}
+
+json_t *bench_row(struct bench_report *report) {
+  json_t *row = json_object();
+  json_array_append_new(report->rows, row);
+  return row;
+}
+
+void bench_text(json_t *row, const char *key, const char *value) {
+  json_object_set_new(row, key, json_string(value));
+}
+
+void bench_count(json_t *row, const char *key, uint64_t value) {
+  json_object_set_new(row, key, json_integer((json_int_t)value));
+}
+
+void bench_real(json_t *row, const char *key, double value) {
+  json_object_set_new(row, key, isfinite(value) ? json_real(value) : json_null());
+}
+
+static void target(struct bench_report *report, const char *name, double value, double bound,
+                   bool at_least) {
+  const bool met = at_least ? value >= bound : value <= bound;
+  json_t *row = json_object();
+  bench_text(row, "name", name);
+  bench_real(row, "value", value);
+  bench_real(row, "target", bound);
+  bench_text(row, "sense", at_least ? "min" : "max");
+  json_object_set_new(row, "met", json_boolean(met));
+  json_array_append_new(report->targets, row);
+  report->missed |= !met;
+}
+
+void bench_target_min(struct bench_report *report, const char *name, double value, double least) {
+  target(report, name, value, least, true);
+}
+
+void bench_target_max(struct bench_report *report, const char *name, double value, double most) {
+  target(report, name, value, most, false);
+}
+
+void bench_note(struct bench_report *report, const char *format, ...) {
+  char text[512];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(text, sizeof text, format, arguments);
+  va_end(arguments);
+  json_array_append_new(report->notes, json_string(text));
+}
+
+void bench_fail(struct bench_report *report, const char *format, ...) {
+  char text[512];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(text, sizeof text, format, arguments);
+  va_end(arguments);
+  fprintf(stderr, "kvstow bench %s: %s\n", report->name, text);
+  report->failed = true;
+}
+
+/* ---- for people ----------------------------------------------------------------------------- */
+
+static void add_number(struct table *table, double value, int digits) {
+  char grouped[TABLE_CELL_BYTES];
+  if (digits > 0)
+    table_text(table, "%.*f", digits, value);
+  else
+    table_text(table, "%s%s", value < 0 ? "-" : "",
+               format_count(grouped, (uint64_t)(fabs(value) + 0.5)));
+}
+
+static void add_cell(struct table *table, const json_t *value, int digits) {
+  if (json_is_string(value))
+    table_text(table, "%s", json_string_value(value));
+  else if (json_is_number(value))
+    add_number(table, json_number_value(value), digits);
+  else
+    table_text(table, "-");
+}
+
+static void print_rows(const struct bench_report *report, const struct bench_column *columns) {
+  enum { COLUMNS_MAX = 24 };
+  const char *titles[COLUMNS_MAX + 1] = {0};
+  for (size_t i = 0; columns[i].key != NULL && i < COLUMNS_MAX; i++) titles[i] = columns[i].title;
+  struct table *table = table_create(titles);
+  size_t index;
+  json_t *row;
+  json_array_foreach(report->rows, index, row) {
+    for (size_t i = 0; columns[i].key != NULL && i < COLUMNS_MAX; i++)
+      add_cell(table, json_object_get(row, columns[i].key), columns[i].digits);
+  }
+  (void)table_print(table, stdout);
+  table_destroy(table);
+}
+
+static void print_targets(const struct bench_report *report) {
+  if (json_array_size(report->targets) == 0) return;
+  static const char *const titles[] = {"<target", "<", "promised", "measured", "<", NULL};
+  struct table *table = table_create(titles);
+  size_t index;
+  json_t *row;
+  json_array_foreach(report->targets, index, row) {
+    const double bound = json_number_value(json_object_get(row, "target"));
+    const double value = json_number_value(json_object_get(row, "value"));
+    const bool least = strcmp(json_string_value(json_object_get(row, "sense")), "min") == 0;
+    const int digits = bound >= 100 ? 0 : 2;
+    table_text(table, "%s", json_string_value(json_object_get(row, "name")));
+    table_text(table, "%s", least ? "at least" : "at most");
+    add_number(table, bound, digits);
+    add_number(table, value, digits);
+    table_text(table, "%s", json_is_true(json_object_get(row, "met")) ? "met" : "not met");
+  }
+  putchar('\n');
+  (void)table_print(table, stdout);
+  table_destroy(table);
+}
+
+static void print_text(const struct bench_report *report, const struct bench_column *columns) {
+  print_rows(report, columns);
+  print_targets(report);
+  size_t index;
+  json_t *note;
+  if (json_array_size(report->notes) > 0) putchar('\n');
+  json_array_foreach(report->notes, index, note) puts(json_string_value(note));
+}
+
+int bench_report_end(struct bench_report *report, const struct bench_args *args,
+                     const struct bench_column *columns) {
+  json_object_set_new(report->root, "rounds", json_integer(args->rounds));
+  json_object_set_new(report->root, "quick", json_boolean(args->quick));
+  if (args->json) {
+    const bool ok = json_dumpf(report->root, stdout, JSON_INDENT(1) | JSON_REAL_PRECISION(6)) == 0;
+    putchar('\n');
+    report->failed |= !ok;
+  } else {
+    print_text(report, columns);
+  }
+  json_decref(report->root);
+  return report->failed || (args->check && report->missed) ? EXIT_FAILED : EXIT_OK;
+}
+
+/* ---- scratch -------------------------------------------------------------------------------- */
+
+bool bench_scratch_make(const char *under, char path[BENCH_PATH_BYTES]) {
+  const char *tmp = getenv("TMPDIR");
+  if (under == NULL) under = tmp != NULL && *tmp != '\0' ? tmp : "/var/tmp";
+  const int length = snprintf(path, BENCH_PATH_BYTES, "%s/kvstow-bench-XXXXXX", under);
+  if (length < 0 || length >= BENCH_PATH_BYTES) {
+    errno = ENAMETOOLONG;
+    return false;
+  }
+  return mkdtemp(path) != NULL;
+}
+
+void bench_scratch_remove(const char *path) {
+  DIR *dir = opendir(path);
+  if (dir == NULL) return;
+  for (const struct dirent *entry; (entry = readdir(dir)) != NULL;) {
+    if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+      (void)unlinkat(dirfd(dir), entry->d_name, 0);
+  }
+  closedir(dir);
+  (void)rmdir(path);
+}

@@ -1,0 +1,81 @@
+/* frame.h - what every benchmark does alike: options, rows, targets, printing.
+ *
+ * Rows are JSON objects; the table for people is made from the same objects, so that the two cannot
+ * differ. A target is a figure that was promised: printed with met or not met. A benchmark exits
+ * with 1 when bytes were wrong or it could not run, and, with --check, when a target was missed.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef KVSTOW_BENCH_FRAME_H
+#define KVSTOW_BENCH_FRAME_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+enum bench_accepts {
+  BENCH_DIR = 1 << 0,     /* --dir D: where to make the scratch directory */
+  BENCH_SIZE = 1 << 1,    /* --size BYTES */
+  BENCH_BLOCKS = 1 << 2,  /* --blocks N */
+  BENCH_SHAPE = 1 << 3,   /* --shape NAME: that one alone */
+  BENCH_THREADS = 1 << 4, /* --threads N: so many alone */
+  BENCH_PATH = 1 << 5,    /* --path NAME: that one alone */
+};
+
+struct bench_args {
+  bool json, quick, check;
+  unsigned rounds; /* at least 5, unless asked for fewer */
+  const char *dir;
+  uint64_t size, blocks;
+  const char *shape, *path;
+  unsigned threads; /* 0: all */
+};
+
+/* -1 to go on, or an exit code. `usage` is the text of --help, the common options apart. */
+int bench_parse(int argc, char **argv, const char *usage, unsigned accepts,
+                struct bench_args *args);
+
+/* True if the option that picks one was not given, or picks this. */
+bool bench_picks(const char *asked, const char *name);
+
+struct bench_report {
+  const char *name;
+  json_t *root, *rows, *targets, *notes;
+  bool missed, failed;
+};
+
+/* Exits the process when there is no memory: a benchmark has nothing to save. */
+struct bench_report bench_report_begin(const char *name);
+
+json_t *bench_row(struct bench_report *report); /* borrowed */
+void bench_text(json_t *row, const char *key, const char *value);
+void bench_count(json_t *row, const char *key, uint64_t value);
+void bench_real(json_t *row, const char *key, double value);
+
+void bench_target_min(struct bench_report *report, const char *name, double value, double least);
+void bench_target_max(struct bench_report *report, const char *name, double value, double most);
+
+/* A sentence under the table. */
+void bench_note(struct bench_report *report, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/* Something went wrong: on stderr, and the benchmark will exit with 1. */
+void bench_fail(struct bench_report *report, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/* One column of the table. digits: of the fraction; -1 for text. */
+struct bench_column {
+  const char *key, *title;
+  int digits;
+};
+
+/* Prints, frees, and returns the exit code. `columns` end with a NULL key. */
+int bench_report_end(struct bench_report *report, const struct bench_args *args,
+                     const struct bench_column *columns);
+
+/* A new directory for a store, under `under`, or TMPDIR, or /var/tmp. False: errno tells. */
+enum { BENCH_PATH_BYTES = 1024 };
+bool bench_scratch_make(const char *under, char path[BENCH_PATH_BYTES]);
+/* Removes the files in it, and it. */
+void bench_scratch_remove(const char *path);
+
+#endif

@@ -1,0 +1,166 @@
+/* raw_uring.c - see raw_uring.h.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "bench/raw_uring.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <liburing.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { CREATE_BLOCK_BYTES = 4 << 20, CREATE_DEPTH = 8 };
+
+struct slot {
+  uint64_t started_ns;
+};
+
+struct loop {
+  const struct raw_uring_job *job;
+  struct io_uring ring;
+  struct slot *slots;
+  uint64_t blocks, sent, done; /* of the job */
+  uint64_t extents_blocks;     /* in all extents */
+  size_t extent;               /* in order: where the next block is */
+  uint64_t at;
+  uint64_t random;
+  struct raw_uring_result *result;
+};
+
+/* DEFER_TASKRUN is what the library uses, too; older kernels go without. */
+static int open_ring(struct loop *loop) {
+  int rc = io_uring_queue_init(loop->job->depth, &loop->ring,
+                               IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN);
+  if (rc == -EINVAL) rc = io_uring_queue_init(loop->job->depth, &loop->ring, 0);
+  return rc;
+}
+
+static uint64_t next_random(struct loop *loop) {
+  loop->random ^= loop->random << 13;
+  loop->random ^= loop->random >> 7;
+  loop->random ^= loop->random << 17;
+  return loop->random;
+}
+
+static const struct raw_extent *random_block(struct loop *loop, uint64_t *offset) {
+  uint64_t block = next_random(loop) % loop->extents_blocks;
+  const struct raw_extent *extent = loop->job->extents;
+  while (block >= extent->bytes / loop->job->block_bytes)
+    block -= extent++->bytes / loop->job->block_bytes;
+  *offset = extent->offset + block * loop->job->block_bytes;
+  return extent;
+}
+
+static const struct raw_extent *next_block(struct loop *loop, uint64_t *offset) {
+  const struct raw_uring_job *job = loop->job;
+  while (loop->at + job->block_bytes > job->extents[loop->extent].bytes) {
+    loop->extent = (loop->extent + 1) % job->extents_count;
+    loop->at = 0;
+  }
+  const struct raw_extent *extent = &job->extents[loop->extent];
+  *offset = extent->offset + loop->at;
+  loop->at += job->block_bytes;
+  return extent;
+}
+
+static void send_block(struct loop *loop, unsigned slot) {
+  const struct raw_uring_job *job = loop->job;
+  uint64_t offset;
+  const struct raw_extent *extent =
+      job->random ? random_block(loop, &offset) : next_block(loop, &offset);
+  char *buffer = job->buffers + (job->spread ? loop->sent : slot) * (size_t)job->block_bytes;
+  struct io_uring_sqe *sqe = io_uring_get_sqe(&loop->ring);
+  if (job->write)
+    io_uring_prep_write(sqe, extent->fd, buffer, job->block_bytes, offset);
+  else
+    io_uring_prep_read(sqe, extent->fd, buffer, job->block_bytes, offset);
+  sqe->user_data = slot;
+  loop->slots[slot].started_ns = measure_now_ns();
+  loop->sent++;
+}
+
+/* Every completion there is; each slot is sent out again while there is work. */
+static int reap(struct loop *loop) {
+  struct io_uring_cqe *cqe;
+  unsigned head, seen = 0;
+  int rc = 0;
+  const uint64_t now = measure_now_ns();
+  io_uring_for_each_cqe(&loop->ring, head, cqe) {
+    const unsigned slot = (unsigned)cqe->user_data;
+    if (rc == 0 && cqe->res != (int)loop->job->block_bytes) rc = cqe->res < 0 ? cqe->res : -EIO;
+    measure_latency_add(&loop->result->latency, now - loop->slots[slot].started_ns);
+    loop->done++;
+    if (rc == 0 && loop->sent < loop->blocks) send_block(loop, slot);
+    seen++;
+  }
+  io_uring_cq_advance(&loop->ring, seen);
+  return rc;
+}
+
+static int run(struct loop *loop) {
+  int rc = 0;
+  for (unsigned slot = 0; slot < loop->job->depth && loop->sent < loop->blocks; slot++)
+    send_block(loop, slot);
+  while (loop->done < loop->sent) { /* also after an error: the kernel owns the buffers till then */
+    const int waited = io_uring_submit_and_wait(&loop->ring, 1);
+    if (waited < 0 && waited != -EINTR && waited != -EAGAIN) return waited;
+    const int reaped = reap(loop);
+    if (rc == 0) rc = reaped;
+    if (rc != 0) loop->blocks = 0;
+  }
+  return rc;
+}
+
+int raw_uring_run(const struct raw_uring_job *job, struct raw_uring_result *result) {
+  memset(result, 0, sizeof *result);
+  struct loop loop = {.job = job, .result = result, .random = job->seed | 1};
+  for (size_t i = 0; i < job->extents_count; i++)
+    loop.extents_blocks += job->extents[i].bytes / job->block_bytes;
+  loop.blocks = job->total_bytes / job->block_bytes;
+  if (loop.extents_blocks == 0 || job->depth == 0) return -EINVAL;
+  loop.slots = calloc(job->depth, sizeof *loop.slots);
+  if (loop.slots == NULL) return -ENOMEM;
+  int rc = open_ring(&loop);
+  if (rc == 0) {
+    const struct measure_span begun = measure_begin();
+    rc = run(&loop);
+    result->span = measure_end(begun);
+    result->bytes = loop.done * job->block_bytes;
+    io_uring_queue_exit(&loop.ring);
+  }
+  free(loop.slots);
+  return rc;
+}
+
+int raw_uring_open(const char *path, bool write) {
+  const int fd = open(path, (write ? O_RDWR : O_RDONLY) | O_DIRECT | O_CLOEXEC);
+  return fd < 0 ? -errno : fd;
+}
+
+int raw_uring_create(const char *path, uint64_t bytes) {
+  const int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_DIRECT | O_CLOEXEC, 0600);
+  if (fd < 0) return -errno;
+  int rc = -posix_fallocate(fd, 0, (off_t)bytes);
+  const size_t buffer_bytes = (size_t)CREATE_BLOCK_BYTES * CREATE_DEPTH;
+  char *buffers = rc == 0 ? measure_memory(buffer_bytes) : NULL;
+  if (rc == 0 && buffers == NULL) rc = -ENOMEM;
+  if (rc == 0) {
+    const struct raw_extent extent = {fd, 0, bytes};
+    const struct raw_uring_job job = {.extents = &extent,
+                                      .extents_count = 1,
+                                      .block_bytes = CREATE_BLOCK_BYTES,
+                                      .depth = CREATE_DEPTH,
+                                      .total_bytes = bytes,
+                                      .write = true,
+                                      .buffers = buffers};
+    struct raw_uring_result result;
+    measure_fill(buffers, buffer_bytes, 1);
+    rc = raw_uring_run(&job, &result);
+  }
+  measure_memory_free(buffers, buffer_bytes);
+  if (rc == 0) return fd;
+  close(fd);
+  (void)unlink(path);
+  return rc;
+}
