@@ -254,7 +254,9 @@ static void an_interrupted_creation_is_begun_again(void **state) {
   free(half);
   /* several directories: the first is made last */
   char *places[] = {join(dir, "a"), join(dir, "b")};
-  const char *given[] = {places[0], places[1]};
+  static const char *given[2];
+  given[0] = places[0];
+  given[1] = places[1];
   mkdir(places[0], 0700);
   mkdir(places[1], 0700);
   options = options_for(given, 4);
@@ -276,7 +278,8 @@ static void an_interrupted_creation_is_begun_again(void **state) {
 static void directories_come_in_number_and_order(void **state) {
   (void)state;
   char *places[] = {join(dir, "a"), join(dir, "b"), join(dir, "c")};
-  const char *given[] = {places[0], places[1], places[2]};
+  static const char *given[3];
+  for (int i = 0; i < 3; i++) given[i] = places[i];
   options = options_for(given, 6);
   options.budget_bytes += 65536;
   options.dirs_count = 2;
@@ -295,7 +298,8 @@ static void directories_come_in_number_and_order(void **state) {
   expect_records(10);
   /* a directory of another store with the same shape */
   char *others[] = {join(dir, "d"), join(dir, "e")};
-  const char *other_given[] = {others[0], others[1]};
+  static const char *other_given[2];
+  for (int i = 0; i < 2; i++) other_given[i] = others[i];
   options.dirs = other_given;
   create_with_records(1);
   given[1] = others[1];

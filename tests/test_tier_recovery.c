@@ -166,8 +166,10 @@ static void what_was_flushed_survives_kill_9(void **state) {
     seen *s = scan_all(tier);
     for (uint64_t i = 0; i < flushed; i++) {
       const kvstow_record *r = seen_find(s, i);
-      if (!r) fail_msg("record %llu was flushed and is gone", (unsigned long long)i);
-      assert_int_equal(read_planes(tier, i, r->loc, PLANE, 0, 3), 0);
+      if (!r)
+        fail_msg("record %llu was flushed and is gone", (unsigned long long)i);
+      else
+        assert_int_equal(read_planes(tier, i, r->loc, PLANE, 0, 3), 0);
     }
     free(s);
     kvstow_tier_close(tier);

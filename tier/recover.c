@@ -417,6 +417,16 @@ static int settle(recovery *r, uint32_t id) {
   return seal_walked(tier, id);
 }
 
+static void count_free(kvstow_tier *tier) {
+  for (uint32_t d = 0; d < tier->dirs_count; d++) {
+    kvstow__head *head = &tier->heads[d];
+    for (uint32_t id = d; id < tier->segments_count; id += tier->dirs_count) {
+      if (tier->segments[id].state != KVSTOW_SEGMENT_FREE) continue;
+      (*(tier->segments[id].has_file ? &head->free_made : &head->free_unmade))++;
+    }
+  }
+}
+
 int kvstow__recover(kvstow_tier *tier) {
   recovery r = {.tier = tier};
   r.files = calloc((size_t)tier->files_count + 1, sizeof *r.files);
@@ -426,11 +436,7 @@ int kvstow__recover(kvstow_tier *tier) {
   if (!tier->read_only)
     for (uint32_t d = 0; d < tier->dirs_count && !code; d++) code = fit_dir(&r, d);
   for (uint32_t id = 0; id < tier->segments_count && !code; id++) code = settle(&r, id);
-  for (uint32_t id = 0; id < tier->segments_count; id++) {
-    if (tier->segments[id].state != KVSTOW_SEGMENT_FREE) continue;
-    kvstow__head *head = &tier->heads[kvstow__dir_of(tier, id)];
-    (*(tier->segments[id].has_file ? &head->free_made : &head->free_unmade))++;
-  }
+  if (!code) count_free(tier);
   tier->next_sequence = r.sequence_max + 1;
   free(r.files);
   return code;

@@ -251,6 +251,7 @@ int kvstow_tier_reclaim(kvstow_tier *tier, uint32_t id) {
 
 static void deliver(uint32_t id, kvstow__life life, const kvstow__entry *entries, uint32_t records,
                     bool (*each)(void *arg, const kvstow_record *record), void *arg) {
+  if (!entries) return;
   for (uint32_t i = 0; i < records; i++) {
     const kvstow__entry *entry = &entries[i];
     if (entry->flags & KVSTOW__ERASED) continue;

@@ -158,7 +158,7 @@ static int compare(kvstow_tier *tier, uint32_t index, const kvstow__super *super
 
 static int read_supers(kvstow_tier *tier) {
   for (uint32_t i = 0; i < tier->dirs_count; i++) {
-    kvstow__super super;
+    kvstow__super super = {0};
     int code = read_super(tier, &tier->dirs[i], &super);
     if (!code) code = compare(tier, i, &super);
     if (code) return code;
@@ -264,7 +264,7 @@ static int refuse_mixture(kvstow_tier *tier, uint32_t without) {
 }
 
 int kvstow__super_open(kvstow_tier *tier) {
-  contents c[KVSTOW__DIRS_MAX];
+  contents c[KVSTOW__DIRS_MAX] = {0};
   bool any = false, segments = false;
   for (uint32_t i = 0; i < tier->dirs_count; i++) {
     const int code = enter_dir(tier, &tier->dirs[i], &c[i]);
@@ -276,7 +276,7 @@ int kvstow__super_open(kvstow_tier *tier) {
   const bool unconfirmed = any && !c[0].super && !segments;
   if (!any || (unconfirmed && !tier->read_only)) {
     for (uint32_t i = 1; i < tier->dirs_count && unconfirmed; i++) {
-      kvstow__super super;
+      kvstow__super super = {0};
       if (!c[i].super) continue;
       int code = read_super(tier, &tier->dirs[i], &super);
       if (!code && (super.dir_index != i || super.dir_count != tier->dirs_count))
