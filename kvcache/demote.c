@@ -231,13 +231,12 @@ static void finish_record(struct batch *batch, uint32_t i, int result) {
   } else {
     note_error(store, result);
   }
-  if (!record->victim) return;
-  store->demoting_bytes -= cost(record->padded_bytes);
-  if ((entry->flags & KVS_PINNED) != 0) return;
-  if (rescued)
-    kvs_ram_insert(store, record->id, &access);
-  else
+  if (record->victim) store->demoting_bytes -= cost(record->padded_bytes);
+  if ((entry->flags & (KVS_PINNED | KVS_RAM_POLICY)) != 0) return;
+  if (record->victim && !rescued)
     kvs_clean_push(store, record->id); /* even unwritten: a failing disk makes a smaller cache */
+  else
+    kvs_ram_insert(store, record->id, &access);
 }
 
 static void batch_unref(struct batch *batch) {

@@ -113,21 +113,17 @@ static void settle(kvstow *store, const struct chosen *chosen) {
   }
 }
 
-/* Out of RAM, out of the index, its record buried. false: leased or in use. */
+/* Out of the index, out of RAM, its record buried. false: leased or in use. */
 static bool forget_one(kvstow *store, uint32_t id) {
   struct kvs_entry *entry = kvs_entry(&store->index, id);
-  const kvstow_key key = entry->key;
-  if (entry->ram_pins > 0 || (entry->flags & (KVS_LOADING | KVS_DEMOTING)) != 0) return false;
-  kvs_shard_lock(&store->index, key);
-  const bool leased = entry->leases > 0;
-  const uint32_t frame = entry->frame;
-  if (!leased) entry->frame = KVS_NO_FRAME; /* nobody finds its tokens any more */
-  kvs_shard_unlock(&store->index, key);
-  if (leased) return false;
+  uint32_t frame;
+  if (entry->ram_pins > 0 || (entry->flags & (KVS_LOADING | KVS_DEMOTING)) != 0 ||
+      !kvs_take_frame(store, id, true, &frame))
+    return false;
   kvs_ram_unlist(store, id);
   if ((entry->flags & KVS_SSD) != 0) kvs_ssd_lose(store, id, true);
   if (frame != KVS_NO_FRAME) kvs_ram_give(store, frame, entry->padded_bytes);
-  kvs_unlink(store, id);
+  kvs_unlinked(store, id);
   store->count.evicted_blocks--; /* it was asked for */
   store->count.forgotten_blocks++;
   return true;
@@ -231,7 +227,10 @@ static void unpin_one(kvstow *store, uint32_t id) {
     kvs_ssd_value(store, id, false);
     kvs_ssd_use(store, id, &access);
   }
-  if (entry->frame != KVS_NO_FRAME) kvs_ram_insert(store, id, &access);
+  if ((entry->flags & KVS_DEMOTING) != 0)
+    entry->flags |= KVS_RESCUED; /* listed when the write has ended */
+  else if (entry->frame != KVS_NO_FRAME)
+    kvs_ram_insert(store, id, &access);
 }
 
 int kvstow_pin(const kvstow_prefix *prefix, bool pinned, size_t *blocks) {

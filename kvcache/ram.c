@@ -93,16 +93,8 @@ void kvs_use(kvstow *store, uint32_t id, const kvstow_access *access) {
 
 /* ---- leaving RAM ---------------------------------------------------------------------------- */
 
-/* No frame, no SSD copy, no list: nothing is left but the name. */
-static bool unlink_entry(kvstow *store, uint32_t id, bool even_leased) {
+void kvs_unlinked(kvstow *store, uint32_t id) {
   struct kvs_entry *entry = kvs_entry(&store->index, id);
-  const kvstow_key key = entry->key;
-  kvs_shard_lock(&store->index, key);
-  const bool leased = entry->leases > 0;
-  if (!leased || even_leased) kvs_shard_remove(&store->index, id);
-  kvs_shard_unlock(&store->index, key);
-  if (leased && !even_leased) return false;
-  /* Out of the table nobody new can lease it, and giving a lease back takes the store's lock. */
   entry->flags |= KVS_UNLINKED;
   if ((entry->flags & KVS_PINNED) != 0) {
     entry->flags &= (uint16_t)~KVS_PINNED;
@@ -110,27 +102,45 @@ static bool unlink_entry(kvstow *store, uint32_t id, bool even_leased) {
   }
   kvs_event(store, KVSTOW_EVENT_EVICTED, entry);
   store->count.evicted_blocks++;
-  if (leased) return true;
+  if (entry->leases > 0) return; /* only we can lower it: the store's lock is held */
   kvs_root_give(store, entry->root);
   kvs_entry_free(&store->index, id);
-  return true;
+}
+
+static bool unlink_entry(kvstow *store, uint32_t id, bool even_leased) {
+  struct kvs_entry *entry = kvs_entry(&store->index, id);
+  const kvstow_key key = entry->key;
+  kvs_shard_lock(&store->index, key);
+  const bool stays = entry->leases > 0 && !even_leased;
+  if (!stays) kvs_shard_remove(&store->index, id);
+  kvs_shard_unlock(&store->index, key);
+  if (!stays) kvs_unlinked(store, id);
+  return !stays;
 }
 
 void kvs_unlink(kvstow *store, uint32_t id) { (void)unlink_entry(store, id, true); }
 
 bool kvs_unlink_unleased(kvstow *store, uint32_t id) { return unlink_entry(store, id, false); }
 
-bool kvs_ram_drop(kvstow *store, uint32_t id) {
+bool kvs_take_frame(kvstow *store, uint32_t id, bool unlink, uint32_t *frame) {
   struct kvs_entry *entry = kvs_entry(&store->index, id);
-  if (entry->ram_pins > 0) return false;
-  const uint32_t frame = entry->frame;
-  const bool last_copy = (entry->flags & KVS_SSD) == 0;
   const kvstow_key key = entry->key;
   kvs_shard_lock(&store->index, key);
-  const bool leased = last_copy && entry->leases > 0;
-  if (!leased) entry->frame = KVS_NO_FRAME;
+  const bool stays = unlink && entry->leases > 0;
+  if (!stays) {
+    *frame = entry->frame;
+    entry->frame = KVS_NO_FRAME;
+    if (unlink) kvs_shard_remove(&store->index, id); /* or a match could lease an empty name */
+  }
   kvs_shard_unlock(&store->index, key);
-  if (leased) return false;
+  return !stays;
+}
+
+bool kvs_ram_drop(kvstow *store, uint32_t id) {
+  struct kvs_entry *entry = kvs_entry(&store->index, id);
+  const bool last_copy = (entry->flags & KVS_SSD) == 0;
+  uint32_t frame;
+  if (entry->ram_pins > 0 || !kvs_take_frame(store, id, last_copy, &frame)) return false;
   if ((entry->flags & KVS_PREFETCHED) != 0) {
     store->count.prefetch_wasted++;
     entry->flags &= (uint16_t)~KVS_PREFETCHED;
@@ -138,7 +148,7 @@ bool kvs_ram_drop(kvstow *store, uint32_t id) {
   entry->flags &= (uint16_t)~KVS_SUMS;
   store->count.ram_evictions++;
   kvs_ram_give(store, frame, entry->padded_bytes);
-  if (last_copy) kvs_unlink(store, id);
+  if (last_copy) kvs_unlinked(store, id);
   return true;
 }
 

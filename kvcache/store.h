@@ -237,6 +237,10 @@ void kvs_ram_unlist(kvstow *store, uint32_t id);
 void kvs_unlink(kvstow *store, uint32_t id);
 /* The same unless it is leased: then false, and nothing happened. */
 bool kvs_unlink_unleased(kvstow *store, uint32_t id);
+/* Takes the entry's frame (maybe KVS_NO_FRAME) from it; `unlink`: takes it out of the table in the same
+ * step, unless it is leased: then false, and nothing happened. kvs_unlinked ends that. */
+bool kvs_take_frame(kvstow *store, uint32_t id, bool unlink, uint32_t *frame);
+void kvs_unlinked(kvstow *store, uint32_t id);
 
 void kvs_describe_access(const kvstow *store, uint32_t id, kvstow_access *access);
 

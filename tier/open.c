@@ -111,14 +111,19 @@ static kvstow_tier *tier_new(const kvstow_tier_options *o, const kvstow__io *io)
 
 /* ---- budget --------------------------------------------------------------------------------- */
 
-static int count_slots(kvstow_tier *tier) {
+/* Before a store is created as well as after one was opened: what can't be used is not made. */
+static int check_budget(kvstow_tier *tier) {
   const uint64_t least = kvstow__overhead_bytes(tier->dirs_count, 1) + tier->segment_bytes;
-  if (tier->budget_bytes < least)
-    return tier->read_only ? 0
-                           : kvstow__fail(tier, KVSTOW_EBUDGET,
-                                          "budget of %" PRIu64 " bytes: one segment of %" PRIu32
-                                          " bytes needs at least %" PRIu64,
-                                          tier->budget_bytes, tier->segment_bytes, least);
+  if (tier->read_only || tier->budget_bytes >= least) return 0;
+  return kvstow__fail(tier, KVSTOW_EBUDGET,
+                      "budget of %" PRIu64 " bytes: one segment of %" PRIu32
+                      " bytes needs at least %" PRIu64,
+                      tier->budget_bytes, tier->segment_bytes, least);
+}
+
+static int count_slots(kvstow_tier *tier) {
+  const int code = check_budget(tier);
+  if (code || tier->budget_bytes < tier->segment_bytes) return code;
   uint64_t slots = tier->budget_bytes / tier->segment_bytes;
   if (slots > KVSTOW__SLOTS_MAX) slots = KVSTOW__SLOTS_MAX;
   while (slots > 1 &&
@@ -168,7 +173,8 @@ static void probe_dirs(kvstow_tier *tier) {
 /* ---- open ----------------------------------------------------------------------------------- */
 
 static int open_store(kvstow_tier *tier, kvstow_engine engine) {
-  int code = kvstow__super_open(tier);
+  int code = check_budget(tier);
+  if (!code) code = kvstow__super_open(tier);
   if (!code) code = count_slots(tier);
   if (!code) code = count_files(tier);
   if (code) return code;
