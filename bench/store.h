@@ -49,6 +49,7 @@ struct work {
   unsigned threads;
   size_t batch_tokens, batches; /* of one thread */
   bool timed;                   /* one call at a time, into `latency` */
+  double bytes_s;               /* no faster than this; 0: as fast as can be */
   struct lane *lanes;           /* one a thread */
 };
 
@@ -69,6 +70,6 @@ uint64_t work_verify(struct work *work, struct bench_report *report);
 
 /* The path to SSD. */
 void bench_store_sustained(const struct bench_args *args, const struct model *model,
-                           struct bench_report *report);
+                           struct bench_report *report, uint64_t *verified);
 
 #endif

@@ -4,8 +4,10 @@
  * source's rows lie as a prefill leaves them: for a batch, layer by layer.
  *
  * SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "bench/store.h"
 
@@ -200,12 +202,23 @@ const struct way way_append = {"copy", "seq_append", false, true, append_batch};
 const struct way way_store = {"copy", "store", true, true, store_batch};
 const struct way way_reserve = {"reserve", "reserve+commit", true, false, reserve_batch};
 
+/* Sleeps until batch `b` is due. */
+static void pace(const struct work *work, uint64_t started_ns, size_t b) {
+  if (work->bytes_s <= 0) return;
+  const double bytes = (double)b * (double)work->batch_tokens * (double)work->bed->token_bytes;
+  const uint64_t due_ns = started_ns + (uint64_t)(bytes / work->bytes_s * 1e9);
+  const struct timespec due = {(time_t)(due_ns / 1000000000u), (long)(due_ns % 1000000000u)};
+  while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &due, NULL) == EINTR) continue;
+}
+
 static void run_lane(void *arg, unsigned thread) {
   struct work *work = arg;
   struct lane *lane = &work->lanes[thread];
+  const uint64_t started = measure_now_ns();
   lane->rc = 0;
   lane->tokens[0] = atomic_fetch_add(&work->bed->names, 1);
   for (size_t b = 0; b < work->batches && lane->rc == 0; b++) {
+    pace(work, started, b);
     const int rc = work->way->batch(work, thread, b);
     if (lane->rc == 0) lane->rc = rc;
   }
