@@ -265,9 +265,8 @@ static void inside_text(const struct replay_report *r, FILE *out) {
   fprintf(out,
           "  %-18s %" PRIu64 " issued, %" PRIu64 " used, %" PRIu64 " wasted, %" PRIu64 " late\n",
           "prefetch", s->prefetch_issued, s->prefetch_used, s->prefetch_wasted, s->prefetch_late);
-  fprintf(out,
-          "  %-18s %" PRIu64 " asked for, %" PRIu64 " sent to the device (%.2f : 1)\n", "SSD reads",
-          s->tier.read_requests, s->tier.device_reads,
+  fprintf(out, "  %-18s %" PRIu64 " asked for, %" PRIu64 " sent to the device (%.2f : 1)\n",
+          "SSD reads", s->tier.read_requests, s->tier.device_reads,
           ratio((double)s->tier.read_requests, (double)s->tier.device_reads));
   fprintf(out, "  %-18s %s read, %s written, write amplification %.3f\n", "SSD traffic",
           format_bytes(a, s->tier.device_read_bytes), format_bytes(b, s->tier.bytes_written),

@@ -139,8 +139,7 @@ static void *poller_main(void *arg) {
   while (!async->stop) {
     if (async->polled.head == NULL && seen == async->changes) {
       wait_for(&async->poller_wake, &async->lock, earliest(&mine));
-      if (async->polled.head == NULL && seen == async->changes &&
-          kvs_now_us() < earliest(&mine))
+      if (async->polled.head == NULL && seen == async->changes && kvs_now_us() < earliest(&mine))
         continue;
     }
     seen = async->changes;
@@ -301,7 +300,9 @@ int kvstow_queue_destroy(kvstow_queue *queue) {
   return 0;
 }
 
-int kvstow_queue_fd(const kvstow_queue *queue) { return queue == NULL ? -1 : queue->fd; }
+int kvstow_queue_fd(const kvstow_queue *queue) {
+  return queue == NULL ? -1 : queue->fd;
+}
 
 int kvstow_queue_poll(kvstow_queue *queue, kvstow_completion *completions, int max,
                       uint32_t timeout_ms) {
@@ -391,10 +392,9 @@ int kvstow_read_async(kvstow_lease *lease, const kvstow_range *range, const stru
   return submit_read(op, rc, flags, op_out);
 }
 
-int kvstow_read_blocks_async(kvstow_lease *lease, size_t first, size_t count,
-                             void *const *payloads, size_t *bytes, uint32_t flags,
-                             uint32_t timeout_ms, kvstow_queue *queue, void *user,
-                             kvstow_op **op_out) {
+int kvstow_read_blocks_async(kvstow_lease *lease, size_t first, size_t count, void *const *payloads,
+                             size_t *bytes, uint32_t flags, uint32_t timeout_ms,
+                             kvstow_queue *queue, void *user, kvstow_op **op_out) {
   if (queue == NULL) return KVSTOW_EINVAL;
   kvstow_op *op = op_new(queue, READ, timeout_ms, user);
   if (op == NULL) return KVSTOW_ENOMEM;

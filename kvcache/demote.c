@@ -43,7 +43,9 @@ struct piece {
   uint32_t first, count;
 };
 
-static uint64_t cost(uint32_t padded_bytes) { return (uint64_t)padded_bytes + KVSTOW_PAGE_BYTES; }
+static uint64_t cost(uint32_t padded_bytes) {
+  return (uint64_t)padded_bytes + KVSTOW_PAGE_BYTES;
+}
 
 static void note_error(kvstow *store, int code) {
   store->write_errors++;
@@ -319,8 +321,7 @@ static int append_some(struct batch *batch, uint32_t *at) {
   kvstow *store = batch->store;
   int rc = KVSTOW_ENOSPC;
   for (unsigned tries = 0; tries < RECLAIM_TRIES && rc == KVSTOW_ENOSPC; tries++) {
-    const size_t fits =
-        kvstow_tier_fits(store->tier, &batch->write[*at], batch->count - *at);
+    const size_t fits = kvstow_tier_fits(store->tier, &batch->write[*at], batch->count - *at);
     if (fits == 0) {
       rc = kvs_reclaim(store);
       if (rc != 0) return rc;
@@ -471,4 +472,6 @@ int kvs_flush(kvstow *store) {
   return rc != 0 ? rc : erased;
 }
 
-int kvstow_flush(kvstow *store) { return store == NULL ? KVSTOW_EINVAL : kvs_flush(store); }
+int kvstow_flush(kvstow *store) {
+  return store == NULL ? KVSTOW_EINVAL : kvs_flush(store);
+}

@@ -40,8 +40,8 @@ uint32_t kvs_describe_bytes(uint32_t tokens) {
   return (uint32_t)sizeof(struct owner_area) + tokens * (uint32_t)sizeof(kvstow_token);
 }
 
-int kvs_describe_format(void *page, const kvstow_block_info *info, kvstow_key key,
-                        uint32_t planes, uint32_t plane_bytes) {
+int kvs_describe_format(void *page, const kvstow_block_info *info, kvstow_key key, uint32_t planes,
+                        uint32_t plane_bytes) {
   union {
     struct owner_area area;
     unsigned char bytes[KVSTOW_PAGE_BYTES];

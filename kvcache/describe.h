@@ -16,7 +16,7 @@ uint32_t kvs_describe_bytes(uint32_t tokens);
 
 /* Formats a whole header page for a block: tier fields, owner's description, tokens. Plane checksums
  * stay zero. KVSTOW_EINVAL if it does not fit. */
-int kvs_describe_format(void *page, const kvstow_block_info *info, kvstow_key key,
-                        uint32_t planes, uint32_t plane_bytes);
+int kvs_describe_format(void *page, const kvstow_block_info *info, kvstow_key key, uint32_t planes,
+                        uint32_t plane_bytes);
 
 #endif

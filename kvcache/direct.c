@@ -36,7 +36,9 @@ static void plane_range(const struct kvs_read_job *job, uint32_t *first, uint32_
   *count = rows ? job->range.layer_count : job->lease->space->planes;
 }
 
-static bool aligned(const void *buffer) { return (uintptr_t)buffer % KVSTOW_PAGE_BYTES == 0; }
+static bool aligned(const void *buffer) {
+  return (uintptr_t)buffer % KVSTOW_PAGE_BYTES == 0;
+}
 
 /* Gathers consecutive blocks without a frame. Store's lock. */
 static void gather(struct direct *d) {

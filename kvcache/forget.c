@@ -80,9 +80,8 @@ static int choose_chain(kvstow *store, const struct kvs_chain *chain, size_t fir
   for (size_t i = 0; i < count && rc == 0; i++) {
     const uint32_t id = (uint32_t)order[i];
     const struct kvs_entry *entry = kvs_entry(&store->index, id);
-    const bool spare = entry->depth == first
-                           ? !kvs_key_equal(entry->key, chain->keys[first + 1])
-                           : set_has(&spared, entry->parent_lo);
+    const bool spare = entry->depth == first ? !kvs_key_equal(entry->key, chain->keys[first + 1])
+                                             : set_has(&spared, entry->parent_lo);
     if (spare)
       set_add(&spared, entry->key.lo);
     else if (!choose(chosen, store, id))
@@ -174,16 +173,15 @@ static int forget_roots(kvstow *store, uint32_t root, const kvstow_key *space, s
   for (uint32_t id = 0; id < store->index.used && rc == 0; id++) {
     const struct kvs_entry *entry = kvs_entry(&store->index, id);
     if (!kvs_entry_listed(entry)) continue;
-    const bool match =
-        space == NULL ? entry->root == root
-                      : kvs_key_equal(store->roots.rows[entry->root].space_id, *space);
+    const bool match = space == NULL
+                           ? entry->root == root
+                           : kvs_key_equal(store->roots.rows[entry->root].space_id, *space);
     if (match && !choose(&chosen, store, id)) rc = KVSTOW_ENOMEM;
   }
   return forget_chosen(store, &chosen, rc, blocks);
 }
 
-int kvstow_forget_salt(kvstow_space *space, const void *salt, size_t salt_bytes,
-                       size_t *blocks) {
+int kvstow_forget_salt(kvstow_space *space, const void *salt, size_t salt_bytes, size_t *blocks) {
   if (blocks != NULL) *blocks = 0;
   const kvstow_prefix prefix = {
       .size = sizeof prefix, .space = space, .salt = salt, .salt_bytes = salt_bytes};
@@ -246,8 +244,7 @@ int kvstow_pin(const kvstow_prefix *prefix, bool pinned, size_t *blocks) {
     pthread_mutex_lock(&store->lock);
     struct kvs_entry *entry = kvs_entry(&store->index, id);
     const bool was = (entry->flags & KVS_PINNED) != 0;
-    if (pinned && !was &&
-        store->pinned_bytes + entry->padded_bytes > store->options.ram_bytes / 2)
+    if (pinned && !was && store->pinned_bytes + entry->padded_bytes > store->options.ram_bytes / 2)
       rc = kvs_fail(store, KVSTOW_EFULL, "pin: pinned blocks would exceed half of RAM");
     else if ((entry->flags & KVS_UNLINKED) == 0 && pinned != was)
       (pinned ? pin_one : unpin_one)(store, id);

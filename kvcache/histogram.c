@@ -33,9 +33,8 @@ void kvs_histogram_add(struct kvs_histogram *histogram, uint64_t ns) {
   atomic_fetch_add_explicit(&histogram->buckets[bucket_of(ns)], 1, memory_order_relaxed);
   atomic_fetch_add_explicit(&histogram->sum_ns, ns, memory_order_relaxed);
   uint64_t max = atomic_load_explicit(&histogram->max_ns, memory_order_relaxed);
-  while (ns > max && !atomic_compare_exchange_weak_explicit(&histogram->max_ns, &max, ns,
-                                                            memory_order_relaxed,
-                                                            memory_order_relaxed))
+  while (ns > max && !atomic_compare_exchange_weak_explicit(
+                         &histogram->max_ns, &max, ns, memory_order_relaxed, memory_order_relaxed))
     continue;
 }
 

@@ -51,12 +51,12 @@ struct kvs_entry {
   uint32_t next;      /* in the bucket; among free entries */
   uint32_t ram_node[KVSTOW_POLICY_NODE_BYTES / 4];
   uint32_t ssd_node[KVSTOW_POLICY_NODE_BYTES / 4];
-  uint32_t frame;     /* KVS_NO_FRAME: not in RAM */
+  uint32_t frame; /* KVS_NO_FRAME: not in RAM */
   kvstow_loc loc;
   uint32_t padded_bytes; /* payload as stored */
   uint32_t depth;
-  uint32_t leases;    /* the shard's lock; at 0 an unlinked entry is freed */
-  uint16_t ram_pins;  /* readers of the frame; the frame stays while > 0 */
+  uint32_t leases;   /* the shard's lock; at 0 an unlinked entry is freed */
+  uint16_t ram_pins; /* readers of the frame; the frame stays while > 0 */
   uint16_t flags;
   uint32_t written_s; /* Unix time it was stored: for time-to-live */
   uint32_t load;      /* slot of the load in flight */

@@ -58,10 +58,14 @@ void kvs_hasher_destroy(struct kvs_hasher *hasher) {
   free(hasher);
 }
 
-void kvs_hasher_begin(struct kvs_hasher *hasher) { XXH3_64bits_reset(hasher->state); }
+void kvs_hasher_begin(struct kvs_hasher *hasher) {
+  XXH3_64bits_reset(hasher->state);
+}
 
 void kvs_hasher_add(struct kvs_hasher *hasher, const void *bytes, size_t length) {
   XXH3_64bits_update(hasher->state, bytes, length);
 }
 
-uint64_t kvs_hasher_end(struct kvs_hasher *hasher) { return XXH3_64bits_digest(hasher->state); }
+uint64_t kvs_hasher_end(struct kvs_hasher *hasher) {
+  return XXH3_64bits_digest(hasher->state);
+}

@@ -43,8 +43,7 @@ static int keep_tokens(kvstow_lease *lease, const kvstow_prefix *prefix) {
   bool all_verified = true;
   for (size_t i = 0; i < lease->blocks; i++) all_verified &= lease->block[i].verified;
   if (all_verified) return 0;
-  const size_t bytes =
-      lease->blocks * lease->space->layout.block_tokens * sizeof(kvstow_token);
+  const size_t bytes = lease->blocks * lease->space->layout.block_tokens * sizeof(kvstow_token);
   lease->tokens = malloc(bytes);
   if (lease->tokens == NULL) return KVSTOW_ENOMEM;
   memcpy(lease->tokens, prefix->tokens, bytes);
@@ -55,8 +54,7 @@ static int keep_tokens(kvstow_lease *lease, const kvstow_prefix *prefix) {
 static kvstow_lease *lease_find(struct kvs_chain *chain, int *rc) {
   *rc = KVSTOW_EMISS;
   if (chain->blocks == 0 || chain->root == KVS_NO_ENTRY) return NULL;
-  kvstow_lease *lease =
-      malloc(sizeof *lease + chain->blocks * sizeof(struct kvs_lease_block));
+  kvstow_lease *lease = malloc(sizeof *lease + chain->blocks * sizeof(struct kvs_lease_block));
   if (lease == NULL) {
     *rc = KVSTOW_ENOMEM;
     return NULL;
@@ -143,8 +141,7 @@ int kvstow_match_batch(const kvstow_prefix *prefixes, size_t count, uint32_t fla
                        kvstow_lease **leases, kvstow_held *held, int *results) {
   if (prefixes == NULL || leases == NULL || results == NULL) return KVSTOW_EINVAL;
   for (size_t i = 0; i < count; i++)
-    results[i] =
-        kvstow_match(&prefixes[i], flags, &leases[i], held == NULL ? NULL : &held[i]);
+    results[i] = kvstow_match(&prefixes[i], flags, &leases[i], held == NULL ? NULL : &held[i]);
   return 0;
 }
 
@@ -203,8 +200,7 @@ bool kvs_lease_tokens_equal(const kvstow_lease *lease, size_t i, const void *hea
 
 void kvs_lease_promote(kvstow_lease *lease, size_t i, struct kvs_reads *reads) {
   for (; i < lease->blocks && reads->count < KVS_LOADS_A_CALL; i++)
-    if (kvs_load_start(lease->store, lease->block[i].id, KVSTOW_PREFETCH, true, reads) != 0)
-      return;
+    if (kvs_load_start(lease->store, lease->block[i].id, KVSTOW_PREFETCH, true, reads) != 0) return;
 }
 
 /* A block that is in RAM is verified now; one that failed shortens the lease. */

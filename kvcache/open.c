@@ -20,13 +20,19 @@
 #define PACKING_PCT 94u /* of the region, before it has been measured */
 #define POLICY_NAME_BYTES 256u
 
-const char *kvstow_version(void) { return KVSTOW_VERSION; }
+const char *kvstow_version(void) {
+  return KVSTOW_VERSION;
+}
 
 /* ---- time and messages ---------------------------------------------------------------------- */
 
-uint64_t kvs_now_us(void) { return kvs_now_ns() / 1000; }
+uint64_t kvs_now_us(void) {
+  return kvs_now_ns() / 1000;
+}
 
-uint32_t kvs_now_s(void) { return (uint32_t)time(NULL); }
+uint32_t kvs_now_s(void) {
+  return (uint32_t)time(NULL);
+}
 
 uint64_t kvs_deadline(const kvstow *store, uint32_t timeout_ms) {
   const uint64_t ms = timeout_ms == 0 ? store->options.load_timeout_ms : timeout_ms;
@@ -88,8 +94,7 @@ static int check_options(kvstow *store, const kvstow_options *o) {
   if (o->ssd_bytes > 0 && (o->dirs == NULL || o->dirs_count == 0))
     return kvs_fail(store, KVSTOW_EINVAL, "options: ssd_bytes %llu, but no dirs",
                     (unsigned long long)o->ssd_bytes);
-  if ((unsigned)o->engine > KVSTOW_ENGINE_THREADS ||
-      (unsigned)o->write_mode > KVSTOW_WRITE_THROUGH)
+  if ((unsigned)o->engine > KVSTOW_ENGINE_THREADS || (unsigned)o->write_mode > KVSTOW_WRITE_THROUGH)
     return kvs_fail(store, KVSTOW_EINVAL, "options: engine %d, write_mode %d: no such thing",
                     (int)o->engine, (int)o->write_mode);
   if (o->ram_bytes < KVS_RAM_MIN_BYTES)
@@ -117,9 +122,8 @@ static int make_policy(kvstow *store, struct kvs_policy *policy, const char *tex
   char why[KVSTOW_MESSAGE_BYTES] = "";
   int rc = kvstow_policy_find(name, &policy->ops, why, sizeof why);
   if (rc != 0) return kvs_fail(store, rc, "policy %s: %s", name, why);
-  policy->nodes = (kvstow_nodes){.chunks = nodes,
-                                 .shift = KVS_CHUNK_SHIFT,
-                                 .stride = (uint32_t)sizeof(struct kvs_entry)};
+  policy->nodes = (kvstow_nodes){
+      .chunks = nodes, .shift = KVS_CHUNK_SHIFT, .stride = (uint32_t)sizeof(struct kvs_entry)};
   const kvstow_policy_config config = {.size = sizeof config,
                                        .nodes = &policy->nodes,
                                        .capacity = capacity == 0 ? 1 : capacity,
@@ -181,8 +185,7 @@ static bool recover_record(void *arg, const kvstow_record *record) {
   kvstow_block_info info;
   const uint64_t padded = (uint64_t)record->planes * record->plane_bytes;
   if (kvstow_tag_describe(record->tag, &info) != 0 || padded == 0 ||
-      padded > store->segment_bytes ||
-      record->planes != (info.layers == 0 ? 1 : info.layers))
+      padded > store->segment_bytes || record->planes != (info.layers == 0 ? 1 : info.layers))
     return true; /* written by something else through the tier */
   const uint32_t root = kvs_root_take(store, info.root, info.space, true);
   if (root == KVS_NO_ENTRY) return false;
@@ -312,8 +315,8 @@ static int make_parts(kvstow *store) {
   }
   const uint64_t ram_bytes = o->ram_bytes / HUGE_BYTES * HUGE_BYTES;
   rc = kvs_pool_create(ram_bytes, o->populate, &store->pool);
-  if (rc != 0) return kvs_fail(store, rc, "ram: %llu bytes could not be had",
-                               (unsigned long long)ram_bytes);
+  if (rc != 0)
+    return kvs_fail(store, rc, "ram: %llu bytes could not be had", (unsigned long long)ram_bytes);
   store->capacity_bytes = ram_bytes / 100 * PACKING_PCT;
   const uint64_t guess = (uint64_t)1 << 20; /* block size is not known yet */
   rc = make_policy(store, &store->ram, o->ram_policy, store->index.ram_nodes, ram_bytes / guess);
@@ -357,8 +360,8 @@ int kvstow_open(const kvstow_options *options, kvstow **out, char *why, size_t w
 int kvstow_close(kvstow *store) {
   if (store == NULL) return 0;
   pthread_mutex_lock(&store->lock);
-  const bool busy = store->leases > 0 || store->sequences > 0 || store->queues > 0 ||
-                    store->reservations > 0;
+  const bool busy =
+      store->leases > 0 || store->sequences > 0 || store->queues > 0 || store->reservations > 0;
   pthread_mutex_unlock(&store->lock);
   if (busy)
     return kvs_fail(store, KVSTOW_EBUSY,

@@ -24,14 +24,14 @@
 #define SLAB_BYTES_MIN ((uint64_t)16 << 10) /* sizes the table of slabs, no more */
 
 struct slab {
-  char *base;               /* NULL: this table row is unused */
+  char *base; /* NULL: this table row is unused */
   uint32_t class_index;
   uint32_t slots;
   uint32_t used;
-  uint32_t prev, next;      /* among the class's slabs with free slots; next: free rows too */
-  uint32_t *header;         /* per slot: the header's number; NULL in the header class */
+  uint32_t prev, next; /* among the class's slabs with free slots; next: free rows too */
+  uint32_t *header;    /* per slot: the header's number; NULL in the header class */
   uint32_t *owner;
-  uint64_t taken;           /* a bit a slot */
+  uint64_t taken; /* a bit a slot */
 };
 
 struct size_class {
@@ -46,7 +46,7 @@ struct kvs_pool {
   struct kvs_region *region;
   struct slab *slabs; /* never moves: addresses of frames in use are computed without the lock */
   uint32_t slabs_count, slabs_room, slabs_free; /* rows used so far, rows there, list of unused */
-  struct size_class classes[CLASSES_MAX]; /* [0] is headers */
+  struct size_class classes[CLASSES_MAX];       /* [0] is headers */
   uint32_t classes_count;
   uint64_t slab_bytes, metadata_bytes;
 };
@@ -214,8 +214,7 @@ void *kvs_pool_payload(const struct kvs_pool *pool, uint32_t frame) {
 }
 
 void *kvs_pool_header(const struct kvs_pool *pool, uint32_t frame) {
-  return slot_address(pool,
-                      pool->slabs[frame >> SLOT_BITS].header[frame & (SLOTS_MAX - 1)]);
+  return slot_address(pool, pool->slabs[frame >> SLOT_BITS].header[frame & (SLOTS_MAX - 1)]);
 }
 
 uint32_t kvs_pool_owner(const struct kvs_pool *pool, uint32_t frame) {
@@ -246,8 +245,7 @@ int kvs_pool_create(uint64_t bytes, bool populate, struct kvs_pool **out) {
   pool->slabs_room = (uint32_t)(bytes / SLAB_BYTES_MIN);
   if (pool->slabs_room > NONE >> SLOT_BITS) pool->slabs_room = NONE >> SLOT_BITS;
   pool->slabs = calloc(pool->slabs_room, sizeof *pool->slabs);
-  int rc = pool->slabs == NULL ? KVSTOW_ENOMEM
-                               : kvs_region_create(bytes, populate, &pool->region);
+  int rc = pool->slabs == NULL ? KVSTOW_ENOMEM : kvs_region_create(bytes, populate, &pool->region);
   if (rc == 0 && find_class(pool, HEADER_BYTES, 0) == NONE) rc = KVSTOW_ENOMEM;
   if (rc != 0) {
     kvs_pool_destroy(pool);

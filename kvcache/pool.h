@@ -47,9 +47,9 @@ void kvs_pool_neighbours(struct kvs_pool *pool, uint32_t frame,
 
 struct kvs_pool_stats {
   uint64_t region_bytes;
-  uint64_t slab_bytes;     /* taken from the region, allocator's padding apart */
+  uint64_t slab_bytes; /* taken from the region, allocator's padding apart */
   uint64_t frames;
-  uint64_t frame_bytes;    /* payload and header of frames in use */
+  uint64_t frame_bytes; /* payload and header of frames in use */
   uint64_t payload_bytes;
   uint64_t capacity_frames; /* of the size used most: in use, free, and still to be carved */
   uint64_t metadata_bytes;

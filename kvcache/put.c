@@ -54,8 +54,7 @@ int kvs_header_format(const struct kvs_reservation *r, const kvstow_token *token
                             .v_bytes = space->layout.v_bytes,
                             .tokens = tokens};
   memcpy(info.space_name, space->name, sizeof info.space_name);
-  return kvs_describe_format(page, &info, r->key, space->planes,
-                             r->padded_bytes / space->planes);
+  return kvs_describe_format(page, &info, r->key, space->planes, r->padded_bytes / space->planes);
 }
 
 void kvs_sum_planes(void *page, const void *payload, uint32_t planes, uint32_t plane_bytes) {
@@ -351,7 +350,6 @@ static int reserve_one(struct kvs_chain *chain, size_t block, uint32_t payload_b
   store->reservations++;
   pthread_mutex_unlock(&store->lock);
   *slot = (kvstow_slot){.payload = payload, .bytes = r->padded_bytes, .internal = r};
-  if (rc != 0) drop_slot(store, slot);
   return rc;
 }
 

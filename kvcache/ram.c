@@ -118,9 +118,13 @@ static bool unlink_entry(kvstow *store, uint32_t id, bool even_leased) {
   return !stays;
 }
 
-void kvs_unlink(kvstow *store, uint32_t id) { (void)unlink_entry(store, id, true); }
+void kvs_unlink(kvstow *store, uint32_t id) {
+  (void)unlink_entry(store, id, true);
+}
 
-bool kvs_unlink_unleased(kvstow *store, uint32_t id) { return unlink_entry(store, id, false); }
+bool kvs_unlink_unleased(kvstow *store, uint32_t id) {
+  return unlink_entry(store, id, false);
+}
 
 bool kvs_take_frame(kvstow *store, uint32_t id, bool unlink, uint32_t *frame) {
   struct kvs_entry *entry = kvs_entry(&store->index, id);

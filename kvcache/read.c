@@ -19,8 +19,8 @@ static int resolve_range(const kvstow_lease *lease, const kvstow_range *asked,
   const size_t tokens = lease->blocks * layout->block_tokens;
   *range = asked == NULL ? (kvstow_range){0} : *asked;
   if (layout->layers == 0)
-    return kvs_fail(lease->store, KVSTOW_EINVAL,
-                    "read: space %s is opaque: use kvstow_read_blocks", lease->space->name);
+    return kvs_fail(lease->store, KVSTOW_EINVAL, "read: space %s is opaque: use kvstow_read_blocks",
+                    lease->space->name);
   if (range->layer_first < layout->layers && range->layer_count == 0)
     range->layer_count = layout->layers - range->layer_first;
   if (range->token_first < tokens && range->token_count == 0)
@@ -28,10 +28,9 @@ static int resolve_range(const kvstow_lease *lease, const kvstow_range *asked,
   if (range->layer_count == 0 || range->layer_count > layout->layers ||
       range->layer_first > layout->layers - range->layer_count || range->token_count == 0 ||
       range->token_count > tokens || range->token_first > tokens - range->token_count)
-    return kvs_fail(lease->store, KVSTOW_EINVAL,
-                    "read: layers %u+%u of %u, tokens %zu+%zu of %zu", range->layer_first,
-                    range->layer_count, layout->layers, range->token_first, range->token_count,
-                    tokens);
+    return kvs_fail(lease->store, KVSTOW_EINVAL, "read: layers %u+%u of %u, tokens %zu+%zu of %zu",
+                    range->layer_first, range->layer_count, layout->layers, range->token_first,
+                    range->token_count, tokens);
   return 0;
 }
 
@@ -42,11 +41,11 @@ int kvs_read_job_rows(struct kvs_read_job *job, kvstow_lease *lease, const kvsto
   const int rc = resolve_range(lease, range, &job->range);
   if (rc != 0) return rc;
   const struct kvs_layout *layout = &lease->space->layout;
-  const size_t wanted = job->range.token_count * job->range.layer_count *
-                        ((size_t)layout->k_bytes + layout->v_bytes);
+  const size_t wanted =
+      job->range.token_count * job->range.layer_count * ((size_t)layout->k_bytes + layout->v_bytes);
   job->first = job->range.token_first / layout->block_tokens;
-  job->count = (job->range.token_first + job->range.token_count - 1) / layout->block_tokens -
-               job->first + 1;
+  job->count =
+      (job->range.token_first + job->range.token_count - 1) / layout->block_tokens - job->first + 1;
   job->next = job->first;
   if (iovcnt > 1) {
     job->iov_starts = malloc((size_t)iovcnt * sizeof *job->iov_starts);
@@ -120,21 +119,19 @@ static void deliver_rows(const struct kvs_read_job *job, size_t block, const cha
   const size_t tokens = space->layout.block_tokens, k = space->layout.k_bytes,
                v = space->layout.v_bytes, all = job->range.token_count;
   const size_t range_end = job->range.token_first + all;
-  const size_t start = block * tokens > job->range.token_first ? block * tokens
-                                                               : job->range.token_first;
+  const size_t start =
+      block * tokens > job->range.token_first ? block * tokens : job->range.token_first;
   const size_t end = (block + 1) * tokens < range_end ? (block + 1) * tokens : range_end;
   const size_t row = start - block * tokens, rows = end - start;
   const size_t column = start - job->range.token_first;
   for (uint32_t i = 0; i < planes; i++) {
     const uint32_t layer = plane_first + i;
-    if (layer < job->range.layer_first ||
-        layer >= job->range.layer_first + job->range.layer_count)
+    if (layer < job->range.layer_first || layer >= job->range.layer_first + job->range.layer_count)
       continue;
     const char *plane = from + (size_t)i * space->plane_bytes;
     const size_t base = (layer - job->range.layer_first) * all * (k + v);
     if (k > 0) scatter(job, base + column * k, plane + row * k, rows * k);
-    if (v > 0)
-      scatter(job, base + all * k + column * v, plane + tokens * k + row * v, rows * v);
+    if (v > 0) scatter(job, base + all * k + column * v, plane + tokens * k + row * v, rows * v);
   }
 }
 
@@ -197,9 +194,8 @@ void kvs_lease_unpin(kvstow_lease *lease, size_t i) {
 
 static uint32_t opaque_bytes(const kvstow *store, uint32_t frame) {
   kvstow_block_info info;
-  return kvstow_block_describe(kvs_pool_header(store->pool, frame), &info) == 0
-             ? info.payload_bytes
-             : 0;
+  return kvstow_block_describe(kvs_pool_header(store->pool, frame), &info) == 0 ? info.payload_bytes
+                                                                                : 0;
 }
 
 int kvs_read_job_step(struct kvs_read_job *job) {
@@ -263,12 +259,10 @@ static int run_and_count(struct kvs_read_job *job, uint32_t timeout_ms) {
   pthread_mutex_lock(&store->lock);
   if (rc == 0) {
     const bool rows = job->payloads == NULL;
-    store->count.read_tokens +=
-        rows ? job->range.token_count : job->count * layout->block_tokens;
-    store->count.read_bytes +=
-        rows ? job->range.token_count * job->range.layer_count *
-                   ((uint64_t)layout->k_bytes + layout->v_bytes)
-             : (uint64_t)job->count * lease->space->payload_bytes;
+    store->count.read_tokens += rows ? job->range.token_count : job->count * layout->block_tokens;
+    store->count.read_bytes += rows ? job->range.token_count * job->range.layer_count *
+                                          ((uint64_t)layout->k_bytes + layout->v_bytes)
+                                    : (uint64_t)job->count * lease->space->payload_bytes;
   }
   pthread_mutex_unlock(&store->lock);
   kvs_read_job_finish(job);
@@ -276,8 +270,8 @@ static int run_and_count(struct kvs_read_job *job, uint32_t timeout_ms) {
   return rc;
 }
 
-int kvstow_read(kvstow_lease *lease, const kvstow_range *range, const struct iovec *iov,
-                int iovcnt, uint32_t flags, uint32_t timeout_ms) {
+int kvstow_read(kvstow_lease *lease, const kvstow_range *range, const struct iovec *iov, int iovcnt,
+                uint32_t flags, uint32_t timeout_ms) {
   struct kvs_read_job job;
   const int rc = kvs_read_job_rows(&job, lease, range, iov, iovcnt, flags);
   return rc != 0 ? rc : run_and_count(&job, timeout_ms);
@@ -323,8 +317,8 @@ int kvstow_view(kvstow_lease *lease, size_t block, uint32_t timeout_ms, const vo
   }
   *payload = kvs_pool_payload(store->pool, frame);
   if (bytes != NULL)
-    *bytes = lease->space->layout.layers == 0 ? opaque_bytes(store, frame)
-                                              : lease->space->padded_bytes;
+    *bytes =
+        lease->space->layout.layers == 0 ? opaque_bytes(store, frame) : lease->space->padded_bytes;
   return 0;
 }
 

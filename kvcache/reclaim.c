@@ -26,7 +26,7 @@ struct listing {
     kvstow_key key, root;
     kvstow_loc loc;
     bool loaded; /* only to be written again */
-  } *row;
+  } * row;
   size_t count, room;
   bool failed; /* no memory for all */
 };
@@ -62,8 +62,7 @@ static void list_index(struct listing *list, uint32_t segment) {
   pthread_mutex_lock(&store->lock);
   for (uint32_t id = 0; id < store->index.used; id++) {
     const struct kvs_entry *entry = kvs_entry(&store->index, id);
-    if (kvs_entry_listed(entry) && (entry->flags & KVS_SSD) != 0 &&
-        entry->loc.segment == segment &&
+    if (kvs_entry_listed(entry) && (entry->flags & KVS_SSD) != 0 && entry->loc.segment == segment &&
         !list_add(list, entry->key, store->roots.rows[entry->root].id, entry->loc))
       break;
   }
@@ -144,8 +143,7 @@ static void load_valued(kvstow *store, struct listing *list, bool all) {
       const struct kvs_entry *entry = kvs_entry(&store->index, id);
       if (entry->frame != KVS_NO_FRAME || (entry->flags & KVS_LOADING) != 0) continue;
       if (valued(entry) && (all || (entry->flags & KVS_PINNED) != 0))
-        list->row[i].loaded =
-            kvs_load_start(store, id, KVSTOW_PREFETCH, false, &reads) == 0;
+        list->row[i].loaded = kvs_load_start(store, id, KVSTOW_PREFETCH, false, &reads) == 0;
     }
     pthread_mutex_unlock(&store->lock);
     kvs_loads_submit(store, &reads);
@@ -223,8 +221,8 @@ static int reclaim_one(kvstow *store, uint32_t segment, uint32_t records) {
   if (rc == 0 && any_leased(store, &list)) rc = KVSTOW_EBUSY;
   if (rc == 0) {
     pthread_mutex_lock(&store->lock);
-    const bool keep = store->segments[segment].valued * 100ull <=
-                      (uint64_t)records * store->options.reinsert_pct;
+    const bool keep =
+        store->segments[segment].valued * 100ull <= (uint64_t)records * store->options.reinsert_pct;
     pthread_mutex_unlock(&store->lock);
     load_valued(store, &list, keep);
     rc = empty(store, &list, keep);

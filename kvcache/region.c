@@ -155,8 +155,8 @@ static int make_arena(struct kvs_region *region) {
 }
 
 void *kvs_region_take(struct kvs_region *region, size_t bytes) {
-  return kvstow__je_mallocx(bytes, MALLOCX_ARENA(region->arena) | MALLOCX_TCACHE_NONE |
-                                       MALLOCX_ALIGN(PAGE_BYTES));
+  return kvstow__je_mallocx(
+      bytes, MALLOCX_ARENA(region->arena) | MALLOCX_TCACHE_NONE | MALLOCX_ALIGN(PAGE_BYTES));
 }
 
 void kvs_region_give(struct kvs_region *region, void *memory) {
@@ -220,6 +220,10 @@ void kvs_region_destroy(struct kvs_region *region) {
   free(region);
 }
 
-char *kvs_region_base(const struct kvs_region *region) { return region->base; }
+char *kvs_region_base(const struct kvs_region *region) {
+  return region->base;
+}
 
-uint64_t kvs_region_bytes(const struct kvs_region *region) { return region->bytes; }
+uint64_t kvs_region_bytes(const struct kvs_region *region) {
+  return region->bytes;
+}

@@ -20,14 +20,14 @@ struct open_block {
 struct kvstow_seq {
   kvstow *store;
   struct kvstow_space *space;
-  uint32_t root; /* referenced */
+  uint32_t root;              /* referenced */
   kvstow_key root_id, parent; /* parent: key of the last sealed block */
   size_t sealed;              /* blocks, the prefix included */
   kvstow_token *tokens;       /* from the first unsealed block on */
   size_t tokens_count, tokens_room;
-  struct open_block *open;    /* [0] is block `sealed` */
+  struct open_block *open; /* [0] is block `sealed` */
   size_t open_count, open_room;
-  size_t *cursor;             /* a layer: tokens appended since the beginning of all */
+  size_t *cursor; /* a layer: tokens appended since the beginning of all */
   kvstow_access access;
 };
 
@@ -217,10 +217,9 @@ static void copy_rows(const kvstow_seq *seq, uint32_t layer, size_t at, const ch
     if (block->frame != KVS_NO_FRAME) {
       char *plane = (char *)kvs_pool_payload(seq->store->pool, block->frame) +
                     (size_t)layer * seq->space->plane_bytes;
-      if (layout->k_bytes > 0) memcpy(plane + row * layout->k_bytes, k, rows * layout->k_bytes);
-      if (layout->v_bytes > 0)
-        memcpy(plane + tokens * layout->k_bytes + row * layout->v_bytes, v,
-               rows * layout->v_bytes);
+      if (k != NULL) memcpy(plane + row * layout->k_bytes, k, rows * layout->k_bytes);
+      if (v != NULL)
+        memcpy(plane + tokens * layout->k_bytes + row * layout->v_bytes, v, rows * layout->v_bytes);
     }
     if (k != NULL) k += rows * layout->k_bytes;
     if (v != NULL) v += rows * layout->v_bytes;
@@ -229,8 +228,7 @@ static void copy_rows(const kvstow_seq *seq, uint32_t layer, size_t at, const ch
   }
 }
 
-int kvstow_seq_append(kvstow_seq *seq, uint32_t layer, const void *k, const void *v,
-                      size_t count) {
+int kvstow_seq_append(kvstow_seq *seq, uint32_t layer, const void *k, const void *v, size_t count) {
   if (seq == NULL) return KVSTOW_EINVAL;
   const struct kvs_layout *layout = &seq->space->layout;
   if (layer >= layout->layers || (k == NULL && layout->k_bytes > 0 && count > 0) ||

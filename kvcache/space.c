@@ -53,8 +53,7 @@ uint32_t kvs_root_take(kvstow *store, kvstow_key id, kvstow_key space_id, bool c
     row = roots->count++;
   }
   uint32_t *bucket = root_bucket(roots, id);
-  roots->rows[row] =
-      (struct kvs_root){.id = id, .space_id = space_id, .refs = 1, .next = *bucket};
+  roots->rows[row] = (struct kvs_root){.id = id, .space_id = space_id, .refs = 1, .next = *bucket};
   *bucket = row;
   return row;
 }
@@ -75,11 +74,17 @@ void kvstow_space_options_init(kvstow_space_options *options) {
   *options = (kvstow_space_options){.size = sizeof *options};
 }
 
-uint32_t kvstow_space_block_tokens(const kvstow_space *space) { return space->layout.block_tokens; }
+uint32_t kvstow_space_block_tokens(const kvstow_space *space) {
+  return space->layout.block_tokens;
+}
 
-uint32_t kvstow_space_plane_bytes(const kvstow_space *space) { return space->plane_bytes; }
+uint32_t kvstow_space_plane_bytes(const kvstow_space *space) {
+  return space->plane_bytes;
+}
 
-uint32_t kvstow_space_payload_bytes(const kvstow_space *space) { return space->padded_bytes; }
+uint32_t kvstow_space_payload_bytes(const kvstow_space *space) {
+  return space->padded_bytes;
+}
 
 static uint64_t page_up(uint64_t bytes) {
   return (bytes + KVSTOW_PAGE_BYTES - 1) & ~(uint64_t)(KVSTOW_PAGE_BYTES - 1);
@@ -138,8 +143,7 @@ static const struct kvs_root *other_layout(const kvstow *store, const struct kvs
     const struct kvs_root *root = &store->roots.rows[i];
     if (root->refs == 0 || root->block_tokens == 0 || !kvs_key_equal(root->space_id, space->id))
       continue;
-    if (root->layers != space->layout.layers ||
-        root->block_tokens != space->layout.block_tokens ||
+    if (root->layers != space->layout.layers || root->block_tokens != space->layout.block_tokens ||
         (root->layers != 0 && root->plane_bytes != space->plane_bytes))
       return root;
   }
@@ -224,8 +228,8 @@ int kvs_chain_init(struct kvs_chain *chain, const kvstow_prefix *prefix, size_t 
     chain->keys = malloc((chain->blocks + 1) * sizeof *chain->keys);
     if (chain->keys == NULL) return KVSTOW_ENOMEM;
   }
-  chain->root_id = kvs_root_id(store->seed, space->id, &space->layout, prefix->salt,
-                               prefix->salt_bytes);
+  chain->root_id =
+      kvs_root_id(store->seed, space->id, &space->layout, prefix->salt, prefix->salt_bytes);
   chain->keys[0] = chain->root_id;
   for (size_t i = 0; i < chain->blocks; i++)
     chain->keys[i + 1] = kvs_block_key(store->seed, chain->keys[i], kvs_chain_tokens(chain, i),
@@ -279,8 +283,7 @@ uint32_t kvs_chain_find(struct kvs_chain *chain, size_t block, bool lease, bool 
       *in_ram = true;
       if (kvstow_block_describe(kvs_pool_header(store->pool, entry->frame), &info) != 0 ||
           info.tokens_count != tokens || !kvs_key_equal(info.parent, chain->keys[block]) ||
-          memcmp(info.tokens, kvs_chain_tokens(chain, block), tokens * sizeof(kvstow_token)) !=
-              0) {
+          memcmp(info.tokens, kvs_chain_tokens(chain, block), tokens * sizeof(kvstow_token)) != 0) {
         id = KVS_NO_ENTRY;
         chain->collisions++;
       }

@@ -112,51 +112,92 @@ enum type { U64, U32, F64 };
 enum kind { GAUGE, COUNTER };
 
 struct field {
-  const char *name; /* in JSON; with "kvstow_" before and, for counters, "_total" behind it elsewhere */
+  const char
+      *name; /* in JSON; with "kvstow_" before and, for counters, "_total" behind it elsewhere */
   size_t offset;
   enum type type;
   enum kind kind;
 };
 
-#define CACHE(name, type, kind) {#name, offsetof(kvstow_stats, name), type, kind}
-#define TIER(name, type, kind) {"tier_" #name, offsetof(kvstow_stats, tier.name), type, kind}
+#define CACHE(name, type, kind)                                                                    \
+  { #name, offsetof(kvstow_stats, name), type, kind }
+#define TIER(name, type, kind)                                                                     \
+  { "tier_" #name, offsetof(kvstow_stats, tier.name), type, kind }
 
-static const struct field FIELDS[] = {
-    CACHE(blocks, U64, GAUGE), CACHE(ram_blocks, U64, GAUGE), CACHE(ssd_blocks, U64, GAUGE),
-    CACHE(dirty_blocks, U64, GAUGE), CACHE(pinned_blocks, U64, GAUGE), CACHE(leases, U64, GAUGE),
-    CACHE(ram_budget_bytes, U64, GAUGE), CACHE(ram_payload_bytes, U64, GAUGE),
-    CACHE(ram_used_bytes, U64, GAUGE), CACHE(ram_capacity_blocks, U64, GAUGE),
-    CACHE(metadata_bytes, U64, GAUGE), CACHE(metadata_bytes_a_block, F64, GAUGE),
-    CACHE(fragmentation, F64, GAUGE), CACHE(matches, U64, COUNTER),
-    CACHE(match_blocks_asked, U64, COUNTER), CACHE(match_tokens_asked, U64, COUNTER),
-    CACHE(ram_hit_blocks, U64, COUNTER), CACHE(ssd_hit_blocks, U64, COUNTER),
-    CACHE(hit_tokens, U64, COUNTER), CACHE(stored_blocks, U64, COUNTER),
-    CACHE(stored_tokens, U64, COUNTER), CACHE(stored_bytes, U64, COUNTER),
-    CACHE(duplicate_blocks, U64, COUNTER), CACHE(store_refused, U64, COUNTER),
-    CACHE(read_tokens, U64, COUNTER), CACHE(read_bytes, U64, COUNTER),
-    CACHE(demoted_blocks, U64, COUNTER), CACHE(demoted_bytes, U64, COUNTER),
-    CACHE(promoted_blocks, U64, COUNTER), CACHE(promoted_bytes, U64, COUNTER),
-    CACHE(evicted_blocks, U64, COUNTER), CACHE(forgotten_blocks, U64, COUNTER), CACHE(ram_evictions, U64, COUNTER),
-    CACHE(reinserted_blocks, U64, COUNTER), CACHE(admission_refused, U64, COUNTER),
-    CACHE(segments_reclaimed, U64, COUNTER), CACHE(stored_waits, U64, COUNTER),
-    CACHE(write_amplification, F64, GAUGE), CACHE(prefetch_issued, U64, COUNTER),
-    CACHE(prefetch_used, U64, COUNTER), CACHE(prefetch_wasted, U64, COUNTER),
-    CACHE(prefetch_late, U64, COUNTER), CACHE(corrupt_blocks, U64, COUNTER),
-    CACHE(failed_loads, U64, COUNTER), CACHE(timeouts, U64, COUNTER),
-    CACHE(cancels, U64, COUNTER), CACHE(collisions, U64, COUNTER),
-    CACHE(expired_blocks, U64, COUNTER), CACHE(events_dropped, U64, COUNTER),
-    CACHE(recovered_blocks, U64, GAUGE), CACHE(recovery_us, U64, GAUGE),
-    TIER(segments, U32, GAUGE), TIER(segments_free, U32, GAUGE),
-    TIER(segments_sealed, U32, GAUGE), TIER(segments_bad, U32, GAUGE),
-    TIER(budget_bytes, U64, GAUGE), TIER(disk_bytes, U64, GAUGE),
-    TIER(records_written, U64, COUNTER), TIER(bytes_written, U64, COUNTER),
-    TIER(bytes_written_today, U64, GAUGE), TIER(records_read, U64, COUNTER),
-    TIER(bytes_read, U64, COUNTER), TIER(read_requests, U64, COUNTER),
-    TIER(device_reads, U64, COUNTER), TIER(device_read_bytes, U64, COUNTER),
-    TIER(merges, U64, COUNTER), TIER(device_writes, U64, COUNTER), TIER(flushes, U64, COUNTER),
-    TIER(io_errors, U64, COUNTER), TIER(corrupt_headers, U64, COUNTER),
-    TIER(corrupt_planes, U64, COUNTER), TIER(stale_reads, U64, COUNTER),
-    TIER(short_ios, U64, COUNTER), TIER(retries, U64, COUNTER)};
+static const struct field FIELDS[] = {CACHE(blocks, U64, GAUGE),
+                                      CACHE(ram_blocks, U64, GAUGE),
+                                      CACHE(ssd_blocks, U64, GAUGE),
+                                      CACHE(dirty_blocks, U64, GAUGE),
+                                      CACHE(pinned_blocks, U64, GAUGE),
+                                      CACHE(leases, U64, GAUGE),
+                                      CACHE(ram_budget_bytes, U64, GAUGE),
+                                      CACHE(ram_payload_bytes, U64, GAUGE),
+                                      CACHE(ram_used_bytes, U64, GAUGE),
+                                      CACHE(ram_capacity_blocks, U64, GAUGE),
+                                      CACHE(metadata_bytes, U64, GAUGE),
+                                      CACHE(metadata_bytes_a_block, F64, GAUGE),
+                                      CACHE(fragmentation, F64, GAUGE),
+                                      CACHE(matches, U64, COUNTER),
+                                      CACHE(match_blocks_asked, U64, COUNTER),
+                                      CACHE(match_tokens_asked, U64, COUNTER),
+                                      CACHE(ram_hit_blocks, U64, COUNTER),
+                                      CACHE(ssd_hit_blocks, U64, COUNTER),
+                                      CACHE(hit_tokens, U64, COUNTER),
+                                      CACHE(stored_blocks, U64, COUNTER),
+                                      CACHE(stored_tokens, U64, COUNTER),
+                                      CACHE(stored_bytes, U64, COUNTER),
+                                      CACHE(duplicate_blocks, U64, COUNTER),
+                                      CACHE(store_refused, U64, COUNTER),
+                                      CACHE(read_tokens, U64, COUNTER),
+                                      CACHE(read_bytes, U64, COUNTER),
+                                      CACHE(demoted_blocks, U64, COUNTER),
+                                      CACHE(demoted_bytes, U64, COUNTER),
+                                      CACHE(promoted_blocks, U64, COUNTER),
+                                      CACHE(promoted_bytes, U64, COUNTER),
+                                      CACHE(evicted_blocks, U64, COUNTER),
+                                      CACHE(forgotten_blocks, U64, COUNTER),
+                                      CACHE(ram_evictions, U64, COUNTER),
+                                      CACHE(reinserted_blocks, U64, COUNTER),
+                                      CACHE(admission_refused, U64, COUNTER),
+                                      CACHE(segments_reclaimed, U64, COUNTER),
+                                      CACHE(stored_waits, U64, COUNTER),
+                                      CACHE(write_amplification, F64, GAUGE),
+                                      CACHE(prefetch_issued, U64, COUNTER),
+                                      CACHE(prefetch_used, U64, COUNTER),
+                                      CACHE(prefetch_wasted, U64, COUNTER),
+                                      CACHE(prefetch_late, U64, COUNTER),
+                                      CACHE(corrupt_blocks, U64, COUNTER),
+                                      CACHE(failed_loads, U64, COUNTER),
+                                      CACHE(timeouts, U64, COUNTER),
+                                      CACHE(cancels, U64, COUNTER),
+                                      CACHE(collisions, U64, COUNTER),
+                                      CACHE(expired_blocks, U64, COUNTER),
+                                      CACHE(events_dropped, U64, COUNTER),
+                                      CACHE(recovered_blocks, U64, GAUGE),
+                                      CACHE(recovery_us, U64, GAUGE),
+                                      TIER(segments, U32, GAUGE),
+                                      TIER(segments_free, U32, GAUGE),
+                                      TIER(segments_sealed, U32, GAUGE),
+                                      TIER(segments_bad, U32, GAUGE),
+                                      TIER(budget_bytes, U64, GAUGE),
+                                      TIER(disk_bytes, U64, GAUGE),
+                                      TIER(records_written, U64, COUNTER),
+                                      TIER(bytes_written, U64, COUNTER),
+                                      TIER(bytes_written_today, U64, GAUGE),
+                                      TIER(records_read, U64, COUNTER),
+                                      TIER(bytes_read, U64, COUNTER),
+                                      TIER(read_requests, U64, COUNTER),
+                                      TIER(device_reads, U64, COUNTER),
+                                      TIER(device_read_bytes, U64, COUNTER),
+                                      TIER(merges, U64, COUNTER),
+                                      TIER(device_writes, U64, COUNTER),
+                                      TIER(flushes, U64, COUNTER),
+                                      TIER(io_errors, U64, COUNTER),
+                                      TIER(corrupt_headers, U64, COUNTER),
+                                      TIER(corrupt_planes, U64, COUNTER),
+                                      TIER(stale_reads, U64, COUNTER),
+                                      TIER(short_ios, U64, COUNTER),
+                                      TIER(retries, U64, COUNTER)};
 
 static const struct {
   const char *name;
@@ -174,15 +215,13 @@ struct text {
   size_t bytes, length;
 };
 
-static void add(struct text *text, const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
+static void add(struct text *text, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 static void add(struct text *text, const char *format, ...) {
   va_list arguments;
   va_start(arguments, format);
   char *to = text->length < text->bytes ? text->to + text->length : NULL;
-  const int length =
-      vsnprintf(to, to == NULL ? 0 : text->bytes - text->length, format, arguments);
+  const int length = vsnprintf(to, to == NULL ? 0 : text->bytes - text->length, format, arguments);
   va_end(arguments);
   if (length > 0) text->length += (size_t)length;
 }

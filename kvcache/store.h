@@ -36,8 +36,8 @@
 #define KVS_RAM_MIN_BYTES ((uint64_t)8 << 20)
 #define KVS_BATCH_BYTES ((uint64_t)16 << 20) /* one demotion batch at most */
 #define KVS_BATCH_RECORDS 256u
-#define KVS_BATCHES_MAX 4u                      /* in flight */
-#define KVS_LOADS_BYTES ((uint64_t)64 << 20)    /* promotions in flight ahead of demand */
+#define KVS_BATCHES_MAX 4u                   /* in flight */
+#define KVS_LOADS_BYTES ((uint64_t)64 << 20) /* promotions in flight ahead of demand */
 
 struct kvs_events;
 struct kvs_async;
@@ -47,7 +47,7 @@ struct kvstow_space {
   struct kvstow_space *next;
   kvstow_key id;
   char name[KVS_NAME_BYTES];
-  struct kvs_layout layout; /* layers 0: opaque */
+  struct kvs_layout layout;                   /* layers 0: opaque */
   uint32_t planes, plane_bytes, padded_bytes; /* opaque: of the largest block */
   uint32_t payload_bytes;                     /* without padding */
   uint32_t ttl_s;
@@ -56,8 +56,8 @@ struct kvstow_space {
 /* One chain root with blocks, leases or calls under way. Found by id; an entry names it by index. */
 struct kvs_root {
   kvstow_key id, space_id;
-  uint64_t refs;    /* 0: the row is free */
-  uint32_t next;    /* in its bucket; among free rows */
+  uint64_t refs;                              /* 0: the row is free */
+  uint32_t next;                              /* in its bucket; among free rows */
   uint32_t layers, block_tokens, plane_bytes; /* plane_bytes means nothing if layers is 0 */
 };
 
@@ -85,7 +85,8 @@ struct kvs_wanted {
 struct kvs_segment {
   uint32_t records; /* entries whose loc is here */
   uint32_t valued;  /* of them in the SSD policy or pinned */
-  int32_t pending;  /* appended, not yet known to be written: not to be reclaimed. Below 0 for a moment,
+  int32_t
+      pending; /* appended, not yet known to be written: not to be reclaimed. Below 0 for a moment,
                        when the completion overtakes the count. */
 };
 
@@ -128,19 +129,20 @@ struct kvstow {
   /* demotion */
   pthread_t demoter;
   bool demoter_runs, stopping;
-  bool pressing;             /* above the high watermark, not yet down to the low one */
-  struct kvs_wanted *wanted; /* to be written whatever the watermarks: write-through, flush, reclaim */
+  bool pressing; /* above the high watermark, not yet down to the low one */
+  struct kvs_wanted
+      *wanted; /* to be written whatever the watermarks: write-through, flush, reclaim */
   size_t wanted_count, wanted_at, wanted_room;
-  uint64_t wanted_in, wanted_out;        /* ever */
+  uint64_t wanted_in, wanted_out; /* ever */
   uint64_t batches_begun;
-  uint64_t batches[KVS_BATCHES_MAX];     /* numbers of those in flight; 0 free */
+  uint64_t batches[KVS_BATCHES_MAX]; /* numbers of those in flight; 0 free */
   uint64_t demoting_bytes;
   uint64_t pressed_bytes; /* somebody waits for so much RAM */
   uint64_t write_errors;  /* blocks that could not be written, ever; */
   int write_error;        /* why the newest could not */
   kvstow_loc *buried;     /* records to erase: copies given up without their segment */
   size_t buried_count, buried_room;
-  unsigned erasing;    /* threads that have taken some off the list */
+  unsigned erasing; /* threads that have taken some off the list */
   uint64_t erase_errors;
   struct kvs_segment *segments;
   uint32_t segments_count, segment_bytes;
@@ -185,10 +187,10 @@ void kvs_root_give(kvstow *store, uint32_t root);
 struct kvs_chain {
   struct kvstow_space *space;
   kvstow *store;
-  uint32_t root;      /* referenced; KVS_NO_ENTRY: nothing of it is held */
+  uint32_t root; /* referenced; KVS_NO_ENTRY: nothing of it is held */
   kvstow_key root_id;
   size_t blocks;
-  kvstow_key *keys;   /* [0] is the root, [i + 1] block i */
+  kvstow_key *keys; /* [0] is the root, [i + 1] block i */
   kvstow_key room[65];
   const kvstow_prefix *prefix;
   uint64_t expired, collisions; /* met by kvs_chain_find */
@@ -307,11 +309,11 @@ void kvs_sum_planes(void *page, const void *payload, uint32_t planes, uint32_t p
 /* ---- demote.c ------------------------------------------------------------------------------- */
 
 int kvs_demoter_start(kvstow *store);
-void kvs_demoter_stop(kvstow *store);              /* lock NOT held */
-void kvs_demoter_check(kvstow *store);             /* wakes it if RAM is above the watermark */
+void kvs_demoter_stop(kvstow *store);  /* lock NOT held */
+void kvs_demoter_check(kvstow *store); /* wakes it if RAM is above the watermark */
 /* The block is to be written soon. */
 void kvs_demote_want(kvstow *store, uint32_t id, bool again);
-int kvs_flush(kvstow *store);                      /* lock NOT held */
+int kvs_flush(kvstow *store); /* lock NOT held */
 
 /* ---- reclaim.c ------------------------------------------------------------------------------ */
 
@@ -351,16 +353,16 @@ void kvs_lease_bad(kvstow_lease *lease, size_t i); /* any lock or none */
 /* One read, of rows or of whole payloads. */
 struct kvs_read_job {
   kvstow_lease *lease;
-  size_t first, count;     /* blocks */
-  size_t next;             /* block to do next, in first..first + count */
+  size_t first, count; /* blocks */
+  size_t next;         /* block to do next, in first..first + count */
   uint32_t flags;
   /* of rows */
-  kvstow_range range;      /* counts resolved */
+  kvstow_range range; /* counts resolved */
   const struct iovec *iov;
   int iovcnt;
-  size_t *iov_starts;      /* offset of each iovec in the whole; NULL if there is one */
+  size_t *iov_starts; /* offset of each iovec in the whole; NULL if there is one */
   /* of whole payloads */
-  void *const *payloads;   /* else NULL */
+  void *const *payloads; /* else NULL */
   size_t *bytes;
 };
 /* Check the arguments. No lock held. */
@@ -395,7 +397,7 @@ uint64_t kvs_events_dropped(const struct kvs_events *events);
 
 /* ---- async.c -------------------------------------------------------------------------------- */
 
-void kvs_async_wake(kvstow *store); /* something changed: pending operations look again */
+void kvs_async_wake(kvstow *store);    /* something changed: pending operations look again */
 void kvs_async_destroy(kvstow *store); /* lock NOT held */
 
 #endif

@@ -13,7 +13,7 @@ extern "C" {
 #endif
 
 /* X(name, number, text) */
-#define KVSTOW_ERRORS(X)                                                                             \
+#define KVSTOW_ERRORS(X)                                                                           \
   X(EINVAL, 1, "invalid argument")                                                                 \
   X(ENOMEM, 2, "out of memory")                                                                    \
   X(EIO, 3, "input/output error")                                                                  \

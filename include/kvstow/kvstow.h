@@ -76,9 +76,9 @@ typedef enum kvstow_event_kind {
 
 typedef struct kvstow_event {
   kvstow_event_kind kind;
-  kvstow_key key;    /* of the block: equal in every store with the same hash seed */
-  kvstow_key root;   /* of its space and salt */
-  uint32_t depth;    /* position in its chain */
+  kvstow_key key;  /* of the block: equal in every store with the same hash seed */
+  kvstow_key root; /* of its space and salt */
+  uint32_t depth;  /* position in its chain */
 } kvstow_event;
 
 /* Runs on a thread of the library, one at a time, in order. It must not block for long and must not
@@ -86,27 +86,27 @@ typedef struct kvstow_event {
 typedef void (*kvstow_event_fn)(void *arg, const kvstow_event *event);
 
 typedef struct kvstow_options {
-  size_t size;              /* sizeof(kvstow_options) */
-  const char *const *dirs;  /* one a disk */
+  size_t size;             /* sizeof(kvstow_options) */
+  const char *const *dirs; /* one a disk */
   uint32_t dirs_count;
-  uint64_t ram_bytes;       /* >= 8 MiB; rounded down to 2 MiB */
-  uint64_t ssd_bytes;       /* of all dirs together; 0: RAM only, dirs are not looked at */
-  uint32_t segment_bytes;   /* 0: as stored, or 64 MiB, less for small budgets */
+  uint64_t ram_bytes;     /* >= 8 MiB; rounded down to 2 MiB */
+  uint64_t ssd_bytes;     /* of all dirs together; 0: RAM only, dirs are not looked at */
+  uint32_t segment_bytes; /* 0: as stored, or 64 MiB, less for small budgets */
   kvstow_engine engine;
   uint32_t queue_depth;
-  const char *ram_policy;   /* "lru", "name:key=value,...", or a path to a shared object */
+  const char *ram_policy; /* "lru", "name:key=value,...", or a path to a shared object */
   const char *ssd_policy;
   kvstow_write_mode write_mode;
-  uint32_t high_watermark_pct;   /* demotion starts when so much of RAM is dirty or hot */
-  uint32_t low_watermark_pct;    /* and goes on down to this */
-  uint32_t reinsert_pct;         /* of a reclaimed segment, what may be rewritten; 0: nothing */
-  uint64_t write_bytes_a_day;    /* to SSD; beyond it demotion is refused. 0: no limit */
-  uint32_t load_timeout_ms;      /* what timeout_ms 0 means */
-  uint32_t store_timeout_ms;     /* how long a store may wait for dirty RAM to be written */
-  bool merge_reads;              /* the read scheduler */
-  bool populate;                 /* touch the region's pages at open, in the background */
-  uint64_t hash_seed;            /* of a RAM-only store; 0: random. On SSD the directory has it. */
-  kvstow_event_fn on_event;      /* may be NULL */
+  uint32_t high_watermark_pct; /* demotion starts when so much of RAM is dirty or hot */
+  uint32_t low_watermark_pct;  /* and goes on down to this */
+  uint32_t reinsert_pct;       /* of a reclaimed segment, what may be rewritten; 0: nothing */
+  uint64_t write_bytes_a_day;  /* to SSD; beyond it demotion is refused. 0: no limit */
+  uint32_t load_timeout_ms;    /* what timeout_ms 0 means */
+  uint32_t store_timeout_ms;   /* how long a store may wait for dirty RAM to be written */
+  bool merge_reads;            /* the read scheduler */
+  bool populate;               /* touch the region's pages at open, in the background */
+  uint64_t hash_seed;          /* of a RAM-only store; 0: random. On SSD the directory has it. */
+  kvstow_event_fn on_event;    /* may be NULL */
   void *event_arg;
 } kvstow_options;
 
@@ -142,13 +142,13 @@ typedef struct kvstow_space_options {
   const char *name;        /* for people; up to 31 bytes are kept */
   const void *fingerprint; /* whatever makes KV interchangeable: weights, types, rope, versions */
   size_t fingerprint_bytes;
-  uint32_t layers;         /* 0: opaque blocks of any length up to opaque_max_bytes */
-  uint32_t k_bytes;        /* one token, one layer */
-  uint32_t v_bytes;        /* may be 0 (MLA) */
-  uint32_t block_tokens;   /* 0: 256, halved until a block is at most 16 MiB */
+  uint32_t layers;       /* 0: opaque blocks of any length up to opaque_max_bytes */
+  uint32_t k_bytes;      /* one token, one layer */
+  uint32_t v_bytes;      /* may be 0 (MLA) */
+  uint32_t block_tokens; /* 0: 256, halved until a block is at most 16 MiB */
   uint32_t opaque_max_bytes;
-  uint32_t ttl_s;          /* blocks older than this are misses; 0: no limit */
-  bool replace_layout;     /* drop what is stored under this fingerprint in another layout */
+  uint32_t ttl_s;      /* blocks older than this are misses; 0: no limit */
+  bool replace_layout; /* drop what is stored under this fingerprint in another layout */
 } kvstow_space_options;
 
 KVSTOW_API void kvstow_space_options_init(kvstow_space_options *options);
@@ -168,19 +168,22 @@ KVSTOW_API uint32_t kvstow_space_payload_bytes(const kvstow_space *space);
 /* A token prefix in a space: the argument of most calls. The first whole blocks of `tokens` are
  * meant; a tail shorter than a block is ignored. */
 typedef struct kvstow_prefix {
-  size_t size;               /* sizeof(kvstow_prefix) */
+  size_t size; /* sizeof(kvstow_prefix) */
   kvstow_space *space;
   const kvstow_token *tokens;
   size_t tokens_count;
-  const void *salt;          /* tenant, LoRA, image: other salts never see these blocks */
+  const void *salt; /* tenant, LoRA, image: other salts never see these blocks */
   size_t salt_bytes;
-  uint64_t session;          /* hints for policies, 0 unknown: the conversation, */
-  uint32_t category;         /* the request's class, */
-  uint64_t recompute_cost;   /* what a lost block costs */
+  uint64_t session;        /* hints for policies, 0 unknown: the conversation, */
+  uint32_t category;       /* the request's class, */
+  uint64_t recompute_cost; /* what a lost block costs */
 } kvstow_prefix;
 
 #define KVSTOW_PREFIX(space_, tokens_, count_)                                                     \
-  {.size = sizeof(kvstow_prefix), .space = (space_), .tokens = (tokens_), .tokens_count = (count_)}
+  {                                                                                                \
+    .size = sizeof(kvstow_prefix), .space = (space_), .tokens = (tokens_),                         \
+    .tokens_count = (count_)                                                                       \
+  }
 
 /* ---- store blocks --------------------------------------------------------------------------- */
 
@@ -194,7 +197,8 @@ typedef struct kvstow_source {
 typedef enum kvstow_flags {
   KVSTOW_NOWAIT = 1u << 0,     /* store: EFULL instead of waiting for dirty RAM to be written */
   KVSTOW_NO_PROMOTE = 1u << 1, /* match: leave SSD blocks where they are until they are read */
-  KVSTOW_BYPASS_RAM = 1u << 2, /* read: SSD blocks go straight to the caller; RAM need not keep them */
+  KVSTOW_BYPASS_RAM =
+      1u << 2, /* read: SSD blocks go straight to the caller; RAM need not keep them */
 } kvstow_flags;
 
 /* Stores `count` blocks of the prefix, beginning with block `first`, by copy; hashed on the way.
@@ -207,8 +211,8 @@ KVSTOW_API int kvstow_store(const kvstow_prefix *prefix, size_t first, size_t co
  * the stored layout (layer l at l * plane_bytes: K rows, then V rows at block_tokens * k_bytes), then
  * commits or aborts. Blocks are invisible until commit. */
 typedef struct kvstow_slot {
-  void *payload;  /* NULL: this block is held already, nothing to fill */
-  size_t bytes;   /* room */
+  void *payload; /* NULL: this block is held already, nothing to fill */
+  size_t bytes;  /* room */
   void *internal;
 } kvstow_slot;
 
@@ -243,10 +247,10 @@ KVSTOW_API void kvstow_seq_close(kvstow_seq *seq);
 /* ---- find and restore ----------------------------------------------------------------------- */
 
 typedef struct kvstow_held {
-  size_t tokens;      /* leading tokens held */
-  size_t blocks;      /* = ram_blocks + ssd_blocks */
+  size_t tokens; /* leading tokens held */
+  size_t blocks; /* = ram_blocks + ssd_blocks */
   size_t ram_blocks;
-  size_t ssd_blocks;  /* in RAM not yet, or not at all */
+  size_t ssd_blocks; /* in RAM not yet, or not at all */
 } kvstow_held;
 
 /* What is held, without lease, promotion, or effect on eviction: for schedulers. 0 even if
@@ -307,8 +311,8 @@ KVSTOW_API void kvstow_lease_release(kvstow_lease *lease);
 
 /* Completions arrive in a queue, which an event loop watches through its descriptor. */
 typedef struct kvstow_completion {
-  void *user;  /* what the call was given */
-  int result;  /* what the blocking call would have returned */
+  void *user; /* what the call was given */
+  int result; /* what the blocking call would have returned */
 } kvstow_completion;
 
 KVSTOW_API int kvstow_queue_create(kvstow *store, kvstow_queue **queue);
@@ -369,11 +373,12 @@ typedef struct kvstow_stats {
   size_t size;
   /* occupancy, now */
   uint64_t blocks, ram_blocks, ssd_blocks, dirty_blocks, pinned_blocks, leases;
-  uint64_t ram_budget_bytes, ram_payload_bytes, ram_used_bytes; /* used: slabs and headers included */
-  uint64_t ram_capacity_blocks;   /* of the block size used most, measured */
-  uint64_t metadata_bytes;        /* index and entries */
-  double metadata_bytes_a_block;  /* over the most blocks held at once */
-  double fragmentation;           /* of used RAM, the share that holds no payload or header */
+  uint64_t ram_budget_bytes, ram_payload_bytes,
+      ram_used_bytes;            /* used: slabs and headers included */
+  uint64_t ram_capacity_blocks;  /* of the block size used most, measured */
+  uint64_t metadata_bytes;       /* index and entries */
+  double metadata_bytes_a_block; /* over the most blocks held at once */
+  double fragmentation;          /* of used RAM, the share that holds no payload or header */
   /* matches */
   uint64_t matches, match_blocks_asked, match_tokens_asked;
   uint64_t ram_hit_blocks, ssd_hit_blocks, hit_tokens;
@@ -384,7 +389,7 @@ typedef struct kvstow_stats {
   uint64_t demoted_blocks, demoted_bytes, promoted_blocks, promoted_bytes;
   uint64_t evicted_blocks, forgotten_blocks, ram_evictions, reinserted_blocks, admission_refused;
   uint64_t segments_reclaimed, stored_waits;
-  double write_amplification;     /* bytes to SSD / bytes of blocks demoted the first time */
+  double write_amplification; /* bytes to SSD / bytes of blocks demoted the first time */
   /* chain prefetch */
   uint64_t prefetch_issued, prefetch_used, prefetch_wasted, prefetch_late;
   /* trouble */
@@ -392,7 +397,7 @@ typedef struct kvstow_stats {
   uint64_t events_dropped;
   uint64_t recovered_blocks, recovery_us;
   kvstow_latency match_latency, store_latency, read_latency, load_latency;
-  kvstow_tier_stats tier;         /* zero without SSD */
+  kvstow_tier_stats tier; /* zero without SSD */
 } kvstow_stats;
 
 /* Fills *stats as far as stats->size goes: set it to sizeof(kvstow_stats) first. */
@@ -407,9 +412,9 @@ KVSTOW_API size_t kvstow_stats_prometheus(const kvstow *store, char *text, size_
  * kvstow/tier.h. */
 typedef struct kvstow_block_info {
   char space_name[32];
-  kvstow_key space;   /* hash of the fingerprint */
-  kvstow_key root;    /* hash of fingerprint, layout and salt */
-  kvstow_key parent;  /* key of the block before; the root for the first */
+  kvstow_key space;  /* hash of the fingerprint */
+  kvstow_key root;   /* hash of fingerprint, layout and salt */
+  kvstow_key parent; /* key of the block before; the root for the first */
   uint32_t depth;
   uint32_t tokens_count;
   uint32_t payload_bytes; /* without padding */

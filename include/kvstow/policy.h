@@ -34,24 +34,24 @@ extern "C" {
 
 /* What the owner knows about one access. Unknown values are 0 (parent: KVSTOW_NO_ID). */
 typedef struct kvstow_access {
-  uint64_t key_lo, key_hi;   /* the block's key: names it in ghost lists after it is gone */
-  uint64_t request;          /* counts requests; equal for all blocks of one request */
-  uint64_t session;          /* the caller's conversation, 0 unknown */
-  uint64_t now_ms;           /* monotonic or trace time */
-  uint64_t recompute_cost;   /* caller's unit; 0 unknown */
-  uint32_t parent;           /* id of the parent block if this tier holds it, else KVSTOW_NO_ID */
-  uint32_t depth;            /* position in the chain, 0 is the first block */
-  uint32_t chain_blocks;     /* blocks in this request's chain */
-  uint32_t tokens;           /* tokens in the block */
-  uint32_t bytes;            /* payload bytes */
-  uint32_t category;         /* caller's request class, 0 unknown */
+  uint64_t key_lo, key_hi; /* the block's key: names it in ghost lists after it is gone */
+  uint64_t request;        /* counts requests; equal for all blocks of one request */
+  uint64_t session;        /* the caller's conversation, 0 unknown */
+  uint64_t now_ms;         /* monotonic or trace time */
+  uint64_t recompute_cost; /* caller's unit; 0 unknown */
+  uint32_t parent;         /* id of the parent block if this tier holds it, else KVSTOW_NO_ID */
+  uint32_t depth;          /* position in the chain, 0 is the first block */
+  uint32_t chain_blocks;   /* blocks in this request's chain */
+  uint32_t tokens;         /* tokens in the block */
+  uint32_t bytes;          /* payload bytes */
+  uint32_t category;       /* caller's request class, 0 unknown */
 } kvstow_access;
 
 /* Finds the node of an id: entries lie in equal chunks. Filled by the owner; inlined below. */
 typedef struct kvstow_nodes {
-  char *const *chunks;  /* chunk i holds ids [i << shift, (i + 1) << shift) */
+  char *const *chunks; /* chunk i holds ids [i << shift, (i + 1) << shift) */
   uint32_t shift;
-  uint32_t stride;      /* bytes from one entry to the next */
+  uint32_t stride; /* bytes from one entry to the next */
 } kvstow_nodes;
 
 static inline void *kvstow_node(const kvstow_nodes *nodes, uint32_t id) {
@@ -60,11 +60,11 @@ static inline void *kvstow_node(const kvstow_nodes *nodes, uint32_t id) {
 }
 
 typedef struct kvstow_policy_config {
-  size_t size;                /* sizeof(kvstow_policy_config) */
-  const kvstow_nodes *nodes;  /* outlives the policy; its chunks array may move between calls */
-  uint64_t capacity;          /* blocks the tier is expected to hold, >= 1 */
+  size_t size;               /* sizeof(kvstow_policy_config) */
+  const kvstow_nodes *nodes; /* outlives the policy; its chunks array may move between calls */
+  uint64_t capacity;         /* blocks the tier is expected to hold, >= 1 */
   uint64_t seed;
-  const char *params;         /* "k=v,k=v" or NULL; unknown keys are an error */
+  const char *params; /* "k=v,k=v" or NULL; unknown keys are an error */
 } kvstow_policy_config;
 
 typedef struct kvstow_policy_ops {

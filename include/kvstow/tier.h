@@ -63,12 +63,12 @@ typedef enum kvstow_engine {
 } kvstow_engine;
 
 typedef struct kvstow_tier_options {
-  size_t size;              /* sizeof(kvstow_tier_options) */
-  const char *const *dirs;  /* existing or creatable directories, one a disk; segments go round */
-  uint32_t dirs_count;      /* 1..16 */
-  bool read_only;           /* inspect and verify: nothing is written, a shared lock is held */
-  uint64_t budget_bytes;    /* of all directories together, metadata included */
-  uint32_t segment_bytes;   /* power of two, 1 MiB..1 GiB; 0: as stored, or 64 MiB */
+  size_t size;             /* sizeof(kvstow_tier_options) */
+  const char *const *dirs; /* existing or creatable directories, one a disk; segments go round */
+  uint32_t dirs_count;     /* 1..16 */
+  bool read_only;          /* inspect and verify: nothing is written, a shared lock is held */
+  uint64_t budget_bytes;   /* of all directories together, metadata included */
+  uint32_t segment_bytes;  /* power of two, 1 MiB..1 GiB; 0: as stored, or 64 MiB */
   kvstow_engine engine;
   uint32_t queue_depth;          /* device requests in flight, 1..1024 */
   uint32_t merge_distance_bytes; /* gap that one merged read may skip */
@@ -104,10 +104,10 @@ KVSTOW_API void kvstow_tier_message(const kvstow_tier *tier, char *text, size_t 
 /* A record described: made by the caller for record_format, by the tier for scan. */
 typedef struct kvstow_record {
   kvstow_key key;
-  kvstow_loc loc;        /* set by the tier */
-  uint32_t planes;       /* >= 1 */
-  uint32_t plane_bytes;  /* stride; multiple of 4096 */
-  uint64_t written_s;    /* Unix time of the append, set by the tier; advisory */
+  kvstow_loc loc;                /* set by the tier */
+  uint32_t planes;               /* >= 1 */
+  uint32_t plane_bytes;          /* stride; multiple of 4096 */
+  uint64_t written_s;            /* Unix time of the append, set by the tier; advisory */
   uint8_t tag[KVSTOW_TAG_BYTES]; /* the caller's; repeated in the segment's footer */
 } kvstow_record;
 
@@ -176,13 +176,13 @@ struct kvstow_record_read {
   kvstow_loc loc;
   uint32_t plane_bytes; /* as stored */
   uint32_t plane_first;
-  uint32_t plane_count;     /* 0: the header alone */
-  void *header;             /* out: the 4 KiB header page */
-  void *payload;            /* out: plane_count * plane_bytes, or NULL with plane_count 0 */
+  uint32_t plane_count; /* 0: the header alone */
+  void *header;         /* out: the 4 KiB header page */
+  void *payload;        /* out: plane_count * plane_bytes, or NULL with plane_count 0 */
   kvstow_priority priority;
   kvstow_read_done done;
-  void *arg;                /* the caller's */
-  int result;               /* out: 0, EMISS (recycled), ECORRUPT, EIO, ECANCELED */
+  void *arg;                                /* the caller's */
+  int result;                               /* out: 0, EMISS (recycled), ECORRUPT, EIO, ECANCELED */
   struct kvstow_record_read *next_internal; /* the tier's */
   void *job_internal;                       /* the tier's */
 };
@@ -213,11 +213,11 @@ typedef enum kvstow_segment_state {
 typedef struct kvstow_segment_info {
   kvstow_segment_state state;
   uint32_t generation;
-  uint32_t records;       /* appended, erased ones included */
-  uint32_t dir;           /* index into dirs */
-  uint64_t used_bytes;    /* from the front, padding included */
+  uint32_t records;    /* appended, erased ones included */
+  uint32_t dir;        /* index into dirs */
+  uint64_t used_bytes; /* from the front, padding included */
   uint64_t segment_bytes;
-  uint64_t opened_s;      /* Unix time of its first record */
+  uint64_t opened_s; /* Unix time of its first record */
 } kvstow_segment_info;
 
 /* Slots for segments under the budget; ids are below it. Slots without a file are FREE. */
@@ -247,19 +247,19 @@ KVSTOW_API int kvstow_tier_erase(kvstow_tier *tier, const kvstow_loc *locs, size
 
 typedef struct kvstow_tier_stats {
   size_t size;
-  const char *engine;        /* "io_uring" or "threads"; static storage */
-  char engine_reason[128];   /* why this one */
-  bool direct_io;            /* O_DIRECT on every directory */
-  bool offline;              /* after too many write errors */
+  const char *engine;      /* "io_uring" or "threads"; static storage */
+  char engine_reason[128]; /* why this one */
+  bool direct_io;          /* O_DIRECT on every directory */
+  bool offline;            /* after too many write errors */
   uint32_t segments, segments_free, segments_sealed, segments_bad;
-  uint64_t budget_bytes, disk_bytes; /* disk_bytes: allocated by all files now */
+  uint64_t budget_bytes, disk_bytes;       /* disk_bytes: allocated by all files now */
   uint64_t records_written, bytes_written; /* headers, padding and footers included */
   uint64_t bytes_written_today;            /* since 00:00 UTC, this process */
   uint64_t records_read, bytes_read;       /* asked for */
-  uint64_t read_requests;    /* asked of the scheduler */
-  uint64_t device_reads;     /* sent to the device */
-  uint64_t device_read_bytes;/* gaps included */
-  uint64_t merges;           /* requests that rode along with another */
+  uint64_t read_requests;                  /* asked of the scheduler */
+  uint64_t device_reads;                   /* sent to the device */
+  uint64_t device_read_bytes;              /* gaps included */
+  uint64_t merges;                         /* requests that rode along with another */
   uint64_t device_writes;
   uint64_t flushes;
   uint64_t io_errors, corrupt_headers, corrupt_planes, stale_reads, short_ios, retries;
@@ -270,7 +270,8 @@ typedef struct kvstow_tier_stats {
 KVSTOW_API void kvstow_tier_get_stats(const kvstow_tier *tier, kvstow_tier_stats *stats);
 
 /* Flips scheduling and the merge distance at run time, for comparisons. */
-KVSTOW_API void kvstow_tier_set_scheduling(kvstow_tier *tier, bool on, uint32_t merge_distance_bytes);
+KVSTOW_API void kvstow_tier_set_scheduling(kvstow_tier *tier, bool on,
+                                           uint32_t merge_distance_bytes);
 
 #ifdef __cplusplus
 }
