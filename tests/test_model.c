@@ -21,7 +21,7 @@
 enum {
   SPACES = 7,
   SALTS = 4,
-  DOCS = 10,
+  DOCS = 16,
   DEPTH = 12, /* blocks of the longest document */
   NODES = DOCS * DEPTH,
   LEASES = 3,
@@ -91,6 +91,14 @@ typedef struct hold { /* reserved, not yet committed */
   kvstow_slot slots[DEPTH];
 } hold;
 
+/* What happened to blocks, newest last, for failures. */
+enum { HISTORY = 1 << 16 };
+typedef struct happening {
+  size_t step;
+  const char *what;
+  int space, salt, index, detail; /* -1: all */
+} happening;
+
 typedef enum setting { TINY = 0, FITS, RAM_ONLY, SETTINGS } setting;
 
 typedef struct model {
@@ -120,7 +128,10 @@ typedef struct model {
   } pins[SPACES][SALTS];
 
   kvstow_token tokens[DEPTH * 64 + 64];
-  char *block, *bytes; /* scratch */
+  happening history[HISTORY];
+  size_t happened;
+
+  char *bytes; /* scratch */
   size_t bytes_max;
 
   size_t step, restarts, stores, full, asked_blocks, hit_blocks, fresh_asked, fresh_held, forgets,
@@ -145,6 +156,27 @@ __attribute__((format(printf, 3, 4), noreturn)) static void model_fail(model *m,
   if (m->store != NULL) kvstow_message(m->store, message, sizeof message);
   kv_fail_at(__FILE__, line, "setting %s, step %zu, %s: %s [store says: %s]", names[m->setting],
              m->step, what, text, message);
+}
+
+static void record(model *m, const char *happening_name, int space, int salt, int index,
+                   int detail) {
+  m->history[m->happened++ % HISTORY] =
+      (happening){m->step, happening_name, space, salt, index, detail};
+}
+
+/* Prints what happened to the blocks of a document. */
+static void recall(const model *m, int space, int salt, int doc) {
+  for (size_t i = m->happened > HISTORY ? m->happened - HISTORY : 0; i < m->happened; i++) {
+    const happening *h = &m->history[i % HISTORY];
+    bool ours = h->index < 0;
+    for (size_t block = 0; block < m->lengths[doc]; block++)
+      ours = ours || h->index == m->paths[doc][block];
+    if (!ours || (h->space >= 0 && h->space != space) || (h->salt >= 0 && h->salt != salt))
+      continue;
+    fprintf(stderr, "  step %zu: %s", h->step, h->what);
+    if (h->index >= 0) fprintf(stderr, " block %d", m->nodes[h->index].depth);
+    fprintf(stderr, " (%d)\n", h->detail);
+  }
 }
 
 static void grow_trie(model *m) {
@@ -235,6 +267,7 @@ static void now_stored(model *m, int space, int salt, int doc, size_t block, boo
   cell *c = cell_of(m, space, salt, doc, block);
   c->may = true;
   c->stored_s = kv_now_s();
+  record(m, what, space, salt, m->paths[doc][block], (int)c->life);
   if (surely && m->setting == FITS && space != MORTAL) c->must = true;
 }
 
@@ -248,6 +281,7 @@ static void check_held(model *m, int space, int salt, int doc, size_t blocks,
   M_CHECK(m, m->setting != RAM_ONLY || held->ssd_blocks == 0, "SSD blocks without SSD");
   const size_t may = may_prefix(m, space, salt, doc, blocks);
   const size_t must = must_prefix(m, space, salt, doc, blocks);
+  if (held->blocks > may || held->blocks < must) recall(m, space, salt, doc);
   M_CHECK(m, held->blocks <= may,
           "space %d salt %d doc %d: %zu blocks held, of which only %zu can exist", space, salt, doc,
           held->blocks, may);
@@ -286,7 +320,7 @@ static void check_full(model *m, int rc, uint32_t flags) {
 /* ---- choosing ------------------------------------------------------------------------------- */
 
 static void choose(model *m, int *space, int *salt, int *doc) {
-  static const uint8_t weighted[] = {0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 4, 4, 4, 5, 5, 6, 6};
+  static const uint8_t weighted[] = {0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 4, 4, 4, 5, 5, 6};
   *space = weighted[kv_below(&m->rng, sizeof weighted)];
   *salt = (int)(kv_below(&m->rng, SALTS) * kv_below(&m->rng, SALTS) / SALTS);
   *doc = (int)(kv_below(&m->rng, DOCS) * kv_below(&m->rng, DOCS) / DOCS);
@@ -517,6 +551,34 @@ static bool read_failed(model *m, const held_lease *l, int rc) {
   return true;
 }
 
+/* Says whose bytes a leased block has instead of its own: another life's, another block's. */
+static void name_owner(model *m, held_lease *l, size_t block) {
+  const kv_shape *shape = &shapes[l->space];
+  const size_t plane_bytes = kvstow_space_plane_bytes(m->spaces[l->space]);
+  char *copy = kv_pages(kvstow_space_payload_bytes(m->spaces[l->space]));
+  void *payload = copy;
+  size_t bytes;
+  if (kvstow_read_blocks(l->lease, block, 1, &payload, &bytes, 0, 0) == 0) {
+    const int index = m->paths[l->doc][block];
+    fprintf(stderr, "  block %zu (node %d, life %u) %s\n", block, index,
+            m->cells[l->space][l->salt][index].life,
+            kv_payload_is(l->ids[block], shape, plane_bytes, copy) ? "is right" : "is wrong");
+    for (int space = 0; space < SPACES; space++)
+      for (int salt = 0; salt < SALTS; salt++)
+        for (int other = 0; other < m->nodes_count; other++)
+          for (uint64_t life = 0; life <= m->cells[space][salt][other].life; life++) {
+            const uint64_t id = kv_hash2(kv_hash2(m->seed, (uint64_t)(space * SALTS + salt)),
+                                         ((uint64_t)other << 32) | life);
+            for (uint32_t layer = 0; layer < (shape->layers ? shape->layers : 1); layer++)
+              if (kv_rows_are(id, layer, 0, 0, 1, copy + layer * plane_bytes,
+                              shape->layers ? shape->k_bytes : 16))
+                fprintf(stderr, "    layer %u begins like space %d salt %d node %d life %u\n",
+                        layer, space, salt, other, (unsigned)life);
+          }
+  }
+  free(copy);
+}
+
 static void read_rows(model *m, held_lease *l) {
   what = "read";
   const kv_shape *shape = &shapes[l->space];
@@ -550,6 +612,10 @@ static void read_rows(model *m, held_lease *l) {
     rc = kvstow_read(l->lease, &asked, &iov, 1, flags, 0);
   }
   if (read_failed(m, l, rc)) return;
+  if (!kv_read_is(l->ids, shape, &full, m->bytes)) {
+    recall(m, l->space, l->salt, l->doc);
+    for (size_t block = 0; block < l->blocks; block++) name_owner(m, l, block);
+  }
   M_CHECK(m, kv_read_is(l->ids, shape, &full, m->bytes),
           "wrong bytes: space %d salt %d doc %d layers %u+%u tokens %zu+%zu flags %u", l->space,
           l->salt, l->doc, full.layer_first, full.layer_count, full.token_first, full.token_count,
@@ -890,6 +956,7 @@ static void forget_cells(model *m, int rc, int space, int salt, int top) {
       c->must = c->must && !was_loose[index];
       continue;
     }
+    if (c->may) record(m, what, space, salt, index, rc);
     if (rc == KVSTOW_EBUSY && leased(m, space, salt, index)) {
       c->must = false;
       continue;
@@ -960,6 +1027,7 @@ static void op_forget(model *m) {
   } while (rc == KVSTOW_EBUSY && !busy && kv_now_s() < end);
   M_CHECK(m, (rc == KVSTOW_EBUSY) == busy, "%s, though %s", kvstow_errname(rc),
           busy ? "blocks are leased" : "nothing is in use");
+  if (total > may) recall(m, space, salt, doc);
   M_CHECK(m, total <= may, "%zu blocks forgotten, at most %zu existed", total, may);
   M_CHECK(m, busy || total >= must, "%zu blocks forgotten of %zu", total, must);
   m->forgets++;
@@ -1112,6 +1180,7 @@ static void model_close(model *m) {
 }
 
 static void op_restart(model *m) {
+  record(m, "restart", -1, -1, -1, (int)m->uring);
   model_close(m);
   m->restarts++;
   model_open(m);
@@ -1122,6 +1191,7 @@ static void op_restart(model *m) {
 
 static void op_flush(model *m) {
   what = "flush";
+  record(m, what, -1, -1, -1, 0);
   int rc = kvstow_flush(m->store);
   M_CHECK(m, rc == 0 || (m->setting == TINY && rc == KVSTOW_ENOSPC), "%s", kvstow_errname(rc));
 }
@@ -1205,8 +1275,8 @@ static void model_run(setting kind, uint64_t seed, size_t steps) {
   m->bytes_max = DEPTH * 520 * KV_KIB;
   m->bytes = kv_pages(m->bytes_max);
   m->segment_bytes = (uint32_t)(KV_MIB << kv_below(&m->rng, 3));
-  m->ram_bytes = kv_between(&m->rng, 4, 8) * 2 * KV_MIB;
-  m->ssd_bytes = kv_between(&m->rng, 5, 12) * m->segment_bytes + kv_below(&m->rng, KV_MIB);
+  m->ram_bytes = (kv_chance(&m->rng, 70) ? 8 : kv_between(&m->rng, 4, 8) * 2) * KV_MIB;
+  m->ssd_bytes = kv_between(&m->rng, 4, 8) * m->segment_bytes + kv_below(&m->rng, KV_MIB);
   if (kind == FITS) {
     m->segment_bytes = 8 * KV_MIB;
     m->ssd_bytes = 4096 * KV_MIB;
@@ -1251,7 +1321,7 @@ static void model_run(setting kind, uint64_t seed, size_t steps) {
 
 static void run_seeds(setting kind) {
   const uint64_t first = kv_env("KVSTOW_SEED", 1);
-  const uint64_t seeds = kv_env("KVSTOW_SEEDS", KV_TSAN ? 1 : KV_ASAN ? 2 : 4);
+  const uint64_t seeds = kv_env("KVSTOW_SEEDS", KV_TSAN ? 1 : KV_ASAN ? 2 : 6);
   const size_t steps = kv_env("KVSTOW_OPS", KV_TSAN ? 2500 : 10000);
   for (uint64_t seed = first; seed < first + seeds; seed++) model_run(kind, seed, steps);
 }

@@ -1108,6 +1108,42 @@ static void statistics_count_what_was_done(void **state) {
   tear_down(&f);
 }
 
+static void metadata_stays_small(void **state) {
+  (void)state;
+  static const kv_shape tiny = {1, 16, 16, 16, 0}; /* a page a block */
+  fixture f;
+  set_up(&f, RAM, 48 * KV_MIB, 1024 * 1024);
+  open_store(&f);
+  kvstow_space *space = kv_space(f.store, "tiny blocks", &tiny);
+  double worst = 0;
+  for (uint64_t doc = 0; doc < 700; doc++) { /* 11200 blocks for 6000 places */
+    kv_doc d;
+    kv_doc_init(&d, space, &tiny, 1, doc, 16, NULL, 0);
+    KV_OK(kv_doc_store(&d, 0, 16, 0));
+    kv_doc_finish(&d);
+    const kvstow_stats s = kv_stats(f.store);
+    if (s.blocks <= 1000) continue;
+    if (s.metadata_bytes_a_block > worst) worst = s.metadata_bytes_a_block;
+    KV_CHECK(s.metadata_bytes_a_block <= 128 &&
+                 (double)s.metadata_bytes <= 128.0 * (double)s.blocks + 1,
+             "%" PRIu64 " bytes for %" PRIu64 " blocks: %.1f each", s.metadata_bytes, s.blocks,
+             s.metadata_bytes_a_block);
+  }
+  const kvstow_stats s = kv_stats(f.store);
+  printf("  at worst %.1f bytes a block; %" PRIu64 " blocks, %.1f now\n", worst, s.blocks,
+         s.metadata_bytes_a_block);
+  KV_CHECK(s.blocks > 3000, "only %" PRIu64 " blocks in 48 MiB", s.blocks);
+  for (uint64_t doc = 690; doc < 700; doc++) {
+    kv_doc d;
+    kv_doc_init(&d, space, &tiny, 1, doc, 16, NULL, 0);
+    KV_CHECK(kv_doc_restore(&d, 0) == 16, "document %" PRIu64 " not restored", doc);
+    kv_doc_finish(&d);
+  }
+  const int rc = kvstow_close(f.store);
+  KV_CHECK(rc == 0 || rc == KVSTOW_ENOSPC, "close: %s", kvstow_errname(rc));
+  kv_dir_drop(f.dir);
+}
+
 static void daily_write_limit_refuses_demotion(void **state) {
   (void)state;
   fixture f;
@@ -1221,6 +1257,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(corruption_is_an_event),
     cmocka_unit_test(statistics_can_be_read_by_programs),
     cmocka_unit_test(statistics_count_what_was_done),
+    cmocka_unit_test(metadata_stays_small),
     cmocka_unit_test(daily_write_limit_refuses_demotion),
     cmocka_unit_test(region_is_one_and_fixed),
     cmocka_unit_test(closing_leaves_nothing_behind),
