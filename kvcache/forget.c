@@ -99,19 +99,6 @@ static struct kvs_entry *still(kvstow *store, const struct kvs_wanted *row) {
   return kvs_entry_listed(entry) && kvs_key_equal(entry->key, row->key) ? entry : NULL;
 }
 
-/* Lets reads and writes of the chosen end. */
-static void settle(kvstow *store, const struct chosen *chosen) {
-  const uint64_t deadline = kvs_deadline(store, 0);
-  for (size_t i = 0; i < chosen->count;) {
-    const struct kvs_entry *entry = still(store, &chosen->row[i]);
-    const bool busy = entry != NULL && (entry->flags & (KVS_LOADING | KVS_DEMOTING)) != 0;
-    if (!busy)
-      i++;
-    else if (!kvs_wait_until(store, deadline))
-      return;
-  }
-}
-
 /* Out of the index, out of RAM, its record buried. false: leased or in use. */
 static bool forget_one(kvstow *store, uint32_t id) {
   struct kvs_entry *entry = kvs_entry(&store->index, id);
@@ -128,17 +115,28 @@ static bool forget_one(kvstow *store, uint32_t id) {
   return true;
 }
 
+/* The same, but a block being read or written is waited for. */
+static bool forget_settled(kvstow *store, const struct kvs_wanted *row, uint64_t deadline_us,
+                           size_t *gone) {
+  for (;;) {
+    const struct kvs_entry *entry = still(store, row);
+    if (entry == NULL) return true;
+    if (forget_one(store, row->id)) {
+      ++*gone;
+      return true;
+    }
+    if ((entry->flags & (KVS_LOADING | KVS_DEMOTING)) == 0 || !kvs_wait_until(store, deadline_us))
+      return false;
+  }
+}
+
 /* Ends with the store's lock released. */
 static int forget_chosen(kvstow *store, struct chosen *chosen, int rc, size_t *blocks) {
-  settle(store, chosen);
+  const uint64_t deadline = kvs_deadline(store, 0);
   size_t gone = 0;
-  for (size_t i = 0; i < chosen->count; i++) {
-    if (still(store, &chosen->row[i]) == NULL) continue;
-    if (forget_one(store, chosen->row[i].id))
-      gone++;
-    else if (rc == 0)
+  for (size_t i = 0; i < chosen->count; i++)
+    if (!forget_settled(store, &chosen->row[i], deadline, &gone) && rc == 0)
       rc = kvs_fail(store, KVSTOW_EBUSY, "forget: some blocks are leased or in use");
-  }
   pthread_cond_broadcast(&store->changed);
   pthread_mutex_unlock(&store->lock);
   free(chosen->row);
@@ -213,12 +211,14 @@ static void pin_one(kvstow *store, uint32_t id) {
   }
   entry->flags |= KVS_PINNED;
   store->pinned_bytes += (uint64_t)entry->padded_bytes + KVSTOW_PAGE_BYTES;
+  store->pinned_blocks++;
 }
 
 static void unpin_one(kvstow *store, uint32_t id) {
   struct kvs_entry *entry = kvs_entry(&store->index, id);
   entry->flags &= (uint16_t)~KVS_PINNED;
   store->pinned_bytes -= (uint64_t)entry->padded_bytes + KVSTOW_PAGE_BYTES;
+  store->pinned_blocks--;
   kvstow_access access = {0};
   kvs_describe_access(store, id, &access);
   if ((entry->flags & KVS_SSD) != 0) {

@@ -18,8 +18,10 @@ struct kvs_load {
 };
 
 static uint32_t load_slot(kvstow *store) {
-  for (uint32_t i = 0; i < store->loads_room; i++)
-    if (store->loads[i] == NULL) return i;
+  for (uint32_t i = 0; i < store->loads_room; i++) {
+    const uint32_t slot = (store->loads_hint + i) % store->loads_room;
+    if (store->loads[slot] == NULL) return slot;
+  }
   const uint32_t room = store->loads_room == 0 ? 64 : store->loads_room * 2;
   struct kvs_load **grown = realloc(store->loads, room * sizeof(*grown));
   if (grown == NULL) return UINT32_MAX;
@@ -48,6 +50,8 @@ static void give_frame(kvstow *store, uint32_t id, uint32_t frame) {
   entry->frame = frame;
   kvs_shard_unlock(&store->index, key);
   kvs_pool_set_owner(store->pool, frame, id);
+  store->ram_blocks++;
+  store->both_blocks += (entry->flags & KVS_SSD) != 0;
   entry->flags |= KVS_SUMS;
   kvstow_access access = {0};
   kvs_describe_access(store, id, &access);
@@ -86,6 +90,7 @@ static void load_done(kvstow_record_read *read) {
   int result = read->result;
   if (result == 0) result = kvs_load_check(store, id, read->header);
   store->loads[entry->load] = NULL;
+  store->loads_hint = entry->load;
   store->loads_count--;
   store->loads_bytes -= entry->padded_bytes;
   entry->flags &= (uint16_t)~KVS_LOADING;

@@ -88,6 +88,7 @@ static uint32_t insert_new(kvstow *store, const struct kvs_reservation *r, bool 
   if (inserted) {
     store->roots.rows[r->root].refs++;
     kvs_pool_set_owner(store->pool, r->frame, id);
+    store->ram_blocks++;
     return id;
   }
   kvs_entry_free(&store->index, id);

@@ -24,7 +24,7 @@ void kvs_describe_access(const kvstow *store, uint32_t id, kvstow_access *access
   access->depth = entry->depth;
   access->bytes = entry->padded_bytes;
   access->parent = KVSTOW_NO_ID;
-  access->now_ms = kvs_now_us() / 1000;
+  if (access->now_ms == 0) access->now_ms = kvs_now_us() / 1000;
 }
 
 /* ---- the clean list ------------------------------------------------------------------------- */
@@ -99,6 +99,7 @@ void kvs_unlinked(kvstow *store, uint32_t id) {
   if ((entry->flags & KVS_PINNED) != 0) {
     entry->flags &= (uint16_t)~KVS_PINNED;
     store->pinned_bytes -= frame_cost(entry->padded_bytes);
+    store->pinned_blocks--;
   }
   kvs_event(store, KVSTOW_EVENT_EVICTED, entry);
   store->count.evicted_blocks++;
@@ -137,6 +138,10 @@ bool kvs_take_frame(kvstow *store, uint32_t id, bool unlink, uint32_t *frame) {
     if (unlink) kvs_shard_remove(&store->index, id); /* or a match could lease an empty name */
   }
   kvs_shard_unlock(&store->index, key);
+  if (!stays && *frame != KVS_NO_FRAME) {
+    store->ram_blocks--;
+    store->both_blocks -= (entry->flags & KVS_SSD) != 0;
+  }
   return !stays;
 }
 

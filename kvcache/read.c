@@ -256,6 +256,9 @@ static int run_and_count(struct kvs_read_job *job, uint32_t timeout_ms) {
   const uint64_t start = kvs_now_ns();
   const int rc = kvs_read_job_run(job, kvs_deadline(store, timeout_ms));
   const struct kvs_layout *layout = &lease->space->layout;
+  if (rc != 0)
+    kvs_fail(store, rc, "read: block %zu of a lease of %zu: %s", job->next, lease->blocks,
+             kvstow_strerror(rc));
   pthread_mutex_lock(&store->lock);
   if (rc == 0) {
     const bool rows = job->payloads == NULL;

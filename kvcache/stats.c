@@ -11,24 +11,13 @@
 
 #include "kvcache/store.h"
 
-static uint64_t count_dirty(const kvstow *store, uint64_t *ram, uint64_t *pinned) {
-  uint64_t dirty = 0;
-  *ram = *pinned = 0;
-  for (uint32_t id = 0; id < store->index.used; id++) {
-    const struct kvs_entry *entry = kvs_entry(&store->index, id);
-    if (!kvs_entry_listed(entry)) continue;
-    *ram += entry->frame != KVS_NO_FRAME;
-    *pinned += (entry->flags & KVS_PINNED) != 0;
-    dirty += entry->frame != KVS_NO_FRAME && (entry->flags & KVS_SSD) == 0;
-  }
-  return dirty;
-}
-
 static void get_occupancy(const kvstow *store, kvstow_stats *s) {
   struct kvs_pool_stats pool;
   kvs_pool_get_stats(store->pool, &pool);
   s->blocks = store->index.live;
-  s->dirty_blocks = count_dirty(store, &s->ram_blocks, &s->pinned_blocks);
+  s->ram_blocks = store->ram_blocks;
+  s->dirty_blocks = store->ram_blocks - store->both_blocks;
+  s->pinned_blocks = store->pinned_blocks;
   s->ssd_blocks = store->ssd_records;
   s->leases = store->leases;
   s->ram_budget_bytes = store->options.ram_bytes;

@@ -151,9 +151,11 @@ struct kvstow {
   /* promotion */
   struct kvs_load **loads;
   uint32_t loads_count, loads_room;
+  uint32_t loads_hint; /* where a free slot is likely */
   uint64_t loads_bytes;
 
   uint64_t leases, sequences, queues, reservations;
+  uint64_t ram_blocks, both_blocks, pinned_blocks; /* entries with a frame; of them on SSD too */
   struct kvs_events *events;
   struct kvs_async *async;
 
