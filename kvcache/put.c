@@ -178,9 +178,13 @@ static void copy_hashed(struct cursor *from, char *to, size_t length, struct kvs
   }
 }
 
+/* 0 if part of it lies nowhere. */
 static size_t source_bytes(const kvstow_source *source) {
   size_t bytes = 0;
-  for (int i = 0; i < source->iovcnt; i++) bytes += source->iov[i].iov_len;
+  for (int i = 0; i < source->iovcnt; i++) {
+    if (source->iov[i].iov_base == NULL && source->iov[i].iov_len > 0) return 0;
+    bytes += source->iov[i].iov_len;
+  }
   return bytes;
 }
 

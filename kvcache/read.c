@@ -52,12 +52,15 @@ int kvs_read_job_rows(struct kvs_read_job *job, kvstow_lease *lease, const kvsto
     if (job->iov_starts == NULL) return KVSTOW_ENOMEM;
   }
   size_t bytes = 0;
+  bool null = false;
   for (int i = 0; i < iovcnt; i++) {
     if (job->iov_starts != NULL) job->iov_starts[i] = bytes;
     bytes += iov[i].iov_len;
+    null |= iov[i].iov_base == NULL && iov[i].iov_len > 0;
   }
-  if (bytes == wanted) return 0;
+  if (bytes == wanted && !null) return 0;
   kvs_read_job_finish(job);
+  if (null) return kvs_fail(lease->store, KVSTOW_EINVAL, "read: an iovec has no base");
   return kvs_fail(lease->store, KVSTOW_EINVAL, "read: the range has %zu bytes, the iovecs %zu",
                   wanted, bytes);
 }
@@ -72,7 +75,12 @@ int kvs_read_job_blocks(struct kvs_read_job *job, kvstow_lease *lease, size_t fi
                                .payloads = payloads,
                                .bytes = bytes,
                                .flags = flags};
-  if (first < lease->blocks && count <= lease->blocks - first) return 0;
+  if (first < lease->blocks && count <= lease->blocks - first) {
+    for (size_t i = 0; i < count; i++)
+      if (payloads[i] == NULL)
+        return kvs_fail(lease->store, KVSTOW_EINVAL, "read: payload %zu is NULL", i);
+    return 0;
+  }
   return kvs_fail(lease->store, KVSTOW_EINVAL, "read: blocks %zu+%zu of %zu", first, count,
                   lease->blocks);
 }
