@@ -73,6 +73,7 @@ static void get_counters(const kvstow *store, kvstow_stats *s) {
 }
 
 void kvstow_get_stats(const kvstow *store_const, kvstow_stats *stats) {
+  if (store_const == NULL || stats == NULL) return;
   kvstow *store = (kvstow *)store_const; /* only for its lock */
   kvstow_stats s = {.size = sizeof s};
   pthread_mutex_lock(&store->lock);
