@@ -50,6 +50,13 @@
 #define KV_TSAN 0
 #endif
 
+#if KV_TSAN
+/* jemalloc makes its mutexes anew in a forked child; the sanitizer goes on believing them locked by
+ * the parent. */
+__attribute__((visibility("default"))) const char *__tsan_default_suppressions(void);
+const char *__tsan_default_suppressions(void) { return "mutex:malloc_mutex_\n"; }
+#endif
+
 #if defined(__SANITIZE_ADDRESS__)
 #define KV_ASAN 1
 #elif defined(__has_feature)
