@@ -28,7 +28,9 @@ static const char fingerprint[] = "kill";
 #if KV_TSAN
 /* The library's allocator makes its locks anew in a child; TSan takes them for locked twice. */
 const char *__tsan_default_options(void);
-const char *__tsan_default_options(void) { return "report_mutex_bugs=0"; }
+const char *__tsan_default_options(void) {
+  return "report_mutex_bugs=0";
+}
 #endif
 
 /* What the child says of one document. Each field is written before or after the call it tells of, so
@@ -198,14 +200,15 @@ static size_t check_doc(const life *l, kvstow *store, kvstow_space *space, int d
   if ((all && good < least) || good > most || before > most || after > most) {
     const kvstow_stats s = kv_stats(store);
     fprintf(stderr,
-            "  %" PRIu64 " blocks recovered, %" PRIu64 " corrupt, %" PRIu64 " failed loads, %" PRIu64
-            " evicted; %" PRIu64 " segments recovered, %" PRIu64 " walked, corrupt headers %" PRIu64
-            ", planes %" PRIu64 ", stale %" PRIu64 "\n",
+            "  %" PRIu64 " blocks recovered, %" PRIu64 " corrupt, %" PRIu64
+            " failed loads, %" PRIu64 " evicted; %" PRIu64 " segments recovered, %" PRIu64
+            " walked, corrupt headers %" PRIu64 ", planes %" PRIu64 ", stale %" PRIu64 "\n",
             s.recovered_blocks, s.corrupt_blocks, s.failed_loads, s.evicted_blocks,
             s.tier.recovered_segments, s.tier.walked_segments, s.tier.corrupt_headers,
             s.tier.corrupt_planes, s.tier.stale_reads);
     KV_FAIL(
-        "cycle %d, document %d of cycle %d: %zu blocks held, %zu restored, then %zu held; tried %u, "
+        "cycle %d, document %d of cycle %d: %zu blocks held, %zu restored, then %zu held; tried "
+        "%u, "
         "stored %u, flushed %u, forgotten from %d (done: %d); %s; in %s",
         l->cycle, doc, doc / (WRITERS * CYCLE_DOCS), before, good, after, atomic_load(&n->tried),
         atomic_load(&n->stored), atomic_load(&n->flushed), (int)trying - 1, (int)done - 1,

@@ -1124,10 +1124,10 @@ static void metadata_stays_small(void **state) {
     const kvstow_stats s = kv_stats(f.store);
     if (s.blocks <= 1000) continue;
     if (s.metadata_bytes_a_block > worst) worst = s.metadata_bytes_a_block;
-    KV_CHECK(s.metadata_bytes_a_block <= 128 &&
-                 (double)s.metadata_bytes <= 128.0 * (double)s.blocks + 1,
-             "%" PRIu64 " bytes for %" PRIu64 " blocks: %.1f each", s.metadata_bytes, s.blocks,
-             s.metadata_bytes_a_block);
+    KV_CHECK(
+        s.metadata_bytes_a_block <= 128 && (double)s.metadata_bytes <= 128.0 * (double)s.blocks + 1,
+        "%" PRIu64 " bytes for %" PRIu64 " blocks: %.1f each", s.metadata_bytes, s.blocks,
+        s.metadata_bytes_a_block);
   }
   const kvstow_stats s = kv_stats(f.store);
   printf("  at worst %.1f bytes a block; %" PRIu64 " blocks, %.1f now\n", worst, s.blocks,

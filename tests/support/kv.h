@@ -54,7 +54,9 @@
 /* jemalloc makes its mutexes anew in a forked child; the sanitizer goes on believing them locked by
  * the parent. */
 __attribute__((visibility("default"))) const char *__tsan_default_suppressions(void);
-const char *__tsan_default_suppressions(void) { return "mutex:malloc_mutex_\n"; }
+const char *__tsan_default_suppressions(void) {
+  return "mutex:malloc_mutex_\n";
+}
 #endif
 
 #if defined(__SANITIZE_ADDRESS__)
