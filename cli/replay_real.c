@@ -341,9 +341,10 @@ static int make_buffers(struct run *run) {
   run->payloads = calloc(run->target_blocks, sizeof *run->payloads);
   run->tokens = calloc(longest * run->shape.block_tokens, sizeof *run->tokens);
   run->stored_here = calloc(run->trace->unique, 1);
-  run->match_us = calloc(run->trace->request_count, sizeof *run->match_us);
-  run->restore_us = calloc(run->trace->request_count, sizeof *run->restore_us);
-  run->store_us = calloc(run->trace->request_count, sizeof *run->store_us);
+  const size_t requests = run->trace->request_count + 1; /* an empty trace is a trace */
+  run->match_us = calloc(requests, sizeof *run->match_us);
+  run->restore_us = calloc(requests, sizeof *run->restore_us);
+  run->store_us = calloc(requests, sizeof *run->store_us);
   if (run->iovs == NULL || run->sources == NULL || run->payloads == NULL || run->tokens == NULL ||
       run->stored_here == NULL || run->match_us == NULL || run->restore_us == NULL ||
       run->store_us == NULL || !buffer_init(&run->source, run->source_blocks * run->block_bytes) ||

@@ -32,7 +32,8 @@ static struct slru_node *node_of(const struct slru *slru, uint32_t id) {
 
 static int slru_resize(void *policy, uint64_t capacity) {
   struct slru *slru = policy;
-  slru->segment_size = capacity / slru->count > 0 ? capacity / slru->count : 1;
+  const uint64_t count = slru->count == 0 ? 1 : slru->count;
+  slru->segment_size = capacity / count > 0 ? capacity / count : 1;
   return 0;
 }
 

@@ -226,7 +226,7 @@ static cell *cell_of(model *m, int space, int salt, int doc, size_t block) {
 
 static uint64_t block_id(model *m, int space, int salt, int doc, size_t block) {
   const int index = m->paths[doc][block];
-  return kv_hash2(kv_hash2(m->seed, (uint64_t)(space * SALTS + salt)),
+  return kv_hash2(kv_hash2(m->seed, (uint64_t)space * SALTS + (uint64_t)salt),
                   ((uint64_t)index << 32) | m->cells[space][salt][index].life);
 }
 
@@ -391,7 +391,7 @@ static void hold_end(model *m, hold *h, bool commit) {
   if (commit) {
     /* filled late: the store must not have looked yet */
     fill_slots(m, h->space, h->salt, h->doc, h->first, h->count, h->slots);
-    bool filled[DEPTH];
+    bool filled[DEPTH] = {false};
     for (size_t i = 0; i < h->count; i++) filled[i] = h->slots[i].payload != NULL;
     int rc = kvstow_commit(m->store, h->slots, h->count);
     M_CHECK(m, rc == 0, "commit: %s", kvstow_errname(rc));
@@ -567,8 +567,9 @@ static void name_owner(model *m, held_lease *l, size_t block) {
       for (int salt = 0; salt < SALTS; salt++)
         for (int other = 0; other < m->nodes_count; other++)
           for (uint64_t life = 0; life <= m->cells[space][salt][other].life; life++) {
-            const uint64_t id = kv_hash2(kv_hash2(m->seed, (uint64_t)(space * SALTS + salt)),
-                                         ((uint64_t)other << 32) | life);
+            const uint64_t id =
+                kv_hash2(kv_hash2(m->seed, (uint64_t)space * SALTS + (uint64_t)salt),
+                         ((uint64_t)other << 32) | life);
             for (uint32_t layer = 0; layer < (shape->layers ? shape->layers : 1); layer++)
               if (kv_rows_are(id, layer, 0, 0, 1, copy + layer * plane_bytes,
                               shape->layers ? shape->k_bytes : 16))

@@ -612,7 +612,7 @@ static inline int kv_remove_one(const char *path, const struct stat *status, int
 }
 
 static inline void kv_remove(const char *path) {
-  nftw(path, kv_remove_one, 16, FTW_DEPTH | FTW_PHYS);
+  if (path != NULL) nftw(path, kv_remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
 static inline void kv_remove_all(void) {
