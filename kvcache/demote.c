@@ -258,6 +258,11 @@ static void batch_end(struct batch *batch) {
   kvs_async_wake(store);
 }
 
+/* A record that was not placed after all lies in no segment. */
+static void count_pending(kvstow *store, const kvstow_record_write *write, int32_t by) {
+  if (write->loc.segment < store->segments_count) store->segments[write->loc.segment].pending += by;
+}
+
 static void piece_done(void *arg, int result) {
   struct piece *piece = arg;
   struct batch *batch = piece->batch;
@@ -265,7 +270,7 @@ static void piece_done(void *arg, int result) {
   (void)result; /* each record has its own */
   pthread_mutex_lock(&store->lock);
   for (uint32_t i = piece->first; i < piece->first + piece->count; i++) {
-    store->segments[batch->write[i].loc.segment].pending--;
+    count_pending(store, &batch->write[i], -1);
     finish_record(batch, i, batch->write[i].result);
   }
   batch_end(batch);
@@ -316,37 +321,41 @@ static void prepare(struct batch *batch) {
   }
 }
 
-/* Hands one piece to the tier, as much as fits. 0, or why the rest can't be written. */
+/* Hands `count` records to the tier. 0, or why it took none. */
+static int append_piece(struct batch *batch, uint32_t first, uint32_t count) {
+  kvstow *store = batch->store;
+  struct piece *piece = malloc(sizeof *piece);
+  if (piece == NULL) return KVSTOW_ENOMEM;
+  *piece = (struct piece){batch, first, count};
+  pthread_mutex_lock(&store->lock);
+  batch->refs++;
+  pthread_mutex_unlock(&store->lock);
+  const int rc = kvstow_tier_append(store->tier, &batch->write[first], count, piece_done, piece);
+  pthread_mutex_lock(&store->lock);
+  if (rc != 0) batch->refs--;
+  for (uint32_t i = first; rc == 0 && i < first + count; i++) /* our reference keeps the batch */
+    count_pending(store, &batch->write[i], 1);
+  pthread_mutex_unlock(&store->lock);
+  if (rc != 0) free(piece);
+  return rc;
+}
+
+/* Writes as much as fits, after reclaiming a segment if nothing does. 0, or why the rest can't be
+ * written. */
 static int append_some(struct batch *batch, uint32_t *at) {
   kvstow *store = batch->store;
   int rc = KVSTOW_ENOSPC;
   for (unsigned tries = 0; tries < RECLAIM_TRIES && rc == KVSTOW_ENOSPC; tries++) {
     const size_t fits = kvstow_tier_fits(store->tier, &batch->write[*at], batch->count - *at);
-    if (fits == 0) {
-      rc = kvs_reclaim(store);
-      if (rc != 0) return rc;
-      rc = KVSTOW_ENOSPC;
-      continue;
-    }
-    struct piece *piece = malloc(sizeof *piece);
-    if (piece == NULL) return KVSTOW_ENOMEM;
-    *piece = (struct piece){batch, *at, (uint32_t)fits};
-    pthread_mutex_lock(&store->lock);
-    batch->refs++;
-    pthread_mutex_unlock(&store->lock);
-    rc = kvstow_tier_append(store->tier, &batch->write[*at], fits, piece_done, piece);
+    /* One that does not fit is refused, and the reason told: only want of room is worth a segment. */
+    const uint32_t count = fits == 0 ? 1 : (uint32_t)fits;
+    rc = append_piece(batch, *at, count);
     if (rc == 0) {
-      pthread_mutex_lock(&store->lock);
-      for (size_t i = *at; i < *at + fits; i++) /* the thread's reference keeps the batch */
-        store->segments[batch->write[i].loc.segment].pending++;
-      pthread_mutex_unlock(&store->lock);
-      *at += (uint32_t)fits;
-      return 0;
+      *at += count;
+    } else if (rc == KVSTOW_ENOSPC && fits == 0) {
+      const int reclaimed = kvs_reclaim(store);
+      if (reclaimed != 0) return reclaimed;
     }
-    free(piece);
-    pthread_mutex_lock(&store->lock);
-    batch->refs--;
-    pthread_mutex_unlock(&store->lock);
   }
   return rc;
 }
