@@ -128,7 +128,7 @@ static int space_resolve(kvstow *store, const kvstow_space_options *o, struct kv
   space->plane_bytes = (uint32_t)plane;
   space->padded_bytes = (uint32_t)padded;
   space->payload_bytes = opaque ? o->opaque_max_bytes : (uint32_t)(tokens * row * planes);
-  space->ttl_s = o->ttl_s;
+  atomic_init(&space->ttl_s, o->ttl_s);
   return 0;
 }
 
@@ -160,7 +160,7 @@ static int space_find(kvstow *store, const struct kvstow_space *wanted, kvstow_s
                       s->name, s->layout.layers, s->layout.k_bytes, s->layout.v_bytes,
                       s->layout.block_tokens, wanted->layout.layers, wanted->layout.k_bytes,
                       wanted->layout.v_bytes, wanted->layout.block_tokens);
-    s->ttl_s = wanted->ttl_s;
+    atomic_store(&s->ttl_s, wanted->ttl_s);
     *found = s;
     return 0;
   }
@@ -264,6 +264,11 @@ const kvstow_token *kvs_chain_tokens(const struct kvs_chain *chain, size_t block
   return chain->prefix->tokens + block * chain->space->layout.block_tokens;
 }
 
+bool kvs_expired(const struct kvstow_space *space, const struct kvs_entry *entry) {
+  const uint32_t ttl_s = atomic_load_explicit(&space->ttl_s, memory_order_relaxed);
+  return ttl_s != 0 && (int64_t)kvs_now_s() - entry->written_s > (int64_t)ttl_s;
+}
+
 uint32_t kvs_chain_find(struct kvs_chain *chain, size_t block, bool lease, bool *in_ram) {
   kvstow *store = chain->store;
   if (chain->root == KVS_NO_ENTRY) return KVS_NO_ENTRY;
@@ -274,8 +279,9 @@ uint32_t kvs_chain_find(struct kvs_chain *chain, size_t block, bool lease, bool 
   uint32_t id = kvs_shard_find(&store->index, key, chain->root);
   if (id != KVS_NO_ENTRY) {
     struct kvs_entry *entry = kvs_entry(&store->index, id);
-    if (chain->space->ttl_s != 0 &&
-        (int64_t)kvs_now_s() - entry->written_s > (int64_t)chain->space->ttl_s) {
+    if (entry->padded_bytes > chain->space->padded_bytes) {
+      id = KVS_NO_ENTRY; /* of an opaque space that was larger in another life of the store */
+    } else if (kvs_expired(chain->space, entry)) {
       id = KVS_NO_ENTRY;
       chain->expired++;
     } else if (entry->frame != KVS_NO_FRAME) {

@@ -50,7 +50,7 @@ struct kvstow_space {
   struct kvs_layout layout;                   /* layers 0: opaque */
   uint32_t planes, plane_bytes, padded_bytes; /* opaque: of the largest block */
   uint32_t payload_bytes;                     /* without padding */
-  uint32_t ttl_s;
+  _Atomic uint32_t ttl_s;                     /* lookups read it without the store's lock */
 };
 
 /* One chain root with blocks, leases or calls under way. Found by id; an entry names it by index. */
@@ -205,6 +205,8 @@ int kvs_chain_init(struct kvs_chain *chain, const kvstow_prefix *prefix, size_t 
 void kvs_chain_finish(struct kvs_chain *chain);
 const kvstow_token *kvs_chain_tokens(const struct kvs_chain *chain, size_t block);
 
+/* Older than the space allows? The shard's lock. */
+bool kvs_expired(const struct kvstow_space *space, const struct kvs_entry *entry);
 /* Finds a block; `lease`: raises its leases. No lock held. KVS_NO_ENTRY: not held, expired, or
  * another block's (a collision). *in_ram tells whether its tokens were compared. */
 uint32_t kvs_chain_find(struct kvs_chain *chain, size_t block, bool lease, bool *in_ram);
