@@ -369,12 +369,14 @@ int kvstow_reserve(const kvstow_prefix *prefix, size_t first, size_t count, size
   const bool opaque = space->layout.layers == 0;
   const uint64_t deadline =
       (flags & KVSTOW_NOWAIT) != 0 ? 0 : kvs_deadline(store, store->options.store_timeout_ms);
-  memset(slots, 0, count * sizeof *slots);
   if (first + count > chain.blocks ||
-      (opaque ? opaque_bytes == 0 || opaque_bytes > space->payload_bytes : opaque_bytes != 0))
+      (opaque ? opaque_bytes == 0 || opaque_bytes > space->payload_bytes : opaque_bytes != 0)) {
     rc = kvs_fail(store, KVSTOW_EINVAL,
                   "reserve: blocks %zu..%zu of %zu, opaque_bytes %zu of at most %u", first,
                   first + count, chain.blocks, opaque_bytes, opaque ? space->payload_bytes : 0);
+    count = 0; /* hardly the length of `slots` */
+  }
+  for (size_t i = 0; i < count; i++) slots[i] = (kvstow_slot){0};
   const uint32_t payload_bytes = opaque ? (uint32_t)opaque_bytes : space->payload_bytes;
   for (size_t i = 0; i < count && rc == 0; i++)
     rc = reserve_one(&chain, first + i, payload_bytes, deadline, &slots[i]);
