@@ -80,6 +80,7 @@ out:
 
 int kvstow_seq_tokens(kvstow_seq *seq, const kvstow_token *tokens, size_t count) {
   if (seq == NULL || (tokens == NULL && count > 0)) return KVSTOW_EINVAL;
+  if (count > SIZE_MAX / sizeof *tokens / 2 - seq->tokens_count) return KVSTOW_ENOMEM;
   if (seq->tokens_count + count > seq->tokens_room) {
     size_t room = seq->tokens_room == 0 ? 512 : seq->tokens_room;
     while (room < seq->tokens_count + count) room *= 2;
@@ -99,7 +100,7 @@ size_t kvstow_seq_sealed_tokens(const kvstow_seq *seq) {
 
 /* ---- open blocks ---------------------------------------------------------------------------- */
 
-/* Is block `sealed` + i held already? Only asked when all its tokens are named. */
+/* Is block `sealed` + i held already, and not expired? Only asked when all its tokens are named. */
 static bool held(const kvstow_seq *seq, size_t i) {
   kvstow *store = seq->store;
   const uint32_t tokens = seq->space->layout.block_tokens;
@@ -108,9 +109,10 @@ static bool held(const kvstow_seq *seq, size_t i) {
   for (size_t b = 0; b <= i; b++)
     key = kvs_block_key(store->seed, key, seq->tokens + b * tokens, tokens);
   kvs_shard_lock(&store->index, key);
-  const bool found = kvs_shard_find(&store->index, key, seq->root) != KVS_NO_ENTRY;
+  const uint32_t id = kvs_shard_find(&store->index, key, seq->root);
+  const bool fresh = id != KVS_NO_ENTRY && !kvs_expired(seq->space, kvs_entry(&store->index, id));
   kvs_shard_unlock(&store->index, key);
-  return found;
+  return fresh;
 }
 
 static int start_block(kvstow_seq *seq, size_t i) {
@@ -235,12 +237,14 @@ int kvstow_seq_append(kvstow_seq *seq, uint32_t layer, const void *k, const void
       (v == NULL && layout->v_bytes > 0 && count > 0))
     return kvs_fail(seq->store, KVSTOW_EINVAL, "seq: layer %u of %u, k %p, v %p", layer,
                     layout->layers, k, v);
-  const size_t start = seq->cursor[layer], end = start + count;
+  const size_t start = seq->cursor[layer];
   const size_t named = seq->sealed * layout->block_tokens + seq->tokens_count;
-  if (end > named)
+  if (count > named - start)
     return kvs_fail(seq->store, KVSTOW_ESTATE,
-                    "seq: layer %u would have %zu tokens, only %zu are named", layer, end, named);
+                    "seq: layer %u has %zu tokens and gets %zu, only %zu are named", layer, start,
+                    count, named);
   if (count == 0) return 0;
+  const size_t end = start + count;
   int rc = open_upto(seq, end);
   if (rc != 0) return rc;
   copy_rows(seq, layer, start, k, v, count);
