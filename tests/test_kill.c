@@ -27,7 +27,7 @@ static const char fingerprint[] = "kill";
 
 #if KV_TSAN
 /* The library's allocator makes its locks anew in a child; TSan takes them for locked twice. */
-const char *__tsan_default_options(void);
+__attribute__((visibility("default"))) const char *__tsan_default_options(void);
 const char *__tsan_default_options(void) {
   return "report_mutex_bugs=0";
 }
