@@ -162,13 +162,13 @@ static void gather_wanted(struct batch *batch, uint64_t allowed) {
   if (store->wanted_at == store->wanted_count) store->wanted_at = store->wanted_count = 0;
 }
 
-void kvs_demote_want(kvstow *store, uint32_t id, bool again) {
+bool kvs_demote_want(kvstow *store, uint32_t id, bool again) {
   if (store->wanted_count == store->wanted_room) {
     const size_t room = store->wanted_room == 0 ? 256 : store->wanted_room * 2;
     struct kvs_wanted *grown = realloc(store->wanted, room * sizeof *grown);
     if (grown == NULL) { /* not written now; a victim later, if it is in the policy */
       note_error(store, KVSTOW_ENOMEM);
-      return;
+      return false;
     }
     store->wanted = grown;
     store->wanted_room = room;
@@ -177,6 +177,7 @@ void kvs_demote_want(kvstow *store, uint32_t id, bool again) {
       (struct kvs_wanted){.key = kvs_entry(&store->index, id)->key, .id = id, .again = again};
   store->wanted_in++;
   pthread_cond_signal(&store->demote_wake);
+  return true;
 }
 
 static uint64_t *batch_row(kvstow *store) {
@@ -436,7 +437,7 @@ static int want_dirty(kvstow *store) {
       continue;
     bytes += cost(entry->padded_bytes);
     if (bytes > room) return KVSTOW_ENOSPC;
-    kvs_demote_want(store, id, false);
+    (void)kvs_demote_want(store, id, false); /* counted as an error if there is no memory */
   }
   return 0;
 }

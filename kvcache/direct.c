@@ -117,15 +117,23 @@ static int run_reads(struct direct *d, uint64_t deadline_us) {
   return late ? KVSTOW_ETIMEDOUT : 0;
 }
 
+/* 0, or what is wrong with it; KVSTOW_EAGAIN: the block has moved since, to RAM or elsewhere on SSD, or
+ * is being loaded: what came of this read says nothing of it. */
 static int check(struct direct *d, size_t i) {
   kvstow_lease *lease = d->job->lease;
   kvstow *store = d->store;
   const size_t block = d->block[i];
+  const uint32_t id = lease->block[block].id;
   pthread_mutex_lock(&store->lock);
+  const bool loading = (kvs_entry(&store->index, id)->flags & KVS_LOADING) != 0;
   int rc = d->read[i].result;
-  if (rc == 0) rc = kvs_load_check(store, lease->block[block].id, d->read[i].header);
+  if (rc == 0) rc = kvs_load_check(store, id, d->read[i].header);
+  if (rc != 0 && (loading || !kvs_ssd_is_at(store, id, d->read[i].loc))) {
+    pthread_mutex_unlock(&store->lock);
+    return KVSTOW_EAGAIN;
+  }
   if (rc != 0) {
-    kvs_load_failed(store, lease->block[block].id, rc);
+    kvs_load_failed(store, id, rc);
   } else if (!lease->block[block].verified &&
              !kvs_lease_tokens_equal(lease, block, d->read[i].header)) {
     store->count.collisions++;
@@ -140,6 +148,7 @@ static int deliver(struct direct *d) {
   struct kvs_read_job *job = d->job;
   for (size_t i = 0; i < d->count; i++) {
     const int rc = check(d, i);
+    if (rc == KVSTOW_EAGAIN) return 0; /* the next step finds it */
     if (rc != 0) return rc;
     const kvstow_record_read *read = &d->read[i];
     kvs_read_job_deliver(job, d->block[i], read->payload, read->plane_first, read->plane_count);

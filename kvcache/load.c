@@ -64,7 +64,7 @@ static void give_frame(kvstow *store, uint32_t id, uint32_t frame) {
 /* A copy that can't be read is no copy. The record may still be whole after a passing fault: it is
  * buried, or it would come back with the next recovery, even if it has been forgotten by then. */
 void kvs_load_failed(kvstow *store, uint32_t id, int result) {
-  struct kvs_entry *entry = kvs_entry(&store->index, id);
+  const struct kvs_entry *entry = kvs_entry(&store->index, id);
   store->count.failed_loads++;
   if (result == KVSTOW_ECANCELED || result == KVSTOW_ENOMEM) return;
   if (result == KVSTOW_ECORRUPT) {
@@ -178,4 +178,10 @@ void kvs_load_urge(kvstow *store, uint32_t id) {
   struct kvs_load *load = store->loads[entry->load];
   if (load->read.priority == KVSTOW_DEMAND) return;
   kvstow_tier_urge(store->tier, &load->read);
+}
+
+bool kvs_load_wait(kvstow *store, uint32_t id, uint64_t deadline_us) {
+  if ((kvs_entry(&store->index, id)->flags & KVS_LOADING) != 0)
+    return kvs_wait_until(store, deadline_us);
+  return kvs_now_us() < deadline_us;
 }

@@ -258,10 +258,7 @@ int kvstow_lease_wait(kvstow_lease *lease, uint32_t timeout_ms, kvstow_held *hel
     int rc = kvs_lease_poll(lease, &next, held);
     if (rc != KVSTOW_EAGAIN) return rc;
     pthread_mutex_lock(&store->lock);
-    /* Between the poll and here the load may have ended: look before waiting. */
-    const struct kvs_entry *entry = kvs_entry(&store->index, lease->block[next].id);
-    const bool loading = (entry->flags & KVS_LOADING) != 0;
-    if (loading && !kvs_wait_until(store, deadline)) {
+    if (!kvs_load_wait(store, lease->block[next].id, deadline)) {
       store->count.timeouts++;
       rc = KVSTOW_ETIMEDOUT;
     }

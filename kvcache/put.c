@@ -116,7 +116,7 @@ void kvs_publish_finish(kvstow *store, uint32_t id, const kvstow_access *access)
   kvs_ram_insert(store, id, &filled);
   kvs_event(store, KVSTOW_EVENT_STORED, kvs_entry(&store->index, id));
   if (store->tier != NULL && store->options.write_mode == KVSTOW_WRITE_THROUGH)
-    kvs_demote_want(store, id, false);
+    (void)kvs_demote_want(store, id, false);
 }
 
 /* ---- one call's blocks ---------------------------------------------------------------------- */

@@ -183,7 +183,7 @@ int kvs_lease_pin(kvstow_lease *lease, size_t i, struct kvs_reads *reads, uint32
     }
     block->verified = true;
   }
-  if (entry->ram_pins == UINT16_MAX) return KVSTOW_EFULL;
+  if (entry->ram_pins >= UINT16_MAX - 1) return KVSTOW_EBUSY; /* the last is demotion's */
   entry->ram_pins++;
   if ((entry->flags & KVS_PREFETCHED) != 0) {
     store->count.prefetch_used++;
@@ -239,8 +239,7 @@ static int wait_block(struct kvs_read_job *job, uint64_t deadline_us) {
   kvstow *store = job->lease->store;
   int rc = 0;
   pthread_mutex_lock(&store->lock);
-  const struct kvs_entry *entry = kvs_entry(&store->index, job->lease->block[job->next].id);
-  if ((entry->flags & KVS_LOADING) != 0 && !kvs_wait_until(store, deadline_us)) {
+  if (!kvs_load_wait(store, job->lease->block[job->next].id, deadline_us)) {
     store->count.timeouts++;
     rc = KVSTOW_ETIMEDOUT;
   }
@@ -252,7 +251,11 @@ int kvs_read_job_run(struct kvs_read_job *job, uint64_t deadline_us) {
   for (;;) {
     int rc = kvs_read_job_step(job);
     if (rc == KVSTOW_EAGAIN) rc = wait_block(job, deadline_us);
-    if (rc == KVSTOW_EFULL) rc = kvs_read_job_direct(job, deadline_us);
+    if (rc == KVSTOW_EFULL) {
+      const size_t before = job->next;
+      rc = kvs_read_job_direct(job, deadline_us);
+      if (rc == 0 && job->next == before) rc = wait_block(job, deadline_us); /* it has moved */
+    }
     if (rc != 0) return rc;
     if (job->next == job->first + job->count) return 0;
   }
@@ -315,14 +318,16 @@ int kvstow_view(kvstow_lease *lease, size_t block, uint32_t timeout_ms, const vo
     if (rc != KVSTOW_EAGAIN && rc != KVSTOW_EFULL) return rc;
     pthread_mutex_lock(&store->lock);
     const struct kvs_entry *entry = kvs_entry(&store->index, lease->block[block].id);
-    bool in_time = true;
-    if (rc == KVSTOW_EFULL || (entry->flags & KVS_LOADING) != 0) {
+    bool in_time;
+    if (rc == KVSTOW_EFULL) {
       store->pressed_bytes += entry->padded_bytes;
       pthread_cond_signal(&store->demote_wake);
       in_time = kvs_wait_until(store, deadline);
       store->pressed_bytes -= entry->padded_bytes;
-      store->count.timeouts += !in_time;
+    } else {
+      in_time = kvs_load_wait(store, lease->block[block].id, deadline);
     }
+    store->count.timeouts += !in_time;
     pthread_mutex_unlock(&store->lock);
     if (!in_time) return rc == KVSTOW_EFULL ? rc : KVSTOW_ETIMEDOUT;
   }

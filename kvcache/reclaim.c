@@ -26,6 +26,7 @@ struct listing {
     kvstow_key key, root;
     kvstow_loc loc;
     bool loaded; /* only to be written again */
+    bool gone;   /* the cache has let go of it */
   } * row;
   size_t count, room;
   bool failed; /* no memory for all */
@@ -45,7 +46,8 @@ static bool list_add(struct listing *list, kvstow_key key, kvstow_key root, kvst
   list->row[list->count].key = key;
   list->row[list->count].root = root;
   list->row[list->count].loc = loc;
-  list->row[list->count++].loaded = false;
+  list->row[list->count].loaded = false;
+  list->row[list->count++].gone = false;
   return true;
 }
 
@@ -76,15 +78,11 @@ static uint32_t listed_entry(kvstow *store, const struct listing *list, size_t i
   if (root == KVS_NO_ENTRY) return KVS_NO_ENTRY;
   const kvstow_key key = list->row[i].key;
   kvs_shard_lock(&store->index, key);
-  uint32_t id = kvs_shard_find(&store->index, key, root);
+  const uint32_t id = kvs_shard_find(&store->index, key, root);
   kvs_shard_unlock(&store->index, key);
   kvs_root_give(store, root);
   if (id == KVS_NO_ENTRY) return id;
-  const struct kvs_entry *entry = kvs_entry(&store->index, id);
-  const kvstow_loc *loc = &list->row[i].loc;
-  const bool same = (entry->flags & KVS_SSD) != 0 && entry->loc.segment == loc->segment &&
-                    entry->loc.page == loc->page && entry->loc.generation == loc->generation;
-  return same ? id : KVS_NO_ENTRY;
+  return kvs_ssd_is_at(store, id, list->row[i].loc) ? id : KVS_NO_ENTRY;
 }
 
 /* ---- which ---------------------------------------------------------------------------------- */
@@ -165,7 +163,7 @@ static void load_valued(kvstow *store, struct listing *list, bool all) {
 /* The block's SSD copy goes. false: it must not, somebody leases it. */
 static bool let_go(kvstow *store, uint32_t id, bool keep, bool loaded) {
   struct kvs_entry *entry = kvs_entry(&store->index, id);
-  const bool again = keep && valued(entry);
+  const bool again = (keep && valued(entry)) || (entry->flags & KVS_PINNED) != 0;
   if (entry->frame == KVS_NO_FRAME) {
     const kvstow_loc loc = entry->loc;
     if ((entry->flags & (KVS_LOADING | KVS_PINNED)) != 0) return false;
@@ -178,20 +176,30 @@ static bool let_go(kvstow *store, uint32_t id, bool keep, bool loaded) {
   }
   kvs_ssd_lose(store, id, false);
   if (again) { /* written with the next batch; what came here for that alone is clean then */
-    if (loaded || (entry->flags & KVS_CLEAN) != 0) kvs_ram_unlist(store, id);
-    kvs_demote_want(store, id, true);
+    const bool listed = !loaded && (entry->flags & KVS_CLEAN) == 0;
+    if (!listed) kvs_ram_unlist(store, id);
+    const bool wanted = kvs_demote_want(store, id, true);
+    if (!listed && !wanted && (entry->flags & KVS_PINNED) == 0) kvs_clean_push(store, id);
   }
   return true;
 }
 
-/* 0 or KVSTOW_EBUSY. */
-static int empty(kvstow *store, const struct listing *list, bool keep) {
+/* Lets go of all blocks of the segment and gives it up: in one step, for a forget that comes between
+ * would find neither the blocks nor a segment to wipe. What was let go of in vain is buried. 0, or
+ * KVSTOW_EBUSY, or what the tier says. */
+static int give_up(kvstow *store, uint32_t segment, struct listing *list, bool keep) {
   int rc = 0;
   pthread_mutex_lock(&store->lock);
   for (size_t i = 0; i < list->count && rc == 0; i++) {
     const uint32_t id = listed_entry(store, list, i);
-    if (id != KVS_NO_ENTRY && !let_go(store, id, keep, list->row[i].loaded)) rc = KVSTOW_EBUSY;
+    if (id == KVS_NO_ENTRY) continue;
+    list->row[i].gone = let_go(store, id, keep, list->row[i].loaded);
+    if (!list->row[i].gone) rc = KVSTOW_EBUSY;
   }
+  if (rc == 0) rc = kvstow_tier_reclaim(store->tier, segment);
+  for (size_t i = 0; i < list->count && rc != 0; i++)
+    if (list->row[i].gone) kvs_bury(store, list->row[i].loc);
+  store->count.segments_reclaimed += rc == 0;
   pthread_mutex_unlock(&store->lock);
   return rc;
 }
@@ -225,15 +233,10 @@ static int reclaim_one(kvstow *store, uint32_t segment, uint32_t records) {
         store->segments[segment].valued * 100ull <= (uint64_t)records * store->options.reinsert_pct;
     pthread_mutex_unlock(&store->lock);
     load_valued(store, &list, keep);
-    rc = empty(store, &list, keep);
+    rc = give_up(store, segment, &list, keep);
   }
-  if (rc == 0) rc = kvstow_tier_reclaim(store->tier, segment);
   free(list.row);
-  if (rc != 0) return rc;
-  pthread_mutex_lock(&store->lock);
-  store->count.segments_reclaimed++;
-  pthread_mutex_unlock(&store->lock);
-  return 0;
+  return rc;
 }
 
 /* Waits for writes under way; false if there are none. */

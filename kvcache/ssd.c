@@ -59,6 +59,12 @@ void kvs_ssd_use(kvstow *store, uint32_t id, const kvstow_access *access) {
     policy_insert(store, id, access);
 }
 
+bool kvs_ssd_is_at(const kvstow *store, uint32_t id, kvstow_loc loc) {
+  const struct kvs_entry *entry = kvs_entry(&store->index, id);
+  return (entry->flags & KVS_SSD) != 0 && entry->loc.segment == loc.segment &&
+         entry->loc.page == loc.page && entry->loc.generation == loc.generation;
+}
+
 /* A record given up without its segment would be found again by recovery, even after it was
  * forgotten: it has to be erased where it lies. Should the list not grow, the worst is that. */
 void kvs_bury(kvstow *store, kvstow_loc loc) {

@@ -261,6 +261,8 @@ void kvs_ssd_lose(kvstow *store, uint32_t id, bool bury);
 void kvs_ssd_use(kvstow *store, uint32_t id, const kvstow_access *access);
 /* Starts or stops counting a copy as valued without asking the policy: for pins. */
 void kvs_ssd_value(kvstow *store, uint32_t id, bool valued);
+/* Is that where the block lies on SSD? It may have moved since a read of it began. */
+bool kvs_ssd_is_at(const kvstow *store, uint32_t id, kvstow_loc loc);
 void kvs_bury(kvstow *store, kvstow_loc loc);
 /* Erases what is buried. Lock NOT held. */
 int kvs_erase_buried(kvstow *store);
@@ -281,6 +283,9 @@ int kvs_load_start(kvstow *store, uint32_t id, kvstow_priority priority, bool ah
 /* Lock NOT held. */
 void kvs_loads_submit(kvstow *store, struct kvs_reads *reads);
 void kvs_load_urge(kvstow *store, uint32_t id);
+/* Waits for a change if the block is loading; false when the time has passed, also where nothing was to
+ * be waited for: a load may fail as fast as it is begun, over and over. */
+bool kvs_load_wait(kvstow *store, uint32_t id, uint64_t deadline_us);
 /* Compares what a header page says of a block with what the index believes. 0 or KVSTOW_ECORRUPT. */
 int kvs_load_check(const kvstow *store, uint32_t id, const void *header);
 /* The SSD copy of a block could not be read, for the reason `result`: it is none any more. */
@@ -315,8 +320,8 @@ void kvs_sum_planes(void *page, const void *payload, uint32_t planes, uint32_t p
 int kvs_demoter_start(kvstow *store);
 void kvs_demoter_stop(kvstow *store);  /* lock NOT held */
 void kvs_demoter_check(kvstow *store); /* wakes it if RAM is above the watermark */
-/* The block is to be written soon. */
-void kvs_demote_want(kvstow *store, uint32_t id, bool again);
+/* The block is to be written soon. false: no memory to remember that. */
+bool kvs_demote_want(kvstow *store, uint32_t id, bool again);
 int kvs_flush(kvstow *store); /* lock NOT held */
 
 /* ---- reclaim.c ------------------------------------------------------------------------------ */
@@ -345,7 +350,8 @@ struct kvstow_lease {
 };
 
 /* Pins block `i` in RAM if it is there, verified. KVSTOW_EAGAIN: it loads (a load was started and put
- * into `reads`); KVSTOW_EFULL: it is on SSD and there is no frame for it; KVSTOW_EMISS. */
+ * into `reads`); KVSTOW_EFULL: it is on SSD and there is no frame for it; KVSTOW_EMISS; KVSTOW_EBUSY: it
+ * is read by too many. */
 int kvs_lease_pin(kvstow_lease *lease, size_t i, struct kvs_reads *reads, uint32_t *frame);
 void kvs_lease_unpin(kvstow_lease *lease, size_t i);
 /* Starts loads for blocks from `i` on, ahead of demand, as far as RAM and bounds allow. */
