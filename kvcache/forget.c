@@ -130,6 +130,15 @@ static bool forget_settled(kvstow *store, const struct kvs_wanted *row, uint64_t
   }
 }
 
+/* Erases what is buried, and what can still be read in segments given up: blocks long evicted would come
+ * back from there after a crash. */
+static int erase_for_good(kvstow *store) {
+  if (store->tier == NULL) return 0;
+  const int buried = kvs_erase_buried(store);
+  const int given_up = kvstow_tier_erase(store->tier, NULL, 0);
+  return buried != 0 ? buried : given_up;
+}
+
 /* Ends with the store's lock released. */
 static int forget_chosen(kvstow *store, struct chosen *chosen, int rc, size_t *blocks) {
   const uint64_t deadline = kvs_deadline(store, 0);
@@ -141,7 +150,7 @@ static int forget_chosen(kvstow *store, struct chosen *chosen, int rc, size_t *b
   pthread_mutex_unlock(&store->lock);
   free(chosen->row);
   if (blocks != NULL) *blocks = gone;
-  const int erased = store->tier == NULL ? 0 : kvs_erase_buried(store);
+  const int erased = erase_for_good(store);
   return erased != 0 ? erased : rc;
 }
 
@@ -153,10 +162,10 @@ int kvstow_forget(const kvstow_prefix *prefix, size_t first, size_t *blocks) {
   kvstow *store = chain.store;
   if (first >= chain.blocks) {
     rc = kvs_fail(store, KVSTOW_EINVAL, "forget: block %zu of %zu", first, chain.blocks);
-  } else if (chain.root != KVS_NO_ENTRY) {
+  } else {
     struct chosen chosen = {0};
     pthread_mutex_lock(&store->lock);
-    rc = choose_chain(store, &chain, first, &chosen);
+    if (chain.root != KVS_NO_ENTRY) rc = choose_chain(store, &chain, first, &chosen);
     rc = forget_chosen(store, &chosen, rc, blocks);
   }
   kvs_chain_finish(&chain);
@@ -186,7 +195,7 @@ int kvstow_forget_salt(kvstow_space *space, const void *salt, size_t salt_bytes,
   struct kvs_chain chain;
   int rc = kvs_chain_init(&chain, &prefix, 0, false);
   if (rc != 0) return rc;
-  if (chain.root != KVS_NO_ENTRY) rc = forget_roots(chain.store, chain.root, NULL, blocks);
+  rc = forget_roots(chain.store, chain.root, NULL, blocks); /* no listed entry has KVS_NO_ENTRY */
   kvs_chain_finish(&chain);
   return rc;
 }

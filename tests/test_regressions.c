@@ -184,6 +184,63 @@ static void sequence_stores_an_expired_block_anew(void **state) {
   tear_down(&f);
 }
 
+/* ---- forgetting ----------------------------------------------------------------------------- */
+
+static void appended(void *arg, int result) {
+  *(_Atomic int *)arg = result == 0 ? 1 : -1;
+}
+
+/* Appends one record, gives its segment up, erases nothing in particular, and dies. */
+static void give_up_and_die(const kvstow_tier_options *options) {
+  kvstow_tier *tier;
+  KV_OK(kvstow_tier_open(options, &tier, NULL, 0));
+  void *header = kv_pages(KVSTOW_PAGE_BYTES), *payload = kv_pages(KVSTOW_PAGE_BYTES);
+  memset(payload, 1, KVSTOW_PAGE_BYTES);
+  const kvstow_record record = {.key = {1, 2}, .planes = 1, .plane_bytes = KVSTOW_PAGE_BYTES};
+  KV_OK(kvstow_record_format(header, &record, "", 0));
+  kvstow_record_sums(header)[0] = kvstow_checksum(payload, KVSTOW_PAGE_BYTES);
+  kvstow_record_write write = {.header = header, .payload = payload};
+  _Atomic int done = 0;
+  KV_OK(kvstow_tier_append(tier, &write, 1, appended, &done));
+  while (done == 0) kv_sleep_ms(1);
+  KV_OK(kvstow_tier_seal(tier));
+  KV_OK(kvstow_tier_flush(tier));
+  KV_OK(kvstow_tier_reclaim(tier, write.loc.segment));
+  KV_OK(kvstow_tier_erase(tier, NULL, 0));
+  _exit(0);
+}
+
+static bool count_record(void *arg, const kvstow_record *record) {
+  (void)record;
+  ++*(size_t *)arg;
+  return true;
+}
+
+/* A forget that found nothing on SSD left the segments given up as they were: what had been evicted with
+ * them was there again after a crash. */
+static void erasing_nothing_wipes_segments_given_up(void **state) {
+  (void)state;
+  const char *dir = kv_dir("regressions");
+  kvstow_tier_options options;
+  kvstow_tier_options_init(&options);
+  options.dirs = &dir;
+  options.dirs_count = 1;
+  options.budget_bytes = 8 * KV_MIB;
+  options.segment_bytes = SEGMENT;
+  options.engine = KVSTOW_ENGINE_THREADS;
+  const pid_t child = kv_fork();
+  if (child == 0) give_up_and_die(&options);
+  KV_CHECK(kv_wait(child) == 0, "the child failed");
+  kvstow_tier *tier;
+  KV_OK(kvstow_tier_open(&options, &tier, NULL, 0));
+  size_t found = 0;
+  for (uint32_t i = 0; i < kvstow_tier_segment_count(tier); i++)
+    KV_OK(kvstow_tier_scan(tier, i, count_record, &found));
+  KV_CHECK(found == 0, "%zu records came back", found);
+  KV_OK(kvstow_tier_close(tier));
+  kv_dir_drop(dir);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(ssd_that_can_not_be_written_keeps_what_it_has),
@@ -191,6 +248,7 @@ int main(void) {
       cmocka_unit_test(reserving_too_many_blocks_leaves_the_slots_alone),
       cmocka_unit_test(sequences_refuse_counts_that_overflow),
       cmocka_unit_test(sequence_stores_an_expired_block_anew),
+      cmocka_unit_test(erasing_nothing_wipes_segments_given_up),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -252,10 +252,9 @@ static int erase_locked(kvstow_tier *tier, const kvstow_loc *sorted, size_t coun
 int kvstow_tier_erase(kvstow_tier *tier, const kvstow_loc *locs, size_t count) {
   if (!tier || (!locs && count > 0)) return KVSTOW_EINVAL;
   if (tier->read_only) return KVSTOW_EACCES;
-  if (count == 0) return 0;
-  kvstow_loc *sorted = malloc(count * sizeof *sorted);
+  kvstow_loc *sorted = malloc((count + 1) * sizeof *sorted);
   if (!sorted) return KVSTOW_ENOMEM;
-  memcpy(sorted, locs, count * sizeof *sorted);
+  if (count > 0) memcpy(sorted, locs, count * sizeof *sorted);
   qsort(sorted, count, sizeof *sorted, compare_locs);
   pthread_mutex_lock(&tier->barrier_lock);
   const int code = erase_locked(tier, sorted, count);

@@ -240,7 +240,8 @@ KVSTOW_API int kvstow_tier_reclaim(kvstow_tier *tier, uint32_t segment);
 KVSTOW_API int kvstow_tier_seal(kvstow_tier *tier);
 
 /* Erases records for good: overwrites their header pages and footer entries, then flushes. Dead
- * locations are skipped. Blocking. */
+ * locations are skipped. All segments given up and not yet reused are wiped too, also with a count of
+ * 0. Blocking. */
 KVSTOW_API int kvstow_tier_erase(kvstow_tier *tier, const kvstow_loc *locs, size_t count);
 
 /* ---- statistics ----------------------------------------------------------------------------- */
