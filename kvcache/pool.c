@@ -63,7 +63,7 @@ static uint32_t best_slots(const struct kvs_pool *pool, uint32_t slot_bytes) {
   double best_share = (double)slot_bytes / (double)slab_cost(1, slot_bytes);
   for (uint32_t n = 2; n <= SLOTS_MAX && (size_t)n * slot_bytes <= max_bytes; n++) {
     const double share = (double)n * slot_bytes / (double)slab_cost(n, slot_bytes);
-    if (share > best_share + 0.002) best = n, best_share = share;
+    if (share > best_share + 0.0002) best = n, best_share = share;
   }
   return best;
 }
