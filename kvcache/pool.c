@@ -18,8 +18,9 @@
 #define SLOTS_MAX (1u << SLOT_BITS)
 #define HEADER_BYTES 4096u
 #define NONE UINT32_MAX
-#define SLABS_SHARE 16u /* a slab of several slots is at most this part of the region */
-#define SLAB_BYTES_MAX ((size_t)64 << 20)
+#define SLABS_SHARE 8u /* a slab of several slots is at most this part of the region */
+#define SLAB_BYTES_EASY ((size_t)16 << 20)
+#define SHARE_ENOUGH 0.95
 #define CLASSES_MAX 256u
 #define SLAB_BYTES_MIN ((uint64_t)16 << 10) /* sizes the table of slabs, no more */
 
@@ -55,13 +56,15 @@ static size_t slab_cost(uint32_t slots, uint32_t slot_bytes) {
   return kvs_region_cost((size_t)slots * slot_bytes);
 }
 
-/* The number of slots that leaves the smallest part of a slab unused; fewer slots on near ties. */
+/* The number of slots that leaves the smallest part of a slab unused; fewer slots on near ties. Slabs
+ * beyond 16 MiB, which are hard to empty, only for sizes that waste much otherwise: those just above a
+ * size class. */
 static uint32_t best_slots(const struct kvs_pool *pool, uint32_t slot_bytes) {
-  size_t max_bytes = kvs_region_bytes(pool->region) / SLABS_SHARE;
-  if (max_bytes > SLAB_BYTES_MAX) max_bytes = SLAB_BYTES_MAX;
+  const size_t max_bytes = kvs_region_bytes(pool->region) / SLABS_SHARE;
   uint32_t best = 1;
   double best_share = (double)slot_bytes / (double)slab_cost(1, slot_bytes);
   for (uint32_t n = 2; n <= SLOTS_MAX && (size_t)n * slot_bytes <= max_bytes; n++) {
+    if ((size_t)n * slot_bytes > SLAB_BYTES_EASY && best_share > SHARE_ENOUGH) break;
     const double share = (double)n * slot_bytes / (double)slab_cost(n, slot_bytes);
     if (share > best_share + 0.0002) best = n, best_share = share;
   }
