@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "kvcache/store.h"
+#include "kvcache/thread.h"
 
 #define SKIPS_MAX 64u
 #define RECLAIM_TRIES 8u
@@ -409,7 +410,8 @@ static void *demoter_main(void *arg) {
 }
 
 int kvs_demoter_start(kvstow *store) {
-  if (pthread_create(&store->demoter, NULL, demoter_main, store) != 0) return KVSTOW_ENOMEM;
+  if (!kvs_thread_start(&store->demoter, "kvstow-demote", demoter_main, store))
+    return KVSTOW_ENOMEM;
   store->demoter_runs = true;
   return 0;
 }

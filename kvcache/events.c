@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "kvcache/store.h"
+#include "kvcache/thread.h"
 
 #define RING_EVENTS 8192u /* power of two */
 
@@ -46,7 +47,7 @@ int kvs_events_create(kvstow_event_fn fn, void *arg, struct kvs_events **out) {
   events->arg = arg;
   pthread_mutex_init(&events->lock, NULL);
   pthread_cond_init(&events->wake, NULL);
-  if (pthread_create(&events->thread, NULL, events_main, events) != 0) {
+  if (!kvs_thread_start(&events->thread, "kvstow-events", events_main, events)) {
     pthread_mutex_destroy(&events->lock);
     pthread_cond_destroy(&events->wake);
     free(events);

@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 
 #include "kvcache/je.h"
+#include "kvcache/thread.h"
 #include "kvstow/error.h"
 
 #define HUGE_BYTES ((uint64_t)2 << 20)
@@ -202,7 +203,8 @@ int kvs_region_create(uint64_t bytes, bool populate, struct kvs_region **out) {
     return rc;
   }
   if (populate)
-    region->populating = pthread_create(&region->populator, NULL, populate_main, region) == 0;
+    region->populating =
+        kvs_thread_start(&region->populator, "kvstow-populate", populate_main, region);
   *out = region;
   return 0;
 }
