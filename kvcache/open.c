@@ -305,7 +305,8 @@ static int destroy(kvstow *store) {
 static int make_parts(kvstow *store) {
   const kvstow_options *o = &store->options;
   const bool ssd = o->ssd_bytes > 0;
-  int rc = kvs_index_init(&store->index, (o->ram_bytes + o->ssd_bytes) / RECORD_BYTES_MIN + 1024);
+  int rc = kvs_index_init(&store->index,
+                          o->ram_bytes / RECORD_BYTES_MIN + o->ssd_bytes / RECORD_BYTES_MIN + 1024);
   if (rc != 0) return rc;
   if (ssd && (rc = open_tier(store)) != 0) return rc;
   if (!ssd) {
