@@ -102,6 +102,7 @@ uint32_t kvs_publish(kvstow *store, const struct kvs_reservation *r, bool sums, 
   if (id == KVS_NO_ENTRY) {
     if (*rc == 0) store->count.duplicate_blocks++;
     kvs_ram_give(store, r->frame, r->padded_bytes);
+    pthread_cond_broadcast(&store->changed);
     return id;
   }
   store->count.stored_blocks++;
@@ -120,6 +121,14 @@ void kvs_publish_finish(kvstow *store, uint32_t id, const kvstow_access *access)
 }
 
 /* ---- one call's blocks ---------------------------------------------------------------------- */
+
+static kvstow_access access_of(const struct kvs_chain *chain) {
+  return (kvstow_access){.session = chain->prefix->session,
+                         .category = chain->prefix->category,
+                         .recompute_cost = chain->prefix->recompute_cost,
+                         .chain_blocks = (uint32_t)chain->blocks,
+                         .tokens = chain->space->layout.block_tokens};
+}
 
 static int reservation_init(struct kvs_reservation *r, struct kvs_chain *chain, size_t block,
                             uint32_t payload_bytes, uint64_t deadline_us) {
@@ -143,11 +152,7 @@ static int reservation_init(struct kvs_reservation *r, struct kvs_chain *chain, 
       .key = chain->keys[block + 1],
       .parent = chain->keys[block],
       .root_id = chain->root_id,
-      .access = {.session = chain->prefix->session,
-                 .category = chain->prefix->category,
-                 .recompute_cost = chain->prefix->recompute_cost,
-                 .chain_blocks = (uint32_t)chain->blocks,
-                 .tokens = space->layout.block_tokens},
+      .access = access_of(chain),
   };
   return kvs_frame_wait(store, padded, deadline_us, &r->frame);
 }
@@ -209,10 +214,12 @@ static void fill(const struct kvs_reservation *r, void *page, const kvstow_sourc
 struct group {
   struct kvs_reservation r[GROUP_BLOCKS];
   size_t count;
+  size_t first; /* of them, in the call */
   uint64_t bytes;
 };
 
-static int publish_group(kvstow *store, struct group *group, uint64_t request) {
+/* If some can't be published, *stored falls back to the first of the group. */
+static int publish_group(kvstow *store, struct group *group, uint64_t request, size_t *stored) {
   uint32_t ids[GROUP_BLOCKS];
   int first_error = 0;
   pthread_mutex_lock(&store->lock);
@@ -228,9 +235,37 @@ static int publish_group(kvstow *store, struct group *group, uint64_t request) {
     }
   kvs_demoter_check(store);
   pthread_mutex_unlock(&store->lock);
+  if (first_error != 0 && *stored > group->first) *stored = group->first;
   group->count = 0;
   group->bytes = 0;
   return first_error;
+}
+
+/* A block that is held already: `id` is leased and given back. */
+static void use_held(const struct kvs_chain *chain, uint32_t id, uint64_t request) {
+  kvstow *store = chain->store;
+  kvstow_access access = access_of(chain);
+  access.request = request;
+  pthread_mutex_lock(&store->lock);
+  kvs_describe_access(store, id, &access);
+  kvs_use(store, id, &access);
+  kvs_lease_drop_locked(store, id);
+  store->count.duplicate_blocks++;
+  pthread_mutex_unlock(&store->lock);
+}
+
+/* Room for one more block of the group. Others may wait for what we have filled as we wait for theirs: so it
+ * is published before waiting. */
+static int group_reserve(struct group *group, struct kvs_chain *chain, size_t block,
+                         uint32_t payload_bytes, uint64_t deadline_us, uint64_t request,
+                         size_t *stored) {
+  if (group->count > 0) {
+    const int rc = reservation_init(&group->r[group->count], chain, block, payload_bytes, 0);
+    if (rc != KVSTOW_EFULL || deadline_us == 0) return rc;
+    const int published = publish_group(chain->store, group, request, stored);
+    if (published != 0) return published;
+  }
+  return reservation_init(&group->r[0], chain, block, payload_bytes, deadline_us);
 }
 
 static int store_blocks(struct kvs_chain *chain, size_t first, size_t count,
@@ -247,25 +282,26 @@ static int store_blocks(struct kvs_chain *chain, size_t first, size_t count,
   int rc = 0;
   for (size_t i = 0; i < count && rc == 0; i++) {
     bool in_ram;
-    if (kvs_chain_find(chain, first + i, false, &in_ram) != KVS_NO_ENTRY) {
-      pthread_mutex_lock(&store->lock);
-      store->count.duplicate_blocks++;
-      pthread_mutex_unlock(&store->lock);
+    const uint32_t id = kvs_chain_find(chain, first + i, true, &in_ram);
+    if (id != KVS_NO_ENTRY) {
+      use_held(chain, id, request);
     } else {
-      struct kvs_reservation *r = &group.r[group.count];
-      rc = reservation_init(r, chain, first + i, (uint32_t)source_bytes(&sources[i]), deadline);
+      rc = group_reserve(&group, chain, first + i, (uint32_t)source_bytes(&sources[i]), deadline,
+                         request, stored);
       if (rc != 0) break;
+      if (group.count == 0) group.first = i;
+      struct kvs_reservation *r = &group.r[group.count];
       void *page = kvs_pool_header(store->pool, r->frame);
       rc = kvs_header_format(r, kvs_chain_tokens(chain, first + i), page);
       fill(r, page, &sources[i], hasher);
       group.count++;
       group.bytes += r->padded_bytes;
       if (group.count == GROUP_BLOCKS || group.bytes >= group_max)
-        rc = publish_group(store, &group, request);
+        rc = publish_group(store, &group, request, stored);
     }
     if (rc == 0) *stored = i + 1;
   }
-  const int last = publish_group(store, &group, request);
+  const int last = publish_group(store, &group, request, stored);
   return rc != 0 ? rc : last;
 }
 
