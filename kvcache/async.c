@@ -2,7 +2,8 @@
  *
  * Two threads serve all queues of a store, made with the first queue. The *poller* owns reads and waits
  * on leases: it never blocks on a device, but looks at its operations again whenever a load has ended.
- * The *worker* runs, one after another, what may block: stores, flushes, reads past the pool.
+ * The *worker* runs, one after another, what may block: stores, flushes, reads past the pool. What is
+ * cancelled while it waits for the worker, or read too late, is completed by the poller.
  *
  * An operation belongs to a list (poller or worker) under async->lock until it is done, then to its
  * queue until it is polled. Lock order: store->lock before async->lock before a queue's lock; the
@@ -15,6 +16,7 @@
 #include <unistd.h>
 
 #include "kvcache/store.h"
+#include "kvcache/thread.h"
 
 enum kind { READ, LEASE_WAIT, STORE, FLUSH };
 
@@ -24,7 +26,7 @@ struct kvstow_op {
   void *user;
   enum kind kind;
   _Atomic bool cancelled;
-  uint64_t deadline_us;
+  uint64_t begun_ns, deadline_us; /* the deadline is a read's or a wait's */
   int result;
   /* READ */
   struct kvs_read_job job;
@@ -76,13 +78,10 @@ static void complete(kvstow_op *op, int result) {
   kvstow_queue *queue = op->queue;
   kvstow *store = queue->store;
   op->result = result;
-  if (op->kind == READ) kvs_read_job_finish(&op->job);
-  if (result == KVSTOW_ECANCELED || result == KVSTOW_ETIMEDOUT) {
+  if (op->kind == READ) kvs_read_job_end(&op->job, result, op->begun_ns);
+  if (result == KVSTOW_ECANCELED) {
     pthread_mutex_lock(&store->lock);
-    if (result == KVSTOW_ECANCELED)
-      store->count.cancels++;
-    else
-      store->count.timeouts++;
+    store->count.cancels++;
     pthread_mutex_unlock(&store->lock);
   }
   pthread_mutex_lock(&queue->lock);
@@ -96,20 +95,46 @@ static void complete(kvstow_op *op, int result) {
 
 /* ---- the poller ----------------------------------------------------------------------------- */
 
+static int late(const kvstow_op *op) {
+  kvstow *store = op->queue->store;
+  pthread_mutex_lock(&store->lock);
+  store->count.timeouts++;
+  pthread_mutex_unlock(&store->lock);
+  return KVSTOW_ETIMEDOUT;
+}
+
 /* KVSTOW_EAGAIN: not yet. KVSTOW_EFULL: a read that must go past the pool. */
 static int step(kvstow_op *op) {
   if (atomic_load(&op->cancelled)) return KVSTOW_ECANCELED;
   int rc = op->kind == READ ? kvs_read_job_step(&op->job)
                             : kvs_lease_poll(op->lease, &op->lease_next, NULL);
-  if (rc == KVSTOW_EAGAIN && kvs_now_us() >= op->deadline_us) rc = KVSTOW_ETIMEDOUT;
+  if (rc == KVSTOW_EAGAIN && kvs_now_us() >= op->deadline_us) rc = late(op);
   return rc;
+}
+
+static uint64_t deadline_of(const kvstow_op *op) {
+  return op->kind == READ || op->kind == LEASE_WAIT ? op->deadline_us : UINT64_MAX;
 }
 
 static uint64_t earliest(const struct op_list *list) {
   uint64_t deadline = UINT64_MAX;
   for (const kvstow_op *op = list->head; op != NULL; op = op->next)
-    if (op->deadline_us < deadline) deadline = op->deadline_us;
+    if (deadline_of(op) < deadline) deadline = deadline_of(op);
   return deadline;
+}
+
+/* Moves to `over` what is cancelled or late while it waits for the worker. async->lock held. */
+static void take_overdue(struct kvs_async *async, struct op_list *over) {
+  const uint64_t now = kvs_now_us();
+  kvstow_op *op = async->worked.head;
+  list_init(&async->worked);
+  list_init(over);
+  while (op != NULL) {
+    kvstow_op *next = op->next;
+    const bool overdue = atomic_load(&op->cancelled) || now >= deadline_of(op);
+    list_push(overdue ? over : &async->worked, op);
+    op = next;
+  }
 }
 
 static void wait_for(pthread_cond_t *wake, pthread_mutex_t *lock, uint64_t deadline_us) {
@@ -127,20 +152,47 @@ static void hand_over(struct kvs_async *async, kvstow_op *op) {
   pthread_mutex_lock(&async->lock);
   list_push(&async->worked, op);
   pthread_cond_signal(&async->worker_wake);
+  pthread_cond_signal(&async->poller_wake); /* it watches over the deadline */
   pthread_mutex_unlock(&async->lock);
+}
+
+static void complete_overdue(struct op_list *over) {
+  for (kvstow_op *op = over->head, *next; op != NULL; op = next) {
+    next = op->next;
+    complete(op, atomic_load(&op->cancelled) ? KVSTOW_ECANCELED : late(op));
+  }
+}
+
+/* Looks at all operations once; those to be looked at again stay. */
+static void step_all(struct kvs_async *async, struct op_list *mine) {
+  kvstow_op *op = mine->head;
+  list_init(mine);
+  while (op != NULL) {
+    kvstow_op *next = op->next;
+    const int rc = step(op);
+    if (rc == KVSTOW_EAGAIN)
+      list_push(mine, op);
+    else if (rc == KVSTOW_EFULL)
+      hand_over(async, op);
+    else
+      complete(op, rc);
+    op = next;
+  }
 }
 
 static void *poller_main(void *arg) {
   struct kvs_async *async = arg;
-  struct op_list mine; /* only this thread sees them */
+  struct op_list mine, over; /* only this thread sees them */
   list_init(&mine);
   uint64_t seen = 0;
   pthread_mutex_lock(&async->lock);
   while (!async->stop) {
-    if (async->polled.head == NULL && seen == async->changes) {
-      wait_for(&async->poller_wake, &async->lock, earliest(&mine));
-      if (async->polled.head == NULL && seen == async->changes && kvs_now_us() < earliest(&mine))
-        continue;
+    take_overdue(async, &over);
+    if (over.head == NULL && async->polled.head == NULL && seen == async->changes &&
+        kvs_now_us() < earliest(&mine)) {
+      const uint64_t ours = earliest(&mine), workers = earliest(&async->worked);
+      wait_for(&async->poller_wake, &async->lock, ours < workers ? ours : workers);
+      continue;
     }
     seen = async->changes;
     if (async->polled.head != NULL) {
@@ -149,19 +201,8 @@ static void *poller_main(void *arg) {
       list_init(&async->polled);
     }
     pthread_mutex_unlock(&async->lock);
-    kvstow_op *op = mine.head;
-    list_init(&mine);
-    while (op != NULL) {
-      kvstow_op *next = op->next;
-      const int rc = step(op);
-      if (rc == KVSTOW_EAGAIN)
-        list_push(&mine, op);
-      else if (rc == KVSTOW_EFULL)
-        hand_over(async, op);
-      else
-        complete(op, rc);
-      op = next;
-    }
+    complete_overdue(&over);
+    step_all(async, &mine);
     pthread_mutex_lock(&async->lock);
   }
   pthread_mutex_unlock(&async->lock);
@@ -221,8 +262,8 @@ static int async_create(kvstow *store, struct kvs_async **out) {
   pthread_cond_init(&async->poller_wake, &monotonic);
   pthread_cond_init(&async->worker_wake, &monotonic);
   pthread_condattr_destroy(&monotonic);
-  bool ok = pthread_create(&async->poller, NULL, poller_main, async) == 0;
-  if (ok && pthread_create(&async->worker, NULL, worker_main, async) != 0) {
+  bool ok = kvs_thread_start(&async->poller, "kvstow-poll", poller_main, async);
+  if (ok && !kvs_thread_start(&async->worker, "kvstow-work", worker_main, async)) {
     pthread_mutex_lock(&async->lock);
     async->stop = true;
     pthread_cond_broadcast(&async->poller_wake);
@@ -344,6 +385,7 @@ static kvstow_op *op_new(kvstow_queue *queue, enum kind kind, uint32_t timeout_m
   op->queue = queue;
   op->kind = kind;
   op->user = user;
+  op->begun_ns = kvs_now_ns();
   op->deadline_us = kvs_deadline(queue->store, timeout_ms);
   return op;
 }
@@ -369,7 +411,7 @@ static int submit(kvstow_op *op, bool blocks, kvstow_op **out) {
 
 int kvstow_lease_wait_async(kvstow_lease *lease, uint32_t timeout_ms, kvstow_queue *queue,
                             void *user, kvstow_op **op_out) {
-  if (lease == NULL || queue == NULL) return KVSTOW_EINVAL;
+  if (lease == NULL || queue == NULL || queue->store != lease->store) return KVSTOW_EINVAL;
   kvstow_op *op = op_new(queue, LEASE_WAIT, timeout_ms, user);
   if (op == NULL) return KVSTOW_ENOMEM;
   op->lease = lease;
@@ -385,7 +427,7 @@ static int submit_read(kvstow_op *op, int rc, uint32_t flags, kvstow_op **op_out
 int kvstow_read_async(kvstow_lease *lease, const kvstow_range *range, const struct iovec *iov,
                       int iovcnt, uint32_t flags, uint32_t timeout_ms, kvstow_queue *queue,
                       void *user, kvstow_op **op_out) {
-  if (queue == NULL) return KVSTOW_EINVAL;
+  if (lease == NULL || queue == NULL || queue->store != lease->store) return KVSTOW_EINVAL;
   kvstow_op *op = op_new(queue, READ, timeout_ms, user);
   if (op == NULL) return KVSTOW_ENOMEM;
   const int rc = kvs_read_job_rows(&op->job, lease, range, iov, iovcnt, flags);
@@ -395,7 +437,7 @@ int kvstow_read_async(kvstow_lease *lease, const kvstow_range *range, const stru
 int kvstow_read_blocks_async(kvstow_lease *lease, size_t first, size_t count, void *const *payloads,
                              size_t *bytes, uint32_t flags, uint32_t timeout_ms,
                              kvstow_queue *queue, void *user, kvstow_op **op_out) {
-  if (queue == NULL) return KVSTOW_EINVAL;
+  if (lease == NULL || queue == NULL || queue->store != lease->store) return KVSTOW_EINVAL;
   kvstow_op *op = op_new(queue, READ, timeout_ms, user);
   if (op == NULL) return KVSTOW_ENOMEM;
   const int rc = kvs_read_job_blocks(&op->job, lease, first, count, payloads, bytes, flags);
@@ -406,6 +448,7 @@ int kvstow_store_async(const kvstow_prefix *prefix, size_t first, size_t count,
                        const kvstow_source *sources, kvstow_queue *queue, void *user,
                        kvstow_op **op_out) {
   if (prefix == NULL || prefix->size < sizeof *prefix || queue == NULL) return KVSTOW_EINVAL;
+  if (prefix->space == NULL || prefix->space->store != queue->store) return KVSTOW_EINVAL;
   kvstow_op *op = op_new(queue, STORE, 0, user);
   if (op == NULL) return KVSTOW_ENOMEM;
   op->prefix = *prefix;
@@ -416,7 +459,7 @@ int kvstow_store_async(const kvstow_prefix *prefix, size_t first, size_t count,
 }
 
 int kvstow_flush_async(kvstow *store, kvstow_queue *queue, void *user, kvstow_op **op_out) {
-  if (store == NULL || queue == NULL) return KVSTOW_EINVAL;
+  if (store == NULL || queue == NULL || queue->store != store) return KVSTOW_EINVAL;
   kvstow_op *op = op_new(queue, FLUSH, 0, user);
   if (op == NULL) return KVSTOW_ENOMEM;
   return submit(op, true, op_out);

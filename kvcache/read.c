@@ -34,6 +34,11 @@ static int resolve_range(const kvstow_lease *lease, const kvstow_range *asked,
   return 0;
 }
 
+static void job_finish(struct kvs_read_job *job) {
+  free(job->iov_starts);
+  job->iov_starts = NULL;
+}
+
 int kvs_read_job_rows(struct kvs_read_job *job, kvstow_lease *lease, const kvstow_range *range,
                       const struct iovec *iov, int iovcnt, uint32_t flags) {
   if (lease == NULL || iov == NULL || iovcnt <= 0) return KVSTOW_EINVAL;
@@ -59,7 +64,7 @@ int kvs_read_job_rows(struct kvs_read_job *job, kvstow_lease *lease, const kvsto
     null |= iov[i].iov_base == NULL && iov[i].iov_len > 0;
   }
   if (bytes == wanted && !null) return 0;
-  kvs_read_job_finish(job);
+  job_finish(job);
   if (null) return kvs_fail(lease->store, KVSTOW_EINVAL, "read: an iovec has no base");
   return kvs_fail(lease->store, KVSTOW_EINVAL, "read: the range has %zu bytes, the iovecs %zu",
                   wanted, bytes);
@@ -83,11 +88,6 @@ int kvs_read_job_blocks(struct kvs_read_job *job, kvstow_lease *lease, size_t fi
   }
   return kvs_fail(lease->store, KVSTOW_EINVAL, "read: blocks %zu+%zu of %zu", first, count,
                   lease->blocks);
-}
-
-void kvs_read_job_finish(struct kvs_read_job *job) {
-  free(job->iov_starts);
-  job->iov_starts = NULL;
 }
 
 /* ---- delivering ----------------------------------------------------------------------------- */
@@ -261,11 +261,9 @@ int kvs_read_job_run(struct kvs_read_job *job, uint64_t deadline_us) {
   }
 }
 
-static int run_and_count(struct kvs_read_job *job, uint32_t timeout_ms) {
+void kvs_read_job_end(struct kvs_read_job *job, int rc, uint64_t begun_ns) {
   kvstow_lease *lease = job->lease;
   kvstow *store = lease->store;
-  const uint64_t start = kvs_now_ns();
-  const int rc = kvs_read_job_run(job, kvs_deadline(store, timeout_ms));
   const struct kvs_layout *layout = &lease->space->layout;
   if (rc != 0)
     kvs_fail(store, rc, "read: block %zu of a lease of %zu: %s", job->next, lease->blocks,
@@ -279,8 +277,14 @@ static int run_and_count(struct kvs_read_job *job, uint32_t timeout_ms) {
                                     : (uint64_t)job->count * lease->space->payload_bytes;
   }
   pthread_mutex_unlock(&store->lock);
-  kvs_read_job_finish(job);
-  kvs_histogram_add(&store->read_time, kvs_now_ns() - start);
+  job_finish(job);
+  kvs_histogram_add(&store->read_time, kvs_now_ns() - begun_ns);
+}
+
+static int run_and_count(struct kvs_read_job *job, uint32_t timeout_ms) {
+  const uint64_t begun_ns = kvs_now_ns();
+  const int rc = kvs_read_job_run(job, kvs_deadline(job->lease->store, timeout_ms));
+  kvs_read_job_end(job, rc, begun_ns);
   return rc;
 }
 

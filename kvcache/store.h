@@ -344,7 +344,6 @@ struct kvstow_lease {
   uint32_t root;
   size_t blocks;
   _Atomic size_t good;  /* leading blocks not known to be bad */
-  size_t pending;       /* asynchronous operations on it; store->lock */
   kvstow_token *tokens; /* of all blocks; NULL if none needs comparing */
   struct kvs_lease_block block[];
 };
@@ -380,7 +379,8 @@ int kvs_read_job_rows(struct kvs_read_job *job, kvstow_lease *lease, const kvsto
                       const struct iovec *iov, int iovcnt, uint32_t flags);
 int kvs_read_job_blocks(struct kvs_read_job *job, kvstow_lease *lease, size_t first, size_t count,
                         void *const *payloads, size_t *bytes, uint32_t flags);
-void kvs_read_job_finish(struct kvs_read_job *job);
+/* After a job that was checked: counts it, says why it failed, frees. Lock NOT held. */
+void kvs_read_job_end(struct kvs_read_job *job, int rc, uint64_t begun_ns);
 /* Copies what is in RAM, from job->next on. 0 done; KVSTOW_EAGAIN: block job->next is loading. Lock
  * NOT held. */
 int kvs_read_job_step(struct kvs_read_job *job);

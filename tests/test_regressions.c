@@ -3,7 +3,9 @@
  * Device errors are made by standing in front of pwritev and preadv of the threads engine.
  *
  * SPDX-License-Identifier: Apache-2.0 */
+#include <dirent.h>
 #include <dlfcn.h>
+#include <signal.h>
 
 #include "support/kv.h"
 
@@ -15,10 +17,12 @@ enum { RAM = 8 * 1024 * 1024, SEGMENT = 1024 * 1024 };
 /* ---- a device that fails -------------------------------------------------------------------- */
 
 static _Atomic bool writes_fail;
+static _Atomic unsigned writes_take_ms;
 
 ssize_t pwritev(int fd, const struct iovec *iov, int count, off_t offset) {
   ssize_t (*real)(int, const struct iovec *, int, off_t) =
       (ssize_t(*)(int, const struct iovec *, int, off_t))dlsym(RTLD_NEXT, "pwritev");
+  if (writes_take_ms > 0) kv_sleep_ms(writes_take_ms);
   if (!writes_fail) return real(fd, iov, count, offset);
   errno = EIO;
   return -1;
@@ -241,6 +245,158 @@ static void erasing_nothing_wipes_segments_given_up(void **state) {
   kv_dir_drop(dir);
 }
 
+/* ---- use ------------------------------------------------------------------------------------ */
+
+/* Only a match was a use: a prompt stored again and again was evicted all the same. */
+static void storing_a_block_that_is_held_is_a_use(void **state) {
+  (void)state;
+  fixture f;
+  set_up(&f, 0);
+  KV_OK(put(&f, 1, 4));
+  for (uint64_t doc = 2; doc < 200; doc++) { /* 50 MiB, past 8 */
+    KV_OK(put(&f, doc, 16));
+    KV_OK(put(&f, 1, 4));
+  }
+  const kvstow_stats stats = kv_stats(f.store);
+  KV_CHECK(stats.duplicate_blocks == 198 * 4, "stored anew: %" PRIu64 " duplicates",
+           stats.duplicate_blocks);
+  tear_down(&f);
+}
+
+/* ---- asynchronous calls --------------------------------------------------------------------- */
+
+/* A flush for one store's queue flushed the queue's. */
+static void queues_refuse_what_belongs_to_another_store(void **state) {
+  (void)state;
+  fixture f, g;
+  set_up(&f, AMPLE);
+  set_up(&g, AMPLE);
+  KV_OK(put(&f, 1, 4));
+  kvstow_queue *queue;
+  KV_OK(kvstow_queue_create(g.store, &queue));
+  kv_doc d = document(&f, 1, 4);
+  kvstow_lease *lease;
+  KV_OK(kvstow_match(&d.prefix, 0, &lease, NULL));
+  void *page = kv_pages(KVSTOW_PAGE_BYTES);
+  KV_RESULT(kvstow_flush_async(f.store, queue, NULL, NULL), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_lease_wait_async(lease, 0, queue, NULL, NULL), KVSTOW_EINVAL);
+  KV_RESULT(kvstow_read_blocks_async(lease, 0, 1, &page, NULL, 0, 0, queue, NULL, NULL),
+            KVSTOW_EINVAL);
+  KV_RESULT(kvstow_store_async(&d.prefix, 0, 1, NULL, queue, NULL, NULL), KVSTOW_EINVAL);
+  free(page);
+  kvstow_lease_release(lease);
+  kv_doc_finish(&d);
+  KV_OK(kvstow_queue_destroy(queue));
+  tear_down(&g);
+  tear_down(&f);
+}
+
+static void asynchronous_reads_are_counted(void **state) {
+  (void)state;
+  fixture f;
+  set_up(&f, 0);
+  KV_OK(put(&f, 1, 4));
+  kvstow_queue *queue;
+  KV_OK(kvstow_queue_create(f.store, &queue));
+  kv_doc d = document(&f, 1, 4);
+  kvstow_lease *lease;
+  KV_OK(kvstow_match(&d.prefix, 0, &lease, NULL));
+  void *payload = kv_pages(kvstow_space_payload_bytes(f.space));
+  KV_OK(kvstow_read_blocks_async(lease, 0, 1, &payload, NULL, 0, 0, queue, NULL, NULL));
+  kvstow_completion completion;
+  KV_CHECK(kvstow_queue_poll(queue, &completion, 1, 10000) == 1, "no completion");
+  KV_OK(completion.result);
+  const kvstow_stats stats = kv_stats(f.store);
+  KV_CHECK(stats.read_tokens == 32 && stats.read_latency.count == 1, "%" PRIu64 " tokens",
+           stats.read_tokens);
+  free(payload);
+  kvstow_lease_release(lease);
+  kv_doc_finish(&d);
+  KV_OK(kvstow_queue_destroy(queue));
+  tear_down(&f);
+}
+
+/* Behind a flush of a slow disk it waited for its turn, whatever its deadline. */
+static void reads_behind_a_slow_flush_end_in_time(void **state) {
+  (void)state;
+  fixture f;
+  set_up(&f, AMPLE);
+  KV_OK(put(&f, 1, 1));
+  KV_OK(kvstow_flush(f.store));
+  KV_OK(put(&f, 2, 1));
+  kvstow_queue *queue;
+  KV_OK(kvstow_queue_create(f.store, &queue));
+  kv_doc d = document(&f, 1, 1);
+  kvstow_lease *lease;
+  KV_OK(kvstow_match(&d.prefix, 0, &lease, NULL));
+  void *payload = kv_pages(kvstow_space_payload_bytes(f.space));
+  writes_take_ms = 2000;
+  char names[3];
+  kvstow_op *op;
+  KV_OK(kvstow_flush_async(f.store, queue, &names[0], NULL));
+  kv_sleep_ms(100);
+  KV_OK(kvstow_read_blocks_async(lease, 0, 1, &payload, NULL, KVSTOW_BYPASS_RAM, 200, queue,
+                                 &names[1], NULL));
+  KV_OK(kvstow_read_blocks_async(lease, 0, 1, &payload, NULL, KVSTOW_BYPASS_RAM, 0, queue,
+                                 &names[2], &op));
+  kvstow_cancel(op);
+  kvstow_completion c;
+  KV_CHECK(kvstow_queue_poll(queue, &c, 1, 1000) == 1, "not cancelled");
+  KV_CHECK(c.user == &names[2] && c.result == KVSTOW_ECANCELED, "%s", kvstow_errname(c.result));
+  KV_CHECK(kvstow_queue_poll(queue, &c, 1, 1000) == 1, "not late");
+  KV_CHECK(c.user == &names[1] && c.result == KVSTOW_ETIMEDOUT, "%s", kvstow_errname(c.result));
+  writes_take_ms = 0;
+  KV_CHECK(kvstow_queue_poll(queue, &c, 1, 10000) == 1 && c.result == 0, "the flush failed");
+  KV_CHECK(kv_stats(f.store).timeouts == 1, "timeouts");
+  free(payload);
+  kvstow_lease_release(lease);
+  kv_doc_finish(&d);
+  KV_OK(kvstow_queue_destroy(queue));
+  tear_down(&f);
+}
+
+/* ---- the host ------------------------------------------------------------------------------- */
+
+static void ignore_event(void *arg, const kvstow_event *event) {
+  (void)arg, (void)event;
+}
+
+/* Threads of this process that SIGTERM can reach. */
+static int threads_open_to_signals(void) {
+  int open = 0;
+  DIR *tasks = opendir("/proc/self/task");
+  assert_non_null(tasks);
+  for (struct dirent *task; (task = readdir(tasks)) != NULL;) {
+    char path[300], line[256];
+    snprintf(path, sizeof path, "/proc/self/task/%s/status", task->d_name);
+    FILE *status = task->d_name[0] == '.' ? NULL : fopen(path, "r");
+    while (status != NULL && fgets(line, sizeof line, status) != NULL)
+      if (strncmp(line, "SigBlk:", 7) == 0)
+        open += (strtoull(line + 7, NULL, 16) >> (SIGTERM - 1) & 1) == 0;
+    if (status != NULL) fclose(status);
+  }
+  closedir(tasks);
+  return open;
+}
+
+static void signals_are_left_to_the_hosts_threads(void **state) {
+  (void)state;
+  fixture f;
+  memset(&f, 0, sizeof f);
+  f.dir = kv_dir("regressions");
+  kv_options(&f.options, &f.dir, RAM, AMPLE, SEGMENT);
+  f.options.populate = true;
+  f.options.on_event = ignore_event;
+  const int before = threads_open_to_signals(); /* ours, and a sanitizer's */
+  open_store(&f);
+  kvstow_queue *queue;
+  KV_OK(kvstow_queue_create(f.store, &queue));
+  const int after = threads_open_to_signals();
+  KV_CHECK(after == before, "%d threads take signals, %d did before", after, before);
+  KV_OK(kvstow_queue_destroy(queue));
+  tear_down(&f);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(ssd_that_can_not_be_written_keeps_what_it_has),
@@ -249,6 +405,11 @@ int main(void) {
       cmocka_unit_test(sequences_refuse_counts_that_overflow),
       cmocka_unit_test(sequence_stores_an_expired_block_anew),
       cmocka_unit_test(erasing_nothing_wipes_segments_given_up),
+      cmocka_unit_test(storing_a_block_that_is_held_is_a_use),
+      cmocka_unit_test(queues_refuse_what_belongs_to_another_store),
+      cmocka_unit_test(asynchronous_reads_are_counted),
+      cmocka_unit_test(reads_behind_a_slow_flush_end_in_time),
+      cmocka_unit_test(signals_are_left_to_the_hosts_threads),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
