@@ -376,7 +376,8 @@ static void measure_method(struct bed *bed, enum method method, size_t tokens) {
   for (unsigned r = 0; r < rounds && !bed->report->failed; r++)
     one_round(bed, method, tokens, r, &f);
   if (bed->report->failed) return;
-  const double bytes = (double)(tokens / bed->shape.block_tokens) * (double)bed->block_bytes;
+  const size_t blocks = tokens / bed->shape.block_tokens;
+  const double bytes = (double)(blocks * bed->block_bytes);
   const double gib = bytes / (double)(1 << 30), ratio = measure_median(f.ratio, rounds);
   const double seconds = measure_median(f.seconds, rounds);
   const double merges = (double)f.requests / (double)f.device_reads;
@@ -400,6 +401,7 @@ static bool bed_begin(struct bed *bed) {
   const size_t bytes_max = bed->tokens_max * model_bytes_per_token(model_find("llama-3.2-1b"));
   bed->ssd_bytes = bed->layout->chains * (uint64_t)bytes_max * 9 / 8 + ((uint64_t)512 << 20);
   bed->buffer_bytes = bytes_max;
+  if (bed->tokens_max == 0) return false;
   bed->buffers = measure_memory(bytes_max);
   bed->copy = measure_memory(ram_bytes / 2);
   bed->tokens = calloc(bed->tokens_max, sizeof *bed->tokens);
@@ -432,11 +434,7 @@ static void bed_end(struct bed *bed) {
 
 static void measure_layout(const struct layout *layout, const struct bench_args *args,
                            struct bench_report *report) {
-  static struct bed bed;
-  memset(&bed, 0, sizeof bed);
-  bed.layout = layout;
-  bed.args = args;
-  bed.report = report;
+  struct bed bed = {.layout = layout, .args = args, .report = report};
   const size_t *lengths = args->quick ? layout->quick_tokens : layout->tokens;
   for (size_t i = 0; i < LENGTHS_MAX && lengths[i] != 0; i++) bed.tokens_max = lengths[i];
   if (bed_begin(&bed)) {
