@@ -203,6 +203,7 @@ static struct batch *gather(kvstow *store) {
   gather_victims(batch, allowed);
   if (batch->count == 0) {
     free(batch);
+    pthread_cond_broadcast(&store->changed); /* what was wanted may have been refused */
     return NULL;
   }
   batch->number = ++store->batches_begun;

@@ -120,7 +120,8 @@ static bool grow(struct kvs_index *index, struct kvs_shard *shard) {
 bool kvs_shard_insert(struct kvs_index *index, uint32_t id) {
   struct kvs_entry *entry = kvs_entry(index, id);
   struct kvs_shard *shard = shard_of(index, entry->key);
-  if (shard->count > shard->mask && shard->mask < UINT32_MAX / 2 && !grow(index, shard))
+  if (shard->count > shard->mask + shard->mask / 2 && shard->mask < UINT32_MAX / 2 &&
+      !grow(index, shard))
     return false;
   uint32_t *bucket = &shard->buckets[entry->key.lo & shard->mask];
   entry->next = *bucket;
@@ -139,7 +140,7 @@ void kvs_shard_remove(struct kvs_index *index, uint32_t id) {
 }
 
 uint64_t kvs_index_bytes(const struct kvs_index *index) {
-  uint64_t bytes = (uint64_t)index->chunks_count * CHUNK_ENTRIES * sizeof(struct kvs_entry);
+  uint64_t bytes = index->used * sizeof(struct kvs_entry); /* the rest of a chunk is untouched */
   for (uint32_t i = 0; i < KVS_SHARDS; i++)
     bytes += ((uint64_t)index->shards[i].mask + 1) * sizeof(uint32_t);
   return bytes;
