@@ -21,6 +21,7 @@
 #define SLABS_SHARE 8u /* a slab of several slots is at most this part of the region */
 #define SLAB_BYTES_EASY ((size_t)16 << 20)
 #define SHARE_ENOUGH 0.95
+#define SMALL_REGION_BYTES ((uint64_t)256 << 20)
 #define CLASSES_MAX 256u
 #define SLAB_BYTES_MIN ((uint64_t)16 << 10) /* sizes the table of slabs, no more */
 
@@ -56,17 +57,20 @@ static size_t slab_cost(uint32_t slots, uint32_t slot_bytes) {
   return kvs_region_cost((size_t)slots * slot_bytes);
 }
 
-/* The number of slots that leaves the smallest part of a slab unused; fewer slots on near ties. Slabs
- * beyond 16 MiB, which are hard to empty, only for sizes that waste much otherwise: those just above a
- * size class. */
+/* The number of slots that leaves the smallest part of a slab unused; fewer slots on near ties. A slab
+ * with one frame in use can't serve another size: a small region is cut finer, and slabs beyond 16
+ * MiB are only for sizes that waste much otherwise, those just above a size class. */
 static uint32_t best_slots(const struct kvs_pool *pool, uint32_t slot_bytes) {
-  const size_t max_bytes = kvs_region_bytes(pool->region) / SLABS_SHARE;
+  const uint64_t region_bytes = kvs_region_bytes(pool->region);
+  const bool small = region_bytes < SMALL_REGION_BYTES;
+  const size_t max_bytes = region_bytes / (small ? 2 * SLABS_SHARE : SLABS_SHARE);
+  const double tie = small ? 0.002 : 0.0002;
   uint32_t best = 1;
   double best_share = (double)slot_bytes / (double)slab_cost(1, slot_bytes);
   for (uint32_t n = 2; n <= SLOTS_MAX && (size_t)n * slot_bytes <= max_bytes; n++) {
     if ((size_t)n * slot_bytes > SLAB_BYTES_EASY && best_share > SHARE_ENOUGH) break;
     const double share = (double)n * slot_bytes / (double)slab_cost(n, slot_bytes);
-    if (share > best_share + 0.0002) best = n, best_share = share;
+    if (share > best_share + tie) best = n, best_share = share;
   }
   return best;
 }
