@@ -333,6 +333,22 @@ static void fill_beyond_the_disk(kvstow *store) {
   KV_CHECK(restored >= 4 * BLOCKS, "only %zu blocks came back", restored);
 }
 
+/* What a failed test left mounted. */
+static char mounted[4200];
+
+static int unmount(void **state) {
+  (void)state;
+  if (mounted[0] != 0) umount2(mounted, MNT_DETACH);
+  mounted[0] = 0;
+  return 0;
+}
+
+static bool mount_small(const char *path, const char *size) {
+  if (mount("none", path, "tmpfs", 0, size) != 0) return false;
+  snprintf(mounted, sizeof mounted, "%s", path);
+  return true;
+}
+
 static void full_file_system_costs_hits_not_answers(void **state) {
   (void)state;
   if (geteuid() != 0) {
@@ -341,7 +357,7 @@ static void full_file_system_costs_hits_not_answers(void **state) {
   char path[4200];
   snprintf(path, sizeof path, "%s/small", kv_dir("errors"));
   assert_int_equal(mkdir(path, 0755), 0);
-  if (mount("none", path, "tmpfs", 0, "size=12m") != 0) skip();
+  if (!mount_small(path, "size=12m")) skip();
   const char *dir = path;
   kvstow_options options;
   kv_options(&options, &dir, RAM, 64 * KV_MIB, 4 * KV_MIB);
@@ -352,19 +368,16 @@ static void full_file_system_costs_hits_not_answers(void **state) {
     fill_beyond_the_disk(store);
     rc = kvstow_close(store);
     if (rc != 0 && rc != KVSTOW_ENOSPC && rc != KVSTOW_EIO && rc != KVSTOW_EOFFLINE) {
-      umount2(path, MNT_DETACH);
       KV_FAIL("close: %s", kvstow_errname(rc));
     }
     rc = kvstow_open(&options, &store, why, sizeof why); /* and what was written is found again */
     if (rc == 0) {
       const kvstow_stats s = kv_stats(store);
       kvstow_close(store);
-      umount2(path, MNT_DETACH);
       KV_CHECK(s.recovered_blocks > 0, "nothing recovered from a full file system");
       return;
     }
   }
-  umount2(path, MNT_DETACH);
   /* refusing to open for want of space would be an answer too, with its name; then nothing is tested
    * of the rest, and that is a failure: 12 MiB hold two segments */
   KV_FAIL("open: %s: %s", kvstow_errname(rc), why);
@@ -376,7 +389,7 @@ static void file_system_without_room_for_a_segment_says_so(void **state) {
   char path[4200];
   snprintf(path, sizeof path, "%s/tiny", kv_dir("errors"));
   assert_int_equal(mkdir(path, 0755), 0);
-  if (mount("none", path, "tmpfs", 0, "size=64k") != 0) skip();
+  if (!mount_small(path, "size=64k")) skip();
   const char *dir = path;
   kvstow_options options;
   kv_options(&options, &dir, RAM, 64 * KV_MIB, 4 * KV_MIB);
@@ -396,7 +409,6 @@ static void file_system_without_room_for_a_segment_says_so(void **state) {
     kv_doc_finish(&d);
     kvstow_close(store);
   }
-  umount2(path, MNT_DETACH);
   KV_CHECK(right, "open or flush: %s: %s", kvstow_errname(rc), why);
 }
 
@@ -959,8 +971,8 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(other_formats_are_refused_by_name),
     cmocka_unit_test(one_bad_copy_of_the_super_is_survived),
     cmocka_unit_test(other_segment_size_is_refused),
-    cmocka_unit_test(full_file_system_costs_hits_not_answers),
-    cmocka_unit_test(file_system_without_room_for_a_segment_says_so),
+    cmocka_unit_test_teardown(full_file_system_costs_hits_not_answers, unmount),
+    cmocka_unit_test_teardown(file_system_without_room_for_a_segment_says_so, unmount),
     cmocka_unit_test(file_size_limit_costs_hits_not_answers),
     cmocka_unit_test(budgets_too_small_are_refused),
     cmocka_unit_test(no_budget_for_ssd_means_ram_only),
