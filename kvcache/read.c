@@ -316,21 +316,20 @@ int kvstow_view(kvstow_lease *lease, size_t block, uint32_t timeout_ms, const vo
     int rc = lease->block[block].viewed ? KVSTOW_ESTATE : 0;
     if (rc == 0) rc = kvs_lease_pin(lease, block, &reads, &frame);
     if (rc == 0) lease->block[block].viewed = true;
+    bool in_time = true;
+    if (rc == KVSTOW_EFULL) { /* under the same lock: frames freed in between would wake nobody */
+      const uint32_t wanted = kvs_entry(&store->index, lease->block[block].id)->padded_bytes;
+      store->pressed_bytes += wanted;
+      pthread_cond_signal(&store->demote_wake);
+      in_time = kvs_wait_until(store, deadline);
+      store->pressed_bytes -= wanted;
+    }
     pthread_mutex_unlock(&store->lock);
     kvs_loads_submit(store, &reads);
     if (rc == 0) break;
     if (rc != KVSTOW_EAGAIN && rc != KVSTOW_EFULL) return rc;
     pthread_mutex_lock(&store->lock);
-    const struct kvs_entry *entry = kvs_entry(&store->index, lease->block[block].id);
-    bool in_time;
-    if (rc == KVSTOW_EFULL) {
-      store->pressed_bytes += entry->padded_bytes;
-      pthread_cond_signal(&store->demote_wake);
-      in_time = kvs_wait_until(store, deadline);
-      store->pressed_bytes -= entry->padded_bytes;
-    } else {
-      in_time = kvs_load_wait(store, lease->block[block].id, deadline);
-    }
+    if (rc == KVSTOW_EAGAIN) in_time = kvs_load_wait(store, lease->block[block].id, deadline);
     store->count.timeouts += !in_time;
     pthread_mutex_unlock(&store->lock);
     if (!in_time) return rc == KVSTOW_EFULL ? rc : KVSTOW_ETIMEDOUT;
