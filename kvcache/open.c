@@ -84,8 +84,28 @@ void kvstow_options_init(kvstow_options *options) {
                               .reinsert_pct = 25,
                               .load_timeout_ms = 10000,
                               .store_timeout_ms = 10000,
-                              .merge_reads = true,
                               .populate = true};
+  kvstow_tuning_init(&options->tuning);
+}
+
+int kvstow_set_tuning(kvstow *store, const kvstow_tuning *tuning) {
+  if (store == NULL || tuning == NULL) return KVSTOW_EINVAL;
+  if (store->tier != NULL) {
+    const int rc = kvstow_tier_set_tuning(store->tier, tuning);
+    if (rc != 0) return kvs_fail(store, rc, "tuning: a field is out of its range");
+  }
+  pthread_mutex_lock(&store->lock);
+  store->options.tuning = *tuning;
+  pthread_mutex_unlock(&store->lock);
+  return 0;
+}
+
+void kvstow_get_tuning(const kvstow *store, kvstow_tuning *tuning) {
+  if (store == NULL || tuning == NULL) return;
+  kvstow *s = (kvstow *)(uintptr_t)store;
+  pthread_mutex_lock(&s->lock);
+  *tuning = store->options.tuning;
+  pthread_mutex_unlock(&s->lock);
 }
 
 static int check_options(kvstow *store, const kvstow_options *o) {
@@ -155,7 +175,7 @@ static int open_tier(kvstow *store) {
   t.segment_bytes = segment_bytes(o);
   t.engine = o->engine;
   t.queue_depth = o->queue_depth == 0 ? 64 : o->queue_depth;
-  t.io_scheduling = o->merge_reads;
+  t.tuning = o->tuning;
   char why[KVSTOW_MESSAGE_BYTES] = "";
   const int rc = kvstow_tier_open(&t, &store->tier, why, sizeof why);
   if (rc != 0) return kvs_fail(store, rc, "%s", why);

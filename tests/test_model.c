@@ -1064,7 +1064,7 @@ static void model_open(model *m) {
   else
     options.engine = KVSTOW_ENGINE_THREADS;
   options.write_mode = kv_chance(&m->rng, 50) ? KVSTOW_WRITE_BACK : KVSTOW_WRITE_THROUGH;
-  options.merge_reads = kv_chance(&m->rng, 80);
+  options.tuning.enable_io_scheduling = kv_chance(&m->rng, 80);
   options.populate = kv_chance(&m->rng, 50);
   if (m->setting == TINY) { /* fits: lru, so that what is held is known */
     options.ram_policy = policy(m);

@@ -156,7 +156,7 @@ static void live(uint64_t seed, uint32_t dirs_count, int steps) {
   m->options.budget_bytes += 65536;
   m->options.queue_depth = 1 + (uint32_t)draw(m, 16);
   m->options.request_max_bytes = 65536u << draw(m, 4);
-  m->options.merge_distance_bytes = (uint32_t)draw(m, 300000);
+  m->options.tuning.merge_distance = (uint32_t)draw(m, 300000);
   m->tier = tier_open(&m->options);
   for (int step = 0; step < steps; step++) {
     const uint64_t what = draw(m, 100);

@@ -108,7 +108,12 @@ static void neighbours_are_merged(void **state) {
   assert_int_equal(s.read_requests, COUNT);
   assert_int_equal(s.device_reads, 1);
   assert_int_equal(s.merges, COUNT - 1);
-  kvstow_tier_set_scheduling(tier, false, 0);
+  kvstow_tuning tuning;
+  kvstow_tier_get_tuning(tier, &tuning);
+  tuning.enable_io_scheduling = false;
+  assert_int_equal(kvstow_tier_set_tuning(tier, &tuning), 0);
+  tuning.read_ahead_blocks = 0;
+  assert_int_equal(kvstow_tier_set_tuning(tier, &tuning), KVSTOW_EINVAL);
   g.left = COUNT;
   assert_int_equal(kvstow_tier_read_batch(tier, pointers, COUNT), 0);
   assert_int_equal(gate_wait(&g), 0);
@@ -398,15 +403,13 @@ static void read_only_shows_everything_and_writes_nothing(void **state) {
   free(s);
   kvstow_tier_close(one);
   kvstow_tier_close(two);
-  assert_int_equal(stats_of(tier = tier_open(&(kvstow_tier_options){.size = sizeof options,
-                                                                    .dirs = dirs,
-                                                                    .dirs_count = 1,
-                                                                    .budget_bytes = 8 * SEGMENT,
-                                                                    .queue_depth = 4,
-                                                                    .request_max_bytes = 65536,
-                                                                    .engine = the_variant->engine}))
-                       .recovered_records,
-                   20);
+  kvstow_tier_options_init(&options); /* segment size as stored */
+  options.dirs = dirs;
+  options.dirs_count = 1;
+  options.budget_bytes = 8 * SEGMENT;
+  options.engine = the_variant->engine;
+  tier = tier_open(&options);
+  assert_int_equal(stats_of(tier).recovered_records, 20);
   kvstow_tier_close(tier);
 }
 
@@ -496,7 +499,7 @@ static void cancelled_reads_complete(void **state) {
   (void)state;
   kvstow_tier_options options = options_for(dirs, 6);
   options.queue_depth = 1;
-  options.io_scheduling = false;
+  options.tuning.enable_io_scheduling = false;
   kvstow_tier *tier = tier_open(&options);
   enum { COUNT = 64 };
   record r[COUNT];

@@ -19,10 +19,10 @@ void kvstow_tier_options_init(kvstow_tier_options *options) {
       .size = sizeof *options,
       .engine = KVSTOW_ENGINE_AUTO,
       .queue_depth = 64,
-      .merge_distance_bytes = 128u << 10,
       .request_max_bytes = 4u << 20,
-      .io_scheduling = true,
+      .readahead_bytes = 32u << 20,
   };
+  kvstow_tuning_init(&options->tuning);
 }
 
 static uint64_t now_us(void) {
@@ -53,7 +53,7 @@ static const char *what_is_wrong(const kvstow_tier_options *o) {
   if (o->engine != KVSTOW_ENGINE_AUTO && o->engine != KVSTOW_ENGINE_URING &&
       o->engine != KVSTOW_ENGINE_THREADS)
     return "engine: unknown";
-  return NULL;
+  return kvstow__tuning_fault(&o->tuning);
 }
 
 /* ---- making and unmaking -------------------------------------------------------------------- */
@@ -93,8 +93,8 @@ static kvstow_tier *tier_new(const kvstow_tier_options *o, const kvstow__io *io)
   tier->segment_bytes = o->segment_bytes;
   tier->queue_depth = o->queue_depth;
   tier->request_max_bytes = o->request_max_bytes / KVSTOW_PAGE_BYTES * KVSTOW_PAGE_BYTES;
-  tier->io_scheduling = o->io_scheduling;
-  tier->merge_distance_bytes = o->merge_distance_bytes;
+  tier->readahead_bytes = o->readahead_bytes;
+  kvstow__tuning_set(&tier->tuning, &o->tuning);
   for (uint32_t i = 0; i < KVSTOW__DIRS_MAX; i++) {
     tier->dirs[i].fd = tier->dirs[i].lock_fd = -1;
     tier->heads[i].segment = KVSTOW__NO_SEGMENT;
@@ -245,11 +245,6 @@ void kvstow_tier_identity(const kvstow_tier *tier, uint8_t uuid[KVSTOW_UUID_BYTE
 }
 
 /* ---- statistics ----------------------------------------------------------------------------- */
-
-void kvstow_tier_set_scheduling(kvstow_tier *tier, bool on, uint32_t merge_distance_bytes) {
-  atomic_store(&tier->io_scheduling, on);
-  atomic_store(&tier->merge_distance_bytes, merge_distance_bytes);
-}
 
 static uint64_t get(const _Atomic uint64_t *counter) {
   return atomic_load_explicit(counter, memory_order_relaxed);

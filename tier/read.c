@@ -237,8 +237,8 @@ static void emit(void *arg, const kvstow__request *planned) {
 
 void kvstow__read_plan(kvstow_tier *tier, kvstow__extent **window, size_t count) {
   kvstow__limits limits = {
-      .merge = atomic_load_explicit(&tier->io_scheduling, memory_order_relaxed),
-      .gap_max_bytes = atomic_load_explicit(&tier->merge_distance_bytes, memory_order_relaxed),
+      .merge = atomic_load_explicit(&tier->tuning.enable_io_scheduling, memory_order_relaxed),
+      .gap_max_bytes = atomic_load_explicit(&tier->tuning.merge_distance, memory_order_relaxed),
       .request_max_bytes = tier->request_max_bytes,
       .file_bytes = tier->segment_bytes,
   };

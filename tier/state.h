@@ -32,6 +32,16 @@ typedef struct kvstow__job kvstow__job;
 typedef struct kvstow__batch kvstow__batch;
 typedef struct kvstow__read_job kvstow__read_job;
 
+/* kvstow_tuning as it is read while it may change. */
+typedef struct kvstow__tuning {
+  atomic_bool enable_prefetch, enable_io_scheduling;
+  _Atomic uint32_t prefetch_threshold, read_ahead_blocks, merge_distance, optimal_block_size;
+} kvstow__tuning;
+
+/* Names the field that is out of range; NULL: none. */
+const char *kvstow__tuning_fault(const kvstow_tuning *tuning);
+void kvstow__tuning_set(kvstow__tuning *to, const kvstow_tuning *tuning);
+
 /* A segment slot. Its records are reachable in the states OPEN, SEALED and BAD only, and only under
  * the sequence of its present life. Invariants: committed <= records; committed_bytes <= used_bytes;
  * FREE implies pins == 0; entries != NULL in OPEN and BAD with records, optional when SEALED. */
@@ -148,8 +158,8 @@ struct kvstow_tier {
   uint32_t files_count; /* >= segments_count; more only while opening */
   uint32_t queue_depth;
   uint64_t request_max_bytes;
-  atomic_bool io_scheduling;
-  _Atomic uint32_t merge_distance_bytes;
+  uint32_t readahead_bytes;
+  kvstow__tuning tuning;
   uint8_t uuid[KVSTOW_UUID_BYTES];
   uint64_t hash_seed;
 

@@ -103,7 +103,7 @@ typedef struct kvstow_options {
   uint64_t write_bytes_a_day;  /* to SSD; beyond it demotion is refused. 0: no limit */
   uint32_t load_timeout_ms;    /* what timeout_ms 0 means */
   uint32_t store_timeout_ms;   /* how long a store may wait for dirty RAM to be written */
-  bool merge_reads;            /* the read scheduler */
+  kvstow_tuning tuning;        /* prefetch and the read scheduler */
   bool populate;               /* touch the region's pages at open, in the background */
   uint64_t hash_seed;          /* of a RAM-only store; 0: random. On SSD the directory has it. */
   kvstow_event_fn on_event;    /* may be NULL */
@@ -118,6 +118,11 @@ KVSTOW_API void kvstow_options_init(kvstow_options *options);
  * kvstow_tier_open, EPOLICY, and EBUDGET for a RAM budget too small. */
 KVSTOW_API int kvstow_open(const kvstow_options *options, kvstow **store, char *why,
                            size_t why_bytes);
+
+/* Flips prefetch and scheduling while the store runs. enable_prefetch also governs the cache's own
+ * predictors: off, a match promotes nothing ahead of its reads. EINVAL as kvstow_tier_set_tuning. */
+KVSTOW_API int kvstow_set_tuning(kvstow *store, const kvstow_tuning *tuning);
+KVSTOW_API void kvstow_get_tuning(const kvstow *store, kvstow_tuning *tuning);
 
 /* Demotes all blocks RAM alone holds, as far as the SSD budget and the daily limit go, and makes
  * everything on SSD durable. RAM keeps its copies. Blocking, bounded by device speed. 0, or EIO,

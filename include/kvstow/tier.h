@@ -1,10 +1,12 @@
-/* kvstow/tier.h - the SSD tier alone: an append-only log of checked records in segment files.
+/* kvstow/tier.h - the SSD tier alone: an append-only log of checked records in segment files, and
+ * fast reading and writing of any other file (model weights, blobs).
  *
  * What it is. Records (a 4 KiB header page, then the payload) are appended to fixed-size,
  * preallocated segment files with large sequential direct writes, read back by location through a
  * scheduler that merges neighbours, and reclaimed a whole segment at a time. The tier knows keys,
  * planes and an opaque description; what they mean, and which segment to give up, is the caller's
- * business (kvstow/kvstow.h is one such caller).
+ * business (kvstow/kvstow.h is one such caller). Other files are read through the same scheduler, with
+ * read-ahead for those who read in order. A tier opened without directories serves files alone.
  *
  * What it promises.
  *  - A read delivers exactly the bytes appended at that location under that key, or an error:
@@ -62,22 +64,39 @@ typedef enum kvstow_engine {
   KVSTOW_ENGINE_THREADS,  /* preadv/pwritev in a pool */
 } kvstow_engine;
 
+/* What may be flipped while the tier runs, for comparisons. */
+typedef struct kvstow_tuning {
+  size_t size;                 /* sizeof(kvstow_tuning) */
+  bool enable_prefetch;        /* read ahead of callers who read in order */
+  bool enable_io_scheduling;   /* sort and merge reads */
+  uint32_t prefetch_threshold; /* reads in order that make a stream: 1..64 */
+  uint32_t read_ahead_blocks;  /* the window a stream begins with, in optimal blocks: 1..1024 */
+  uint32_t merge_distance;     /* bytes: the gap that one merged read may skip */
+  uint32_t
+      optimal_block_size; /* bytes: power of two, 4 KiB..4 MiB. Merged reads are rounded out to it
+                                  where that is nearly free; read-ahead moves in units of it */
+} kvstow_tuning;
+
 typedef struct kvstow_tier_options {
   size_t size;             /* sizeof(kvstow_tier_options) */
   const char *const *dirs; /* existing or creatable directories, one a disk; segments go round */
-  uint32_t dirs_count;     /* 1..16 */
+  uint32_t dirs_count;     /* 1..16; 0: no log, files alone */
   bool read_only;          /* inspect and verify: nothing is written, a shared lock is held */
   uint64_t budget_bytes;   /* of all directories together, metadata included */
   uint32_t segment_bytes;  /* power of two, 1 MiB..1 GiB; 0: as stored, or 64 MiB */
   kvstow_engine engine;
-  uint32_t queue_depth;          /* device requests in flight, 1..1024 */
-  uint32_t merge_distance_bytes; /* gap that one merged read may skip */
-  uint32_t request_max_bytes;    /* one device request at most, >= 64 KiB */
-  bool io_scheduling;            /* sort and merge reads */
+  uint32_t queue_depth;       /* device requests in flight, 1..1024 */
+  uint32_t request_max_bytes; /* one device request at most, >= 64 KiB */
+  uint32_t readahead_bytes;   /* memory for read-ahead, all streams together; taken at first use */
+  kvstow_tuning tuning;
 } kvstow_tier_options;
 
-/* Fills *options with the defaults: auto engine, depth 64, 128 KiB merge distance, 4 MiB requests,
- * scheduling on. dirs and budget_bytes are the caller's to set. */
+/* The defaults: prefetch and scheduling on, a stream after 3 reads, 8 blocks of 64 KiB ahead, 128 KiB
+ * merge distance. */
+KVSTOW_API void kvstow_tuning_init(kvstow_tuning *tuning);
+
+/* Fills *options with the defaults: auto engine, depth 64, 4 MiB requests, 32 MiB of read-ahead, and
+ * kvstow_tuning_init's. dirs and budget_bytes are the caller's to set. */
 KVSTOW_API void kvstow_tier_options_init(kvstow_tier_options *options);
 
 /* Opens or creates a store. *why (may be NULL, KVSTOW_MESSAGE_BYTES suffice) receives the cause of
@@ -98,6 +117,11 @@ KVSTOW_API void kvstow_tier_identity(const kvstow_tier *tier, uint8_t uuid[KVSTO
 
 /* Copies the text of the newest error on this handle. */
 KVSTOW_API void kvstow_tier_message(const kvstow_tier *tier, char *text, size_t bytes);
+
+/* Any time, any thread; holds from the next read on. EINVAL: a field is out of its range (nothing is
+ * changed, kvstow_tier_message() names it). */
+KVSTOW_API int kvstow_tier_set_tuning(kvstow_tier *tier, const kvstow_tuning *tuning);
+KVSTOW_API void kvstow_tier_get_tuning(const kvstow_tier *tier, kvstow_tuning *tuning);
 
 /* ---- records -------------------------------------------------------------------------------- */
 
@@ -180,15 +204,16 @@ struct kvstow_record_read {
   void *header;         /* out: the 4 KiB header page */
   void *payload;        /* out: plane_count * plane_bytes, or NULL with plane_count 0 */
   kvstow_priority priority;
+  uint64_t deadline_us; /* CLOCK_MONOTONIC; not sent to the device by then: ETIMEDOUT. 0: none */
   kvstow_read_done done;
-  void *arg;                                /* the caller's */
-  int result;                               /* out: 0, EMISS (recycled), ECORRUPT, EIO, ECANCELED */
+  void *arg;  /* the caller's */
+  int result; /* out: 0, EMISS (recycled), ECORRUPT, EIO, ECANCELED, ETIMEDOUT */
   struct kvstow_record_read *next_internal; /* the tier's */
   void *job_internal;                       /* the tier's */
 };
 
 /* Reads a batch; asynchronous: each read's done runs once. Sorted by location, neighbours within
- * merge_distance_bytes become one vectored device read into their own buffers. 0, or EINVAL or ENOMEM
+ * the merge distance become one vectored device read into their own buffers. 0, or EINVAL or ENOMEM
  * (none was taken). */
 KVSTOW_API int kvstow_tier_read_batch(kvstow_tier *tier, kvstow_record_read *const *reads,
                                       size_t count);
@@ -199,6 +224,70 @@ KVSTOW_API void kvstow_tier_cancel(kvstow_tier *tier, kvstow_record_read *read);
 
 /* Raises a queued prefetch to demand priority. */
 KVSTOW_API void kvstow_tier_urge(kvstow_tier *tier, kvstow_record_read *read);
+
+/* ---- files ---------------------------------------------------------------------------------- */
+
+/* A file that is not part of the log. Bytes come as the file system gives them: there is nothing to check
+ * them against. O_DIRECT where the file system has it (kvstow_file_direct tells).
+ *
+ * Best served are reads whose offset, length and memory are multiples of 4 KiB, or at least whose memory
+ * lies as far beyond a 4 KiB boundary as their offset: they land where they are wanted. Others, and the
+ * ends of these, are copied once.
+ *
+ * Reads in order are recognised a stream at a time (>= 16 at once in one file; 64 KiB of tolerance, forwards
+ * or backwards; a jump ends a stream), and what comes next is read ahead into memory of the tier's:
+ * the window grows while it is used and shrinks while it is not. A caller who keeps the device busy by
+ * himself is left alone. */
+typedef struct kvstow_file kvstow_file;
+
+/* Opens a regular file for reading. ENOENT, EACCES, EINVAL (not a regular file), EIO, ENOMEM; the tier's
+ * message names the path. Blocking. */
+KVSTOW_API int kvstow_file_open(kvstow_tier *tier, const char *path, kvstow_file **file);
+
+/* Makes a file of at most `bytes` for appending (and reading what has been flushed), its blocks reserved,
+ * mode 0600. EEXIST if there is one already; ENOSPC. Blocking. */
+KVSTOW_API int kvstow_file_create(kvstow_tier *tier, const char *path, uint64_t bytes,
+                                  kvstow_file **file);
+
+/* Bytes in it: at open, or appended so far. */
+KVSTOW_API uint64_t kvstow_file_bytes(const kvstow_file *file);
+KVSTOW_API bool kvstow_file_direct(const kvstow_file *file);
+
+typedef struct kvstow_file_read kvstow_file_read;
+typedef void (*kvstow_file_read_done)(kvstow_file_read *read);
+
+struct kvstow_file_read {
+  kvstow_file *file;
+  uint64_t offset; /* any */
+  size_t bytes;    /* any; a range beyond the end is EINVAL */
+  void *to;        /* the tier's until done */
+  kvstow_priority priority;
+  uint64_t deadline_us; /* as kvstow_record_read.deadline_us */
+  kvstow_file_read_done done;
+  void *arg;          /* the caller's */
+  int result;         /* out: 0, EIO, EINVAL, ECANCELED, ETIMEDOUT */
+  void *job_internal; /* the tier's */
+};
+
+/* Reads a batch; asynchronous; `done` runs once for each, maybe before this returns. Sorted and merged as
+ * records are. 0, or EINVAL or ENOMEM (none was taken). */
+KVSTOW_API int kvstow_file_read_batch(kvstow_tier *tier, kvstow_file_read *const *reads,
+                                      size_t count);
+/* As kvstow_tier_cancel. */
+KVSTOW_API void kvstow_file_cancel(kvstow_tier *tier, kvstow_file_read *read);
+
+/* Reads one range. Blocking; on the caller's own thread where nothing is to be merged. */
+KVSTOW_API int kvstow_file_read_at(kvstow_file *file, uint64_t offset, void *to, size_t bytes);
+
+/* Appends; any size. Gathered into aligned writes of 1 MiB or more that go out in the background; waits only
+ * when 8 MiB are on their way. One thread at a time a file. ENOSPC past the size reserved; EIO also for an
+ * earlier write of this file. */
+KVSTOW_API int kvstow_file_append(kvstow_file *file, const void *bytes, size_t count);
+/* Makes durable what has been appended; the file's size is then exact. Blocking. */
+KVSTOW_API int kvstow_file_flush(kvstow_file *file);
+
+/* Flushes what was appended, waits for reads, frees. NULL is fine. Before the tier's close. */
+KVSTOW_API int kvstow_file_close(kvstow_file *file);
 
 /* ---- segments ------------------------------------------------------------------------------- */
 
@@ -246,6 +335,14 @@ KVSTOW_API int kvstow_tier_erase(kvstow_tier *tier, const kvstow_loc *locs, size
 
 /* ---- statistics ----------------------------------------------------------------------------- */
 
+/* A predictor's account: what it read ahead of demand, and what became of it. */
+typedef struct kvstow_prefetch_stats {
+  uint64_t issued; /* units (cache: blocks or planes; files: optimal blocks) asked for */
+  uint64_t used;   /* of them wanted afterwards */
+  uint64_t wasted; /* dropped without having been wanted */
+  uint64_t late;   /* of the used: those whose caller still had to wait */
+} kvstow_prefetch_stats;
+
 typedef struct kvstow_tier_stats {
   size_t size;
   const char *engine;      /* "io_uring" or "threads"; static storage */
@@ -266,13 +363,16 @@ typedef struct kvstow_tier_stats {
   uint64_t io_errors, corrupt_headers, corrupt_planes, stale_reads, short_ios, retries;
   uint64_t recovered_records, recovered_segments, walked_segments;
   uint64_t recovery_us;
+  /* files */
+  uint64_t file_reads, file_bytes_read, file_bytes_appended;
+  uint64_t sequential_reads; /* reads that continued a stream */
+  uint64_t random_reads;     /* that began one, or broke one off */
+  uint64_t streams_detected; /* runs that reached the threshold */
+  uint64_t stream_resets;    /* of them ended by a jump */
+  kvstow_prefetch_stats sequential;
 } kvstow_tier_stats;
 
 KVSTOW_API void kvstow_tier_get_stats(const kvstow_tier *tier, kvstow_tier_stats *stats);
-
-/* Flips scheduling and the merge distance at run time, for comparisons. */
-KVSTOW_API void kvstow_tier_set_scheduling(kvstow_tier *tier, bool on,
-                                           uint32_t merge_distance_bytes);
 
 #ifdef __cplusplus
 }
