@@ -124,14 +124,18 @@ static void put_speed(json_t *o, const struct replay_report *r) {
   put_real(o, "wall_s", r->wall_s);
 }
 
+static void put_prefetch(json_t *o, const char *key, const kvstow_prefetch_stats *p) {
+  json_t *prefetch = json_object();
+  put_count(prefetch, "issued", p->issued);
+  put_count(prefetch, "used", p->used);
+  put_count(prefetch, "wasted", p->wasted);
+  put_count(prefetch, "late", p->late);
+  json_object_set_new(o, key, prefetch);
+}
+
 static void put_engine(json_t *o, const struct replay_report *r) {
   const kvstow_stats *s = &r->stats;
-  json_t *prefetch = json_object();
-  put_count(prefetch, "issued", s->prefetch_issued);
-  put_count(prefetch, "used", s->prefetch_used);
-  put_count(prefetch, "wasted", s->prefetch_wasted);
-  put_count(prefetch, "late", s->prefetch_late);
-  json_object_set_new(o, "prefetch", prefetch);
+  put_prefetch(o, "prefetch", &s->prefetch_chain);
   put_count(o, "merges", s->tier.merges);
   put_real(o, "merge_ratio", ratio((double)s->tier.read_requests, (double)s->tier.device_reads));
   put_real(o, "write_amplification", s->write_amplification);
@@ -262,9 +266,10 @@ static void inside_text(const struct replay_report *r, FILE *out) {
   const kvstow_stats *s = &r->stats;
   char a[TABLE_CELL_BYTES], b[TABLE_CELL_BYTES];
   fputs("\ninside\n", out);
+  const kvstow_prefetch_stats *p = &s->prefetch_chain;
   fprintf(out,
           "  %-18s %" PRIu64 " issued, %" PRIu64 " used, %" PRIu64 " wasted, %" PRIu64 " late\n",
-          "prefetch", s->prefetch_issued, s->prefetch_used, s->prefetch_wasted, s->prefetch_late);
+          "prefetch", p->issued, p->used, p->wasted, p->late);
   fprintf(out, "  %-18s %" PRIu64 " asked for, %" PRIu64 " sent to the device (%.2f : 1)\n",
           "SSD reads", s->tier.read_requests, s->tier.device_reads,
           ratio((double)s->tier.read_requests, (double)s->tier.device_reads));

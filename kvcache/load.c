@@ -154,7 +154,7 @@ int kvs_load_start(kvstow *store, uint32_t id, kvstow_priority priority, bool ah
   entry->load = slot;
   if (ahead) {
     entry->flags |= KVS_PREFETCHED;
-    store->count.prefetch_issued++;
+    store->count.chain.issued++;
   }
   store->loads[slot] = load;
   store->loads_count++;

@@ -125,7 +125,8 @@ int kvstow_match(const kvstow_prefix *prefix, uint32_t flags, kvstow_lease **out
     lease_use(lease, prefix, &held);
     store->roots.rows[lease->root].refs++;
     store->leases++;
-    if ((flags & KVSTOW_NO_PROMOTE) == 0) kvs_lease_promote(lease, 0, &reads);
+    if ((flags & KVSTOW_NO_PROMOTE) == 0 && store->options.tuning.enable_prefetch)
+      kvs_lease_promote(lease, 0, &reads);
   }
   count_match(store, &chain, &held);
   pthread_mutex_unlock(&store->lock);

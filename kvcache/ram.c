@@ -151,7 +151,7 @@ bool kvs_ram_drop(kvstow *store, uint32_t id) {
   uint32_t frame;
   if (entry->ram_pins > 0 || !kvs_take_frame(store, id, last_copy, &frame)) return false;
   if ((entry->flags & KVS_PREFETCHED) != 0) {
-    store->count.prefetch_wasted++;
+    store->count.chain.wasted++;
     entry->flags &= (uint16_t)~KVS_PREFETCHED;
   }
   entry->flags &= (uint16_t)~KVS_SUMS;

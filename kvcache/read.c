@@ -186,8 +186,8 @@ int kvs_lease_pin(kvstow_lease *lease, size_t i, struct kvs_reads *reads, uint32
   if (entry->ram_pins >= UINT16_MAX - 1) return KVSTOW_EBUSY; /* the last is demotion's */
   entry->ram_pins++;
   if ((entry->flags & KVS_PREFETCHED) != 0) {
-    store->count.prefetch_used++;
-    if ((entry->flags & KVS_WAITED) != 0) store->count.prefetch_late++;
+    store->count.chain.used++;
+    if ((entry->flags & KVS_WAITED) != 0) store->count.chain.late++;
     entry->flags &= (uint16_t)~KVS_PREFETCHED;
   }
   *frame = entry->frame;

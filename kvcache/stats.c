@@ -57,10 +57,9 @@ static void get_counters(const kvstow *store, kvstow_stats *s) {
   s->admission_refused = c->admission_refused;
   s->segments_reclaimed = c->segments_reclaimed;
   s->stored_waits = c->stored_waits;
-  s->prefetch_issued = c->prefetch_issued;
-  s->prefetch_used = c->prefetch_used;
-  s->prefetch_wasted = c->prefetch_wasted;
-  s->prefetch_late = c->prefetch_late;
+  s->prefetch_chain = c->chain;
+  s->prefetch_layer = c->layer;
+  s->prefetch_learned = c->learned;
   s->corrupt_blocks = c->corrupt_blocks;
   s->failed_loads = c->failed_loads;
   s->timeouts = c->timeouts;
@@ -114,6 +113,11 @@ struct field {
 #define TIER(name, type, kind)                                                                     \
   { "tier_" #name, offsetof(kvstow_stats, tier.name), type, kind }
 
+#define PREDICTED(name, outcome)                                                                   \
+  { "prefetch_" #name "_" #outcome, offsetof(kvstow_stats, prefetch_##name.outcome), U64, COUNTER }
+#define PREFETCH(name)                                                                             \
+  PREDICTED(name, issued), PREDICTED(name, used), PREDICTED(name, wasted), PREDICTED(name, late)
+
 static const struct field FIELDS[] = {CACHE(blocks, U64, GAUGE),
                                       CACHE(ram_blocks, U64, GAUGE),
                                       CACHE(ssd_blocks, U64, GAUGE),
@@ -152,10 +156,9 @@ static const struct field FIELDS[] = {CACHE(blocks, U64, GAUGE),
                                       CACHE(segments_reclaimed, U64, COUNTER),
                                       CACHE(stored_waits, U64, COUNTER),
                                       CACHE(write_amplification, F64, GAUGE),
-                                      CACHE(prefetch_issued, U64, COUNTER),
-                                      CACHE(prefetch_used, U64, COUNTER),
-                                      CACHE(prefetch_wasted, U64, COUNTER),
-                                      CACHE(prefetch_late, U64, COUNTER),
+                                      PREFETCH(chain),
+                                      PREFETCH(layer),
+                                      PREFETCH(learned),
                                       CACHE(corrupt_blocks, U64, COUNTER),
                                       CACHE(failed_loads, U64, COUNTER),
                                       CACHE(timeouts, U64, COUNTER),

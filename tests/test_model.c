@@ -856,6 +856,18 @@ static void op_prefetch(model *m) {
   M_CHECK(m, rc == 0 || rc == KVSTOW_EMISS, "%s", kvstow_errname(rc));
 }
 
+/* At any time, with reads and loads under way: what changes is when bytes move, never which. */
+static void op_tuning(model *m) {
+  what = "set_tuning";
+  kvstow_tuning tuning;
+  kvstow_get_tuning(m->store, &tuning);
+  tuning.enable_prefetch = kv_chance(&m->rng, 60);
+  tuning.enable_io_scheduling = kv_chance(&m->rng, 80);
+  tuning.prefetch_threshold = (uint32_t)kv_between(&m->rng, 1, 4);
+  tuning.merge_distance = (uint32_t)kv_below(&m->rng, 300000);
+  M_CHECK(m, kvstow_set_tuning(m->store, &tuning) == 0, "refused");
+}
+
 static void op_lease(model *m) {
   held_lease *l = &m->leases[kv_below(&m->rng, LEASES)];
   if (l->lease == NULL) {
@@ -1247,6 +1259,8 @@ static void model_step(model *m) {
     op_prefetch(m);
   else if (roll < 950)
     op_lease(m);
+  else if (roll < 955)
+    op_tuning(m);
   else if (roll < 970)
     op_pin(m);
   else if (roll < 995)
