@@ -30,7 +30,7 @@ static void perform(void *arg, const kvstow__request *r) {
   o->device_bytes += r->length;
   assert_true(r->length > 0 && r->length <= o->limits->request_max_bytes);
   assert_true(r->iov_count >= 1 && r->iov_count <= KVSTOW__IOV_MAX);
-  assert_true(r->offset + r->length <= o->limits->file_bytes);
+  assert_true(r->offset + r->length <= r->extents[r->extents_count - 1]->file_end);
   uint64_t at = r->offset;
   bool gaps = false;
   for (uint32_t i = 0; i < r->iov_count; i++) {
@@ -53,14 +53,14 @@ static kvstow__limits default_limits(void) {
       .merge = true,
       .gap_max_bytes = 128 * KIB,
       .request_max_bytes = 4096 * KIB,
-      .file_bytes = FILE_BYTES,
+      .block_bytes = 64 * KIB,
       .scratch = scratch,
       .scratch_bytes = sizeof scratch,
   };
 }
 
 static kvstow__extent extent_new(uint32_t file, uint64_t offset, uint64_t length) {
-  kvstow__extent e = {.file = file, .offset = offset, .length = length};
+  kvstow__extent e = {.file = file, .offset = offset, .length = length, .file_end = FILE_BYTES};
   uint8_t *to = malloc(length);
   memset(to, 0, length);
   e.iov[0] = (struct iovec){to, length};
@@ -205,10 +205,12 @@ static void many_small_ones_respect_the_vector_limit(void **state) {
   (void)state;
   kvstow__limits limits = default_limits();
   limits.request_max_bytes = 64u << 20;
-  limits.file_bytes = 64u << 20;
   enum { COUNT = 2000 };
   kvstow__extent *e = calloc(COUNT, sizeof *e);
-  for (size_t i = 0; i < COUNT; i++) e[i] = extent_new(0, i * 8192, 4096);
+  for (size_t i = 0; i < COUNT; i++) {
+    e[i] = extent_new(0, i * 8192, 4096);
+    e[i].file_end = 64u << 20;
+  }
   const outcome o = run(e, COUNT, &limits);
   for (size_t i = 0; i < COUNT; i++) check_extent(&e[i]);
   assert_true(o.device_reads >= 4 && o.device_reads <= 5);

@@ -465,6 +465,7 @@ int kvstow_tier_append(kvstow_tier *tier, kvstow_record_write *writes, size_t co
                        kvstow_append_done done, void *arg) {
   if (!tier || !writes || count == 0) return KVSTOW_EINVAL;
   if (tier->read_only) return KVSTOW_EACCES;
+  if (tier->dirs_count == 0) return KVSTOW_EUNSUPPORTED;
   int code = check_writes(tier, writes, count);
   if (code) return code;
   draft d = {.tier = tier, .writes = writes, .count = count};
@@ -486,7 +487,7 @@ int kvstow_tier_append(kvstow_tier *tier, kvstow_record_write *writes, size_t co
 }
 
 size_t kvstow_tier_fits(const kvstow_tier *tier, const kvstow_record_write *writes, size_t count) {
-  if (!tier || !writes || tier->read_only) return 0;
+  if (!tier || !writes || tier->read_only || tier->dirs_count == 0) return 0;
   size_t sound = 0;
   while (sound < count && check_write(tier, &writes[sound]) == 0) sound++;
   kvstow_tier *t = (kvstow_tier *)(uintptr_t)tier;

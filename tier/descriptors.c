@@ -61,6 +61,10 @@ static int open_into(kvstow_tier *tier, kvstow__descriptors *d, kvstow__descript
 
 kvstow__acquired kvstow__descriptors_acquire(kvstow_tier *tier, kvstow__descriptors *d,
                                              kvstow__op *op, bool busy) {
+  if (op->file >= KVSTOW__FILES) {
+    op->slot = KVSTOW__NO_SLOT;
+    return KVSTOW__ACQUIRED;
+  }
   if (d->where[op->file] == KVSTOW__NO_SEGMENT) {
     kvstow__descriptor *place = find_place(d);
     if (!place) return KVSTOW__ACQUIRE_WAIT;
@@ -81,7 +85,7 @@ kvstow__acquired kvstow__descriptors_acquire(kvstow_tier *tier, kvstow__descript
 }
 
 void kvstow__descriptors_release(kvstow__descriptors *d, const kvstow__op *op) {
-  d->places[op->cache].users--;
+  if (op->file < KVSTOW__FILES) d->places[op->cache].users--;
 }
 
 void kvstow__descriptors_forget(kvstow_tier *tier, kvstow__descriptors *d, uint32_t file) {

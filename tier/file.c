@@ -69,23 +69,28 @@ static int file_dir_sync(void *env, int dir) {
 }
 
 /* tmpfs accepts O_DIRECT and ignores it; kernels before 6.1 do not say what they want. */
-static bool file_dir_direct(void *env, int dir, const char *probe) {
-  (void)env;
+static bool direct_works(int fd) {
   struct statfs fs;
-  if (fstatfs(dir, &fs) == 0 && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC))
-    return false;
+  if (fstatfs(fd, &fs) == 0 && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC)) return false;
 #ifdef STATX_DIOALIGN
   struct statx stat;
-  if (statx(dir, probe, AT_SYMLINK_NOFOLLOW, STATX_DIOALIGN, &stat) == 0 &&
+  if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stat) == 0 &&
       (stat.stx_mask & STATX_DIOALIGN) != 0)
     return stat.stx_dio_mem_align > 0 && stat.stx_dio_mem_align <= KVSTOW_PAGE_BYTES &&
            stat.stx_dio_offset_align > 0 && stat.stx_dio_offset_align <= KVSTOW_PAGE_BYTES;
 #endif
-  const int fd = openat(dir, probe, O_RDONLY | O_DIRECT | O_CLOEXEC | O_NOFOLLOW);
-  if (fd < 0) return false;
+  if (fcntl(fd, F_SETFL, O_DIRECT) != 0) return false;
   void *page = aligned_alloc(KVSTOW_PAGE_BYTES, KVSTOW_PAGE_BYTES);
-  const bool works = page && pread(fd, page, KVSTOW_PAGE_BYTES, 0) == KVSTOW_PAGE_BYTES;
+  const bool works = page && pread(fd, page, KVSTOW_PAGE_BYTES, 0) >= 0;
   free(page);
+  return works;
+}
+
+static bool file_dir_direct(void *env, int dir, const char *probe) {
+  (void)env;
+  const int fd = openat(dir, probe, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+  if (fd < 0) return false;
+  const bool works = direct_works(fd);
   close(fd);
   return works;
 }
@@ -122,6 +127,26 @@ static int file_open(void *env, int dir, const char *name, bool create, bool wri
                     (direct ? O_DIRECT : 0) | O_CLOEXEC | O_NOFOLLOW;
   *fd = openat(dir, name, flags, 0600);
   return *fd < 0 ? errno : 0;
+}
+
+/* O_NONBLOCK until it is known to be a regular file: a pipe would wait for its other end. */
+static int file_open_path(void *env, const char *path, bool create, bool *direct, int *out) {
+  (void)env;
+  const int flags = create ? O_RDWR | O_CREAT | O_EXCL : O_RDONLY;
+  const int fd = open(path, flags | O_NONBLOCK | O_CLOEXEC, 0600);
+  if (fd < 0) return errno;
+  struct stat stat;
+  int error = fstat(fd, &stat) != 0 ? errno : 0;
+  if (!error && !S_ISREG(stat.st_mode)) error = EINVAL;
+  if (!error) {
+    *direct = *direct && direct_works(fd) && fcntl(fd, F_SETFL, O_DIRECT) == 0;
+    if (!*direct && fcntl(fd, F_SETFL, 0) != 0) error = errno;
+  }
+  if (error)
+    close(fd);
+  else
+    *out = fd;
+  return error;
 }
 
 static void file_close(void *env, int fd) {
@@ -209,6 +234,22 @@ static int file_read(void *env, int fd, void *to, size_t bytes, uint64_t offset,
   return 0;
 }
 
+static int file_readv(void *env, int fd, struct iovec *iov, uint32_t iov_count, size_t enough,
+                      uint64_t offset, size_t *got) {
+  (void)env;
+  kvstow__op op = {.iov = iov, .iov_count = iov_count};
+  *got = 0;
+  while (*got < enough) {
+    const ssize_t n = preadv(fd, op.iov, (int)op.iov_count, (off_t)(offset + *got));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return errno;
+    if (n == 0) return 0;
+    *got += (size_t)n;
+    kvstow__op_advance(&op, (uint64_t)n);
+  }
+  return 0;
+}
+
 static int file_write(void *env, int fd, const void *from, size_t bytes, uint64_t offset) {
   (void)env;
   quiet q;
@@ -277,11 +318,13 @@ const kvstow__file_ops kvstow__files = {
     .lock = file_lock,
     .unlock = file_unlock,
     .open = file_open,
+    .open_path = file_open_path,
     .close = file_close,
     .size = file_size,
     .allocate = file_allocate,
     .truncate = file_truncate,
     .read = file_read,
+    .readv = file_readv,
     .write = file_write,
     .sync = file_sync,
     .rename = file_rename,

@@ -25,6 +25,7 @@
 #define KVSTOW__IOV_MAX 1024u
 #define KVSTOW__RETRIES_MAX 64u /* resubmissions of one op without progress */
 #define KVSTOW__NO_SLOT UINT32_MAX
+#define KVSTOW__FILES 0x80000000u /* numbers of files that are no segments begin here */
 
 typedef enum kvstow__op_kind {
   KVSTOW__READ = 0,
@@ -39,8 +40,9 @@ typedef struct kvstow__op kvstow__op;
 struct kvstow__op {
   kvstow__op_kind kind;
   kvstow_priority priority;
-  uint32_t file; /* the tier's number of the segment file */
+  uint32_t file; /* the tier's number of it; from KVSTOW__FILES on: no segment, and fd is set */
   uint64_t offset, length;
+  uint32_t slack; /* READ: of length, what may be missing: the file ends inside its last page */
   struct iovec *iov;
   uint32_t iov_count;
   bool scratch; /* some iovecs point into the shared scratch buffer: contents are garbage */
@@ -48,7 +50,7 @@ struct kvstow__op {
   void (*complete)(kvstow__op *op); /* on the I/O thread; must not block */
   void *owner;
   kvstow__op *next; /* whoever holds the op */
-  /* set by the I/O thread for the engine */
+  /* set by the I/O thread for the engine, if the file is a segment */
   int fd;
   uint32_t slot;  /* as given to attach */
   uint32_t cache; /* the I/O thread's descriptor cache entry */
@@ -99,11 +101,17 @@ typedef struct kvstow__file_ops {
   void (*unlock)(void *env, int fd);
   int (*open)(void *env, int dir, const char *name, bool create, bool writable, bool direct,
               int *fd);
+  /* A regular file anywhere (EINVAL if it is something else), made by `create` (EEXIST). *direct: wanted
+   * in, O_DIRECT at 4 KiB out. */
+  int (*open_path)(void *env, const char *path, bool create, bool *direct, int *fd);
   void (*close)(void *env, int fd);
   int (*size)(void *env, int fd, uint64_t *bytes, uint64_t *allocated_bytes);
   int (*allocate)(void *env, int fd, uint64_t bytes); /* sets the size, reserves the blocks */
   int (*truncate)(void *env, int fd, uint64_t bytes);
   int (*read)(void *env, int fd, void *to, size_t bytes, uint64_t offset, size_t *got);
+  /* Until `enough` bytes are there, or the file ends; changes the vectors. */
+  int (*readv)(void *env, int fd, struct iovec *iov, uint32_t iov_count, size_t enough,
+               uint64_t offset, size_t *got);
   int (*write)(void *env, int fd, const void *from, size_t bytes, uint64_t offset); /* all of it */
   int (*sync)(void *env, int fd);
   int (*rename)(void *env, int dir, const char *from, const char *to);

@@ -101,7 +101,7 @@ static int perform(kvstow__op *op, kvstow__io_counters *counters) {
       count(&counters->retries);
       continue;
     }
-    if (op->kind == KVSTOW__SYNC || op->moved + (uint64_t)n >= op->length) return 0;
+    if (op->kind == KVSTOW__SYNC || op->moved + (uint64_t)n >= op->length - op->slack) return 0;
     count(&counters->short_ios);
     if (n == 0 && op->kind == KVSTOW__READ) return ENODATA; /* end of file */
     if (n == 0 && ++attempts > KVSTOW__RETRIES_MAX) return EIO;

@@ -238,7 +238,7 @@ static bool settle(kvstow__engine *engine, kvstow__op *op, int result) {
     return true;
   }
   if (op->kind == KVSTOW__SYNC) return true;
-  if (op->moved + (uint64_t)result >= op->length) return true;
+  if (op->moved + (uint64_t)result >= op->length - op->slack) return true;
   atomic_fetch_add_explicit(&engine->counters->short_ios, 1, memory_order_relaxed);
   if (result == 0 && (op->kind == KVSTOW__READ || ++op->attempts > KVSTOW__RETRIES_MAX)) {
     op->error =

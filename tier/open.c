@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "tier/barrier.h"
 #include "tier/pump.h"
@@ -25,12 +24,6 @@ void kvstow_tier_options_init(kvstow_tier_options *options) {
   kvstow_tuning_init(&options->tuning);
 }
 
-static uint64_t now_us(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
-}
-
 /* ---- options -------------------------------------------------------------------------------- */
 
 static bool power_of_two(uint32_t value) {
@@ -39,8 +32,8 @@ static bool power_of_two(uint32_t value) {
 
 static const char *what_is_wrong(const kvstow_tier_options *o) {
   if (o->size < sizeof *o) return "options.size: call kvstow_tier_options_init first";
-  if (!o->dirs || o->dirs_count < 1 || o->dirs_count > KVSTOW__DIRS_MAX)
-    return "dirs: 1 to 16 directories are needed";
+  if (o->dirs_count > KVSTOW__DIRS_MAX || (o->dirs_count > 0 && !o->dirs))
+    return "dirs: at most 16 directories";
   for (uint32_t i = 0; i < o->dirs_count; i++)
     if (!o->dirs[i] || !o->dirs[i][0]) return "dirs: a path is empty";
   if (o->segment_bytes != 0 &&
@@ -172,17 +165,22 @@ static void probe_dirs(kvstow_tier *tier) {
 
 /* ---- open ----------------------------------------------------------------------------------- */
 
-static int open_store(kvstow_tier *tier, kvstow_engine engine) {
+static int open_log(kvstow_tier *tier) {
   int code = check_budget(tier);
   if (!code) code = kvstow__super_open(tier);
   if (!code) code = count_slots(tier);
   if (!code) code = count_files(tier);
+  if (!code) probe_dirs(tier);
+  return code;
+}
+
+static int open_store(kvstow_tier *tier, kvstow_engine engine) {
+  int code = tier->dirs_count > 0 ? open_log(tier) : 0;
   if (code) return code;
-  probe_dirs(tier);
   char why[KVSTOW_MESSAGE_BYTES / 2];
   code = kvstow__pump_start(tier, engine, why, sizeof why);
   if (code) return kvstow__fail(tier, code, "%s", why);
-  return kvstow__recover(tier);
+  return tier->dirs_count > 0 ? kvstow__recover(tier) : 0;
 }
 
 int kvstow__tier_open_with(const kvstow_tier_options *options, const kvstow__io *io,
@@ -195,7 +193,7 @@ int kvstow__tier_open_with(const kvstow_tier_options *options, const kvstow__io 
     if (why) snprintf(why, why_bytes, "%s", wrong);
     return KVSTOW_EINVAL;
   }
-  const uint64_t start = now_us();
+  const uint64_t start = kvstow__now_us();
   kvstow_tier *tier = tier_new(options, io);
   if (!tier) return KVSTOW_ENOMEM;
   const int code = open_store(tier, options->engine);
@@ -206,7 +204,7 @@ int kvstow__tier_open_with(const kvstow_tier_options *options, const kvstow__io 
     tier_free(tier);
     return code;
   }
-  tier->recovery_us = now_us() - start;
+  tier->recovery_us = kvstow__now_us() - start;
   *out = tier;
   return 0;
 }
@@ -224,7 +222,7 @@ int kvstow_tier_open(const kvstow_tier_options *options, kvstow_tier **tier, cha
 int kvstow_tier_close(kvstow_tier *tier) {
   if (!tier) return 0;
   int code = 0;
-  if (!tier->read_only) {
+  if (!tier->read_only && tier->dirs_count > 0) {
     pthread_mutex_lock(&tier->barrier_lock);
     code = kvstow__flush_locked(tier);
     const int checkpoint = kvstow__checkpoint(tier);
@@ -293,6 +291,9 @@ void kvstow_tier_get_stats(const kvstow_tier *tier, kvstow_tier_stats *stats) {
       .recovered_segments = tier->recovered_segments,
       .walked_segments = tier->walked_segments,
       .recovery_us = tier->recovery_us,
+      .file_reads = get(&c->file_reads),
+      .file_bytes_read = get(&c->file_bytes_read),
+      .file_bytes_appended = get(&c->file_bytes_appended),
   };
   memcpy(s.engine_reason, tier->engine_reason, sizeof s.engine_reason);
   for (uint32_t d = 0; d < tier->dirs_count; d++) s.disk_bytes += tier->dirs[d].disk_bytes;

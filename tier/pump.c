@@ -120,7 +120,7 @@ static bool finished_early(kvstow_tier *tier, kvstow__op *op) {
     kvstow__descriptors_forget(tier, &p->files, op->file);
     return true;
   }
-  if (kvstow__read_op_cancelled(op)) {
+  if (kvstow__read_op_unwanted(op)) {
     op->error = ECANCELED;
     return true;
   }
@@ -200,7 +200,7 @@ static void finish_some(kvstow_tier *tier) {
     kvstow__read_job *job = p->reads;
     p->reads = job->next;
     if (!p->reads) p->reads_tail = &p->reads;
-    bytes += kvstow__read_finish(tier, job);
+    bytes += job->finish(tier, job);
   }
 }
 

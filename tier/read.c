@@ -12,7 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tier/files.h"
 #include "tier/pump.h"
+
+#define OVERDUE (-1) /* no errno: a device may report an ETIMEDOUT of its own */
 
 /* One planned device request. */
 typedef struct request {
@@ -22,6 +25,8 @@ typedef struct request {
   kvstow__extent **extents; /* behind the vectors */
   struct iovec iov[];
 } request;
+
+static size_t finish(kvstow_tier *tier, kvstow__read_job *job);
 
 /* ---- submission, any thread ----------------------------------------------------------------- */
 
@@ -39,21 +44,23 @@ static bool valid(const kvstow_tier *tier, const kvstow_record_read *read) {
   return last <= KVSTOW__PLANES_MAX && last * read->plane_bytes < tier->segment_bytes;
 }
 
-static void add_extent(kvstow__read_job *job, uint64_t offset, void *to, uint64_t length) {
+static void add_extent(const kvstow_tier *tier, kvstow__read_job *job, uint64_t offset, void *to,
+                       uint64_t length) {
   kvstow__extent *extent = &job->extents[job->extents_left++];
   extent->file = job->read->loc.segment;
   extent->offset = offset;
   extent->length = length;
+  extent->file_end = tier->segment_bytes;
   extent->iov[0] = (struct iovec){to, length};
   extent->iov_count = 1;
   extent->owner = job;
 }
 
-static void make_extents(kvstow__read_job *job) {
+static void make_extents(const kvstow_tier *tier, kvstow__read_job *job) {
   const kvstow_record_read *read = job->read;
   const uint64_t at = (uint64_t)read->loc.page * KVSTOW_PAGE_BYTES;
   const uint64_t bytes = (uint64_t)read->plane_count * read->plane_bytes;
-  add_extent(job, at, read->header, KVSTOW_PAGE_BYTES);
+  add_extent(tier, job, at, read->header, KVSTOW_PAGE_BYTES);
   if (bytes == 0) return;
   if (read->plane_first == 0) {
     kvstow__extent *extent = &job->extents[0];
@@ -62,7 +69,7 @@ static void make_extents(kvstow__read_job *job) {
     extent->length += bytes;
     return;
   }
-  add_extent(job, at + KVSTOW_PAGE_BYTES + (uint64_t)read->plane_first * read->plane_bytes,
+  add_extent(tier, job, at + KVSTOW_PAGE_BYTES + (uint64_t)read->plane_first * read->plane_bytes,
              read->payload, bytes);
 }
 
@@ -95,16 +102,18 @@ int kvstow_tier_read_batch(kvstow_tier *tier, kvstow_record_read *const *reads, 
   uint64_t extents = 0, bytes = 0, stale = 0;
   for (size_t i = 0; i < count; i++) {
     kvstow__read_job *job = &jobs[i];
+    job->finish = finish;
     job->read = reads[i];
     job->batch = batch;
     job->priority = (uint8_t)reads[i]->priority;
+    job->deadline_us = reads[i]->deadline_us;
     job->next = i + 1 < count ? &jobs[i + 1] : NULL;
     reads[i]->result = 0;
     pthread_mutex_lock(&tier->lock);
     job->error = pin(tier, job);
     pthread_mutex_unlock(&tier->lock);
     stale += job->error != 0;
-    if (!job->error) make_extents(job);
+    if (!job->error) make_extents(tier, job);
     extents += job->extents_left;
     bytes += KVSTOW_PAGE_BYTES + (uint64_t)reads[i]->plane_count * reads[i]->plane_bytes;
   }
@@ -144,6 +153,7 @@ void kvstow_tier_urge(kvstow_tier *tier, kvstow_record_read *read) {
 static int code_of(int error) {
   if (error == ENODATA) return KVSTOW_EIO; /* the file ends before the record does */
   if (error == ECANCELED) return KVSTOW_ECANCELED;
+  if (error == OVERDUE) return KVSTOW_ETIMEDOUT;
   return error == ENOMEM ? KVSTOW_ENOMEM : KVSTOW_EIO;
 }
 
@@ -156,10 +166,16 @@ static void settle_extent(kvstow_tier *tier, kvstow__extent *extent) {
   if (--job->extents_left == 0) kvstow__pump_finish_read(tier, job);
 }
 
+/* Why a read that was not sent yet need not be: ECANCELED, OVERDUE; or 0. */
+static int unwanted(const kvstow__read_job *job) {
+  if (atomic_load(&job->cancel)) return ECANCELED;
+  return job->deadline_us && kvstow__now_us() >= job->deadline_us ? OVERDUE : 0;
+}
+
 bool kvstow__read_skip(kvstow_tier *tier, kvstow__extent *extent) {
-  const kvstow__read_job *job = extent->owner;
-  if (!atomic_load(&job->cancel)) return false;
-  extent->error = ECANCELED;
+  const int why = unwanted(extent->owner);
+  if (!why) return false;
+  extent->error = why;
   settle_extent(tier, extent);
   return true;
 }
@@ -167,7 +183,7 @@ bool kvstow__read_skip(kvstow_tier *tier, kvstow__extent *extent) {
 static void piece_done(kvstow_tier *tier, kvstow__extent *extent, int error) {
   if (error && !extent->error) extent->error = error;
   if (--extent->parts > 0) return;
-  if (extent->error && extent->error != ECANCELED && !extent->alone) {
+  if (extent->error && extent->error != ECANCELED && extent->error != OVERDUE && !extent->alone) {
     extent->alone = true;
     extent->error = 0;
     atomic_fetch_add_explicit(&tier->io_counters.retries, 1, memory_order_relaxed);
@@ -179,15 +195,18 @@ static void piece_done(kvstow_tier *tier, kvstow__extent *extent, int error) {
 
 static void request_completed(kvstow__op *op) {
   request *r = op->owner;
-  for (size_t i = 0; i < r->extents_count; i++) piece_done(r->tier, r->extents[i], op->error);
+  for (size_t i = 0; i < r->extents_count; i++) {
+    const int why = op->error == ECANCELED ? unwanted(r->extents[i]->owner) : 0;
+    piece_done(r->tier, r->extents[i], why ? why : op->error);
+  }
   free(r);
 }
 
-bool kvstow__read_op_cancelled(const kvstow__op *op) {
+bool kvstow__read_op_unwanted(const kvstow__op *op) {
   if (op->complete != request_completed) return false;
   const request *r = op->owner;
   for (size_t i = 0; i < r->extents_count; i++)
-    if (!atomic_load(&((kvstow__read_job *)r->extents[i]->owner)->cancel)) return false;
+    if (!unwanted(r->extents[i]->owner)) return false;
   return true;
 }
 
@@ -225,6 +244,7 @@ static void emit(void *arg, const kvstow__request *planned) {
   r->op.iov = r->iov;
   r->op.iov_count = planned->iov_count;
   r->op.scratch = planned->scratch;
+  if (first->file) kvstow__file_aim(first->file, &r->op);
   r->op.owner = r;
   r->op.complete = request_completed;
   kvstow__count(&tier->counters.device_reads, 1);
@@ -240,7 +260,7 @@ void kvstow__read_plan(kvstow_tier *tier, kvstow__extent **window, size_t count)
       .merge = atomic_load_explicit(&tier->tuning.enable_io_scheduling, memory_order_relaxed),
       .gap_max_bytes = atomic_load_explicit(&tier->tuning.merge_distance, memory_order_relaxed),
       .request_max_bytes = tier->request_max_bytes,
-      .file_bytes = tier->segment_bytes,
+      .block_bytes = atomic_load_explicit(&tier->tuning.optimal_block_size, memory_order_relaxed),
   };
   limits.scratch = kvstow__pump_scratch(tier, &limits.scratch_bytes);
   for (size_t i = 0; i < count; i++) window[i]->parts = 1; /* held while planning */
@@ -324,7 +344,7 @@ static int verify(kvstow_tier *tier, const kvstow__read_job *job) {
   return code ? code : verify_planes(tier, job->read);
 }
 
-size_t kvstow__read_finish(kvstow_tier *tier, kvstow__read_job *job) {
+static size_t finish(kvstow_tier *tier, kvstow__read_job *job) {
   kvstow_record_read *read = job->read;
   const size_t bytes = KVSTOW_PAGE_BYTES + (size_t)read->plane_count * read->plane_bytes;
   read->result = verify(tier, job);

@@ -5,7 +5,7 @@
  * request is closed. Because only whole extents join, merging never costs a request: the only splits
  * are those of extents larger than request_max_bytes.
  *
- * Closing a request rounds its ends out to 64 KiB boundaries where that is nearly free: within
+ * Closing a request rounds its ends out to block boundaries where that is nearly free: within
  * request_max_bytes and the file, and at most an eighth more bytes. (Rounding a 4 KiB header page to
  * 64 KiB would multiply the device's work and save nothing.)
  *
@@ -68,13 +68,13 @@ static void round_out(builder *b) {
   uint64_t room = (b->end - b->start) / ROUND_COST_DIVISOR;
   const uint64_t left = limits->request_max_bytes - (b->end - b->start);
   if (room > left) room = left;
-  const uint64_t after = kvstow__round_up(b->end, KVSTOW__RUN_BYTES) - b->end;
-  if (after > 0 && after <= room && b->end + after <= limits->file_bytes) {
+  const uint64_t after = kvstow__round_up(b->end, limits->block_bytes) - b->end;
+  if (after > 0 && after <= room && b->end + after <= b->extents[b->last]->file_end) {
     add_vector(b, limits->scratch, (size_t)after);
     b->scratch = true;
     room -= after;
   }
-  const uint64_t before = b->start % KVSTOW__RUN_BYTES;
+  const uint64_t before = b->start % limits->block_bytes;
   if (before > 0 && before <= room) {
     b->iov[0].iov_base = limits->scratch;
     b->iov[0].iov_len = (size_t)before;

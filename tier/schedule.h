@@ -19,7 +19,8 @@ struct kvstow__extent {
   uint32_t file;
   bool alone; /* not to be merged: its neighbourhood failed to read */
   uint64_t offset, length;
-  struct iovec iov[2];
+  uint64_t file_end; /* rounding does not go beyond */
+  struct iovec iov[3];
   uint32_t iov_count;
   /* the I/O thread's */
   uint32_t parts; /* requests that carry a piece of it, not yet completed */
@@ -32,7 +33,7 @@ typedef struct kvstow__limits {
   bool merge;                 /* sort and merge; false: one extent, one request, as they come */
   uint64_t gap_max_bytes;     /* a gap read into scratch rather than leaving a second request */
   uint64_t request_max_bytes; /* multiple of 4096 */
-  uint64_t file_bytes;        /* rounding does not go beyond */
+  uint64_t block_bytes;       /* ends are rounded out to multiples of it: a power of two */
   void *scratch;              /* where gaps go; contents are garbage */
   size_t scratch_bytes;       /* >= 64 KiB */
 } kvstow__limits;

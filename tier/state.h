@@ -16,6 +16,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <time.h>
 
 #include "tier/format.h"
 #include "tier/io.h"
@@ -119,14 +120,18 @@ struct kvstow__batch {
   kvstow__batch *next;
 };
 
-/* One record read in progress; a batch of them is one allocation. */
+/* One read in progress, of a record or of a file; a batch of them is one allocation. */
 typedef struct kvstow__read_batch {
   size_t left;
 } kvstow__read_batch;
 
 struct kvstow__read_job {
-  kvstow_record_read *read;
+  /* checks, calls done, frees; the bytes it has looked at */
+  size_t (*finish)(kvstow_tier *tier, kvstow__read_job *job);
+  kvstow_record_read *read; /* of a record */
+  const kvstow_file *file;  /* NULL: of a record */
   kvstow__read_batch *batch;
+  uint64_t deadline_us; /* CLOCK_MONOTONIC; 0: none */
   kvstow__life life;
   bool pinned;
   atomic_bool cancel, urgent;
@@ -141,7 +146,7 @@ struct kvstow__read_job {
 typedef struct kvstow__counters {
   _Atomic uint64_t records_written, bytes_written, records_read, bytes_read, read_requests,
       device_reads, device_read_bytes, merges, device_writes, flushes, io_errors, corrupt_headers,
-      corrupt_planes, stale_reads;
+      corrupt_planes, stale_reads, file_reads, file_bytes_read, file_bytes_appended;
 } kvstow__counters;
 
 struct kvstow_tier {
@@ -160,6 +165,7 @@ struct kvstow_tier {
   uint64_t request_max_bytes;
   uint32_t readahead_bytes;
   kvstow__tuning tuning;
+  _Atomic uint32_t files_opened;
   uint8_t uuid[KVSTOW_UUID_BYTES];
   uint64_t hash_seed;
 
@@ -209,6 +215,12 @@ static inline uint32_t kvstow__dir_of(const kvstow_tier *tier, uint32_t segment)
   return segment % tier->dirs_count;
 }
 
+static inline uint64_t kvstow__now_us(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
+}
+
 static inline uint64_t kvstow__now_s(const kvstow_tier *tier) {
   return tier->io.files->now_s(tier->io.env);
 }
@@ -256,11 +268,10 @@ void kvstow__job_free(kvstow__job *job);
 
 /* read.c, on the I/O thread */
 void kvstow__read_plan(kvstow_tier *tier, kvstow__extent **window, size_t count);
-bool kvstow__read_skip(kvstow_tier *tier, kvstow__extent *extent); /* cancelled: settled instead */
-size_t kvstow__read_finish(kvstow_tier *tier, kvstow__read_job *job); /* verify, done; bytes */
+bool kvstow__read_skip(kvstow_tier *tier, kvstow__extent *extent); /* unwanted: settled instead */
 
-/* Of an op that read_plan pushed: all, or any, of the reads it carries. */
-bool kvstow__read_op_cancelled(const kvstow__op *op);
+/* Of an op that read_plan pushed: all the reads it carries are cancelled or overdue; any is urgent. */
+bool kvstow__read_op_unwanted(const kvstow__op *op);
 bool kvstow__read_op_urgent(const kvstow__op *op);
 
 /* recover.c */

@@ -80,7 +80,7 @@ typedef struct kvstow_tuning {
 typedef struct kvstow_tier_options {
   size_t size;             /* sizeof(kvstow_tier_options) */
   const char *const *dirs; /* existing or creatable directories, one a disk; segments go round */
-  uint32_t dirs_count;     /* 1..16; 0: no log, files alone */
+  uint32_t dirs_count;     /* 1..16; 0: no log, files alone; append is EUNSUPPORTED */
   bool read_only;          /* inspect and verify: nothing is written, a shared lock is held */
   uint64_t budget_bytes;   /* of all directories together, metadata included */
   uint32_t segment_bytes;  /* power of two, 1 MiB..1 GiB; 0: as stored, or 64 MiB */

@@ -1,0 +1,261 @@
+/* tier/file_read.c - reading ranges of a file into the caller's memory.
+ *
+ * Direct I/O moves whole pages between page-aligned places; a caller's range and memory are what they
+ * are. So a read lands like this: the pages that lie wholly in the range go straight to the page-aligned
+ * place nearest to where they belong, inside the caller's own memory, and are shifted by less than a page
+ * afterwards if that is not the very place; only the ragged ends (at most three pages) come through
+ * memory of ours. Nothing larger is ever allocated, and nothing is copied twice.
+ *
+ * A batch goes to the I/O thread, to be merged with its neighbours. A single blocking read is done on the
+ * caller's own thread: handing it over would cost more than it could gain.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tier/files.h"
+#include "tier/pump.h"
+
+/* ---- landing -------------------------------------------------------------------------------- */
+
+/* Where the pages of a range go: head pages, the middle, tail pages. */
+typedef struct landing {
+  uint64_t offset, length; /* of what is read */
+  struct iovec iov[3];
+  uint32_t iov_count;
+  uint8_t *bounce; /* head pages, then tail pages; NULL: none */
+  size_t head, middle, tail;
+  uint8_t *at; /* where the middle lands */
+} landing;
+
+static void add_vector(landing *l, void *base, size_t length) {
+  if (length > 0) l->iov[l->iov_count++] = (struct iovec){base, length};
+}
+
+/* The page-aligned place for the middle of the range; trims it if the memory ends too early. */
+static uint8_t *place_middle(uint8_t *goal, size_t *middle, const uint8_t *from,
+                             const uint8_t *end) {
+  const size_t beyond = (uintptr_t)goal % KVSTOW_PAGE_BYTES;
+  if (beyond == 0) return goal;
+  uint8_t *at = goal - beyond;
+  if (at < from) at += KVSTOW_PAGE_BYTES;
+  if (at + *middle > end) *middle -= KVSTOW_PAGE_BYTES;
+  return at;
+}
+
+static int landing_init(landing *l, const kvstow_file *file, uint64_t offset, uint8_t *to,
+                        size_t bytes) {
+  const uint64_t grain = kvstow__file_grain(file);
+  const uint64_t end = offset + bytes, first = kvstow__round_up(offset, grain);
+  *l = (landing){.offset = offset - offset % grain};
+  l->length = kvstow__round_up(end, grain) - l->offset;
+  if (end - end % grain > first) l->middle = (size_t)(end - end % grain - first);
+  if (l->middle > 0 && grain > 1)
+    l->at = place_middle(to + (first - offset), &l->middle, to, to + bytes);
+  else
+    l->at = to;
+  if (l->middle > 0) l->head = (size_t)(first - l->offset);
+  l->tail = (size_t)l->length - l->head - l->middle;
+  if (l->head + l->tail > 0) {
+    l->bounce = aligned_alloc(KVSTOW_PAGE_BYTES, l->head + l->tail);
+    if (!l->bounce) return KVSTOW_ENOMEM;
+  }
+  add_vector(l, l->bounce, l->head);
+  add_vector(l, l->at, l->middle);
+  add_vector(l, l->bounce + l->head, l->tail);
+  return 0;
+}
+
+/* Puts what has landed where it belongs: the middle first, before the ends are laid around it. */
+static void landing_settle(const landing *l, uint64_t offset, uint8_t *to, size_t bytes) {
+  if (!l->bounce) return;
+  const size_t lead = (size_t)(offset - l->offset); /* not wanted, at the front */
+  if (l->head + l->middle == 0) {
+    memcpy(to, l->bounce + lead, bytes);
+    return;
+  }
+  uint8_t *goal = to + (l->head - lead); /* lead is 0 when there is no head */
+  if (l->at != goal) memmove(goal, l->at, l->middle);
+  if (l->head > 0) memcpy(to, l->bounce + lead, l->head - lead);
+  const size_t before = (size_t)(goal - to) + l->middle;
+  memcpy(to + before, l->bounce + l->head, bytes - before);
+}
+
+/* ---- what is known of every read ------------------------------------------------------------ */
+
+static bool in_range(const kvstow_file *file, uint64_t offset, size_t bytes) {
+  const uint64_t end = atomic_load_explicit(&file->readable, memory_order_acquire);
+  return offset <= end && bytes <= end - offset;
+}
+
+static int read_failed(const kvstow_file *file, uint64_t offset, int error) {
+  char cause[64];
+  return kvstow__fail(
+      file->tier, kvstow__code_of_errno(error), "%s: reading at offset %" PRIu64 ": %s", file->path,
+      offset, error == ENODATA ? "the file ends early" : strerror_r(error, cause, sizeof cause));
+}
+
+void kvstow__file_aim(const kvstow_file *file, kvstow__op *op) {
+  const uint64_t readable = atomic_load(&file->readable), end = op->offset + op->length;
+  op->fd = file->fd;
+  op->slack = end > readable ? (uint32_t)(end - readable) : 0;
+}
+
+static void count_reads(kvstow_tier *tier, uint64_t reads, uint64_t bytes) {
+  kvstow__count(&tier->counters.file_reads, reads);
+  kvstow__count(&tier->counters.file_bytes_read, bytes);
+}
+
+/* ---- a blocking read ------------------------------------------------------------------------ */
+
+static int read_now(kvstow_file *file, uint64_t offset, uint8_t *to, size_t bytes) {
+  kvstow_tier *tier = file->tier;
+  landing l;
+  int code = landing_init(&l, file, offset, to, bytes);
+  if (code) return code;
+  kvstow__op op = {.offset = l.offset, .length = l.length};
+  kvstow__file_aim(file, &op);
+  size_t got = 0;
+  int error = tier->io.files->readv(tier->io.env, op.fd, l.iov, l.iov_count,
+                                    (size_t)(op.length - op.slack), op.offset, &got);
+  if (!error && got < op.length - op.slack) error = ENODATA;
+  kvstow__count(&tier->counters.read_requests, 1);
+  kvstow__count(&tier->counters.device_reads, 1);
+  kvstow__count(&tier->counters.device_read_bytes, got);
+  if (error) {
+    kvstow__count(&tier->counters.io_errors, 1);
+    code = read_failed(file, offset, error);
+  } else {
+    landing_settle(&l, offset, to, bytes);
+  }
+  free(l.bounce);
+  return code;
+}
+
+int kvstow_file_read_at(kvstow_file *file, uint64_t offset, void *to, size_t bytes) {
+  if (!file || (!to && bytes > 0) || !in_range(file, offset, bytes)) return KVSTOW_EINVAL;
+  count_reads(file->tier, 1, bytes);
+  return bytes > 0 ? read_now(file, offset, to, bytes) : 0;
+}
+
+/* ---- a batch -------------------------------------------------------------------------------- */
+
+typedef struct file_job {
+  kvstow__read_job job; /* first: a pointer to it is one to the whole */
+  kvstow_file_read *read;
+  landing landing;
+} file_job;
+
+typedef struct file_batch {
+  kvstow__read_batch batch; /* first, likewise */
+  file_job jobs[];
+} file_batch;
+
+static size_t finish(kvstow_tier *tier, kvstow__read_job *job) {
+  file_job *f = (file_job *)job;
+  kvstow_file_read *read = f->read;
+  kvstow_file *file = read->file;
+  const size_t bytes = f->landing.bounce ? read->bytes : 0; /* that pass through this thread */
+  if (job->error == KVSTOW_EIO)
+    read->result = read_failed(file, read->offset, job->cause);
+  else
+    read->result = job->error;
+  if (!read->result && read->bytes > 0)
+    landing_settle(&f->landing, read->offset, read->to, read->bytes);
+  free(f->landing.bounce);
+  pthread_mutex_lock(&tier->read_lock);
+  read->job_internal = NULL;
+  pthread_mutex_unlock(&tier->read_lock);
+  kvstow__read_batch *batch = job->batch;
+  if (--batch->left == 0) free(batch);
+  read->done(read);
+  pthread_mutex_lock(&file->lock);
+  if (--file->reads == 0) pthread_cond_broadcast(&file->idle);
+  pthread_mutex_unlock(&file->lock);
+  return bytes;
+}
+
+static int prepare(file_job *f, kvstow_file_read *read) {
+  kvstow_file *file = read->file;
+  f->read = read;
+  f->job.finish = finish;
+  f->job.file = file;
+  f->job.priority = (uint8_t)read->priority;
+  f->job.deadline_us = read->deadline_us;
+  if (read->bytes == 0) return 0;
+  const int code = landing_init(&f->landing, file, read->offset, read->to, read->bytes);
+  if (code) return code;
+  kvstow__extent *extent = &f->job.extents[0];
+  extent->file = file->number;
+  extent->offset = f->landing.offset;
+  extent->length = f->landing.length;
+  extent->file_end = kvstow__round_up(atomic_load(&file->readable), kvstow__file_grain(file));
+  memcpy(extent->iov, f->landing.iov, sizeof f->landing.iov);
+  extent->iov_count = f->landing.iov_count;
+  extent->owner = &f->job;
+  f->job.extents_left = 1;
+  return 0;
+}
+
+static void batch_free(file_batch *b, size_t count) {
+  for (size_t i = 0; i < count; i++) free(b->jobs[i].landing.bounce);
+  free(b);
+}
+
+static bool valid(const kvstow_tier *tier, const kvstow_file_read *read) {
+  if (!read || !read->done || !read->file || read->file->tier != tier) return false;
+  if (read->priority != KVSTOW_DEMAND && read->priority != KVSTOW_PREFETCH) return false;
+  return (read->to || read->bytes == 0) && in_range(read->file, read->offset, read->bytes);
+}
+
+static void take(kvstow_tier *tier, file_batch *b, kvstow_file_read *const *reads, size_t count) {
+  uint64_t bytes = 0, requests = 0;
+  for (size_t i = 0; i < count; i++) {
+    kvstow__read_job *job = &b->jobs[i].job;
+    job->batch = &b->batch;
+    job->next = i + 1 < count ? &b->jobs[i + 1].job : NULL;
+    bytes += reads[i]->bytes;
+    requests += job->extents_left;
+    reads[i]->result = 0;
+    kvstow_file *file = reads[i]->file;
+    pthread_mutex_lock(&file->lock);
+    file->reads++;
+    pthread_mutex_unlock(&file->lock);
+  }
+  b->batch.left = count;
+  count_reads(tier, count, bytes);
+  kvstow__count(&tier->counters.read_requests, requests);
+  pthread_mutex_lock(&tier->read_lock);
+  for (size_t i = 0; i < count; i++) reads[i]->job_internal = &b->jobs[i].job;
+  pthread_mutex_unlock(&tier->read_lock);
+  kvstow__pump_send_reads(tier, &b->jobs[0].job);
+}
+
+int kvstow_file_read_batch(kvstow_tier *tier, kvstow_file_read *const *reads, size_t count) {
+  if (!tier || (!reads && count > 0)) return KVSTOW_EINVAL;
+  for (size_t i = 0; i < count; i++)
+    if (!valid(tier, reads[i])) return KVSTOW_EINVAL;
+  if (count == 0) return 0;
+  file_batch *b = calloc(1, sizeof *b + count * sizeof *b->jobs);
+  if (!b) return KVSTOW_ENOMEM;
+  for (size_t i = 0; i < count; i++) {
+    const int code = prepare(&b->jobs[i], reads[i]);
+    if (!code) continue;
+    batch_free(b, i);
+    return code;
+  }
+  take(tier, b, reads, count);
+  return 0;
+}
+
+/* As kvstow_tier_cancel: read_lock keeps a job seen here. */
+void kvstow_file_cancel(kvstow_tier *tier, kvstow_file_read *read) {
+  if (!tier || !read) return;
+  pthread_mutex_lock(&tier->read_lock);
+  kvstow__read_job *job = read->job_internal;
+  if (job) atomic_store(&job->cancel, true);
+  pthread_mutex_unlock(&tier->read_lock);
+  if (job) kvstow__pump_sweep(tier);
+}

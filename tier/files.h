@@ -1,0 +1,36 @@
+/* tier/files.h - files that are not part of the log: what their rooms share.
+ *
+ *   files.c      opening, closing, what is known of a file
+ *   file_read.c  reading: into the caller's memory wherever alignment lets it
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef KVSTOW_TIER_FILES_H
+#define KVSTOW_TIER_FILES_H
+
+#include "tier/state.h"
+
+struct kvstow_file {
+  kvstow_tier *tier;
+  char *path;
+  int fd;
+  uint32_t number; /* KVSTOW__FILES and up */
+  bool direct;
+  _Atomic uint64_t readable; /* bytes that may be read */
+
+  pthread_mutex_t lock;
+  pthread_cond_t idle; /* with lock: reads is 0 */
+  uint64_t reads;      /* lock: taken and not yet answered */
+};
+
+/* Reads of a file go on whole pages where it is open for direct I/O. */
+static inline uint64_t kvstow__file_grain(const kvstow_file *file) {
+  return file->direct ? KVSTOW_PAGE_BYTES : 1;
+}
+
+/* Points an op that reads at the file; its range may reach into the last page. */
+void kvstow__file_aim(const kvstow_file *file, kvstow__op *op);
+
+/* Waits until every read has been answered. */
+void kvstow__file_wait(kvstow_file *file);
+
+#endif
