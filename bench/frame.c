@@ -33,6 +33,13 @@ enum {
   OPT_SHAPE,
   OPT_THREADS,
   OPT_PATH,
+  OPT_ENGINE,
+  OPT_CSV,
+  OPT_OP,
+  OPT_BLOCK,
+  OPT_DEPTH,
+  OPT_GENERATE,
+  OPT_SEED,
   OPT_HELP
 };
 
@@ -51,6 +58,13 @@ static const struct {
     {{"shape", required_argument, NULL, OPT_SHAPE}, BENCH_SHAPE, "NAME of the one KV layout"},
     {{"threads", required_argument, NULL, OPT_THREADS}, BENCH_THREADS, "N, only so many"},
     {{"path", required_argument, NULL, OPT_PATH}, BENCH_PATH, "NAME of the one path"},
+    {{"op", required_argument, NULL, OPT_OP}, BENCH_OP, "NAME of the one operation"},
+    {{"block", required_argument, NULL, OPT_BLOCK}, BENCH_BLOCK, "BYTES, only this block size"},
+    {{"depth", required_argument, NULL, OPT_DEPTH}, BENCH_DEPTH, "N, only so many in flight"},
+    {{"engine", required_argument, NULL, OPT_ENGINE}, BENCH_ENGINE, "uring or threads"},
+    {{"csv", no_argument, NULL, OPT_CSV}, BENCH_CSV, "rows as comma-separated values"},
+    {{"generate", required_argument, NULL, OPT_GENERATE}, BENCH_MAKE, "FILE to make, of --size"},
+    {{"seed", required_argument, NULL, OPT_SEED}, BENCH_MAKE, "N; 1"},
     {{"help", no_argument, NULL, OPT_HELP}, 0, "this text"},
 };
 
@@ -109,6 +123,36 @@ static int parse_option(const char *name, int code, const char *value, struct be
       if (!size_parse_bytes(value, &args->size))
         return bad_value(name, "size", value, "bytes: 4096, 64MiB, 1GiB");
       return -1;
+    case OPT_BLOCK:
+      if (!size_parse_bytes(value, &args->block_bytes))
+        return bad_value(name, "block", value, "bytes: 4096, 64KiB, 1MiB");
+      return -1;
+    case OPT_DEPTH:
+      if (!parse_u64(value, 1024, &number))
+        return bad_value(name, "depth", value, "a number from 1 to 1024");
+      args->depth = (unsigned)number;
+      return -1;
+    case OPT_SEED:
+      if (!parse_u64(value, UINT64_MAX, &args->seed))
+        return bad_value(name, "seed", value, "a number from 1");
+      return -1;
+    case OPT_ENGINE:
+      if (strcmp(value, "uring") == 0)
+        args->engine = KVSTOW_ENGINE_URING;
+      else if (strcmp(value, "threads") == 0)
+        args->engine = KVSTOW_ENGINE_THREADS;
+      else
+        return bad_value(name, "engine", value, "uring or threads");
+      return -1;
+    case OPT_CSV:
+      args->csv = true;
+      return -1;
+    case OPT_OP:
+      args->op = value;
+      return -1;
+    case OPT_GENERATE:
+      args->generate = value;
+      return -1;
     case OPT_DIR:
       args->dir = value;
       return -1;
@@ -134,7 +178,7 @@ int bench_parse(int argc, char **argv, const char *usage, unsigned accepts,
   }
   snprintf(name, sizeof name, "kvstow bench %s", argv[0]);
   argv[0] = name;
-  *args = (struct bench_args){0};
+  *args = (struct bench_args){.seed = 1};
   int status = -1;
   optind = 0;
   for (int code; status < 0 && (code = getopt_long(argc, argv, "", accepted, NULL)) != -1;) {
@@ -144,6 +188,11 @@ int bench_parse(int argc, char **argv, const char *usage, unsigned accepts,
     } else {
       status = parse_option(name, code, optarg, args);
     }
+  }
+  if (status < 0 && (accepts & BENCH_FILE) != 0 && optind < argc) args->file = argv[optind++];
+  if (status < 0 && args->json && args->csv) {
+    fprintf(stderr, "%s: --json or --csv, not both\n", name);
+    status = EXIT_USAGE;
   }
   if (status < 0 && optind < argc) {
     fprintf(stderr, "%s: %s: not an option\n", name, argv[optind]);
@@ -255,6 +304,7 @@ static void add_cell(struct table *table, const json_t *value, int digits) {
 }
 
 static void print_rows(const struct bench_report *report, const struct bench_column *columns) {
+  if (json_array_size(report->rows) == 0) return;
   enum { COLUMNS_MAX = 24 };
   const char *titles[COLUMNS_MAX + 1] = {0};
   for (size_t i = 0; columns[i].key != NULL && i < COLUMNS_MAX; i++) titles[i] = columns[i].title;
@@ -262,6 +312,7 @@ static void print_rows(const struct bench_report *report, const struct bench_col
   size_t index;
   json_t *row;
   json_array_foreach(report->rows, index, row) {
+    if (report->shown != NULL && !report->shown(row)) continue;
     for (size_t i = 0; columns[i].key != NULL && i < COLUMNS_MAX; i++)
       add_cell(table, json_object_get(row, columns[i].key), columns[i].digits);
   }
@@ -300,6 +351,41 @@ static void print_text(const struct bench_report *report, const struct bench_col
   json_array_foreach(report->notes, index, note) puts(json_string_value(note));
 }
 
+/* ---- for spreadsheets ------------------------------------------------------------------------ */
+
+static void print_csv_value(const json_t *value) {
+  if (json_is_string(value))
+    fputs(json_string_value(value), stdout); /* ours: no commas, no quotes */
+  else if (json_is_integer(value))
+    printf("%lld", (long long)json_integer_value(value));
+  else if (json_is_real(value))
+    printf("%.6g", json_real_value(value));
+  else if (json_is_boolean(value))
+    fputs(json_is_true(value) ? "true" : "false", stdout);
+}
+
+/* The columns are the first row's keys: all rows have the same. */
+static void print_csv(const struct bench_report *report) {
+  json_t *first = json_array_get(report->rows, 0), *row, *value;
+  const char *key;
+  size_t index;
+  const char *comma = "";
+  json_object_foreach(first, key, value) {
+    printf("%s%s", comma, key);
+    comma = ",";
+  }
+  if (first != NULL) putchar('\n');
+  json_array_foreach(report->rows, index, row) {
+    comma = "";
+    json_object_foreach(first, key, value) {
+      fputs(comma, stdout);
+      print_csv_value(json_object_get(row, key));
+      comma = ",";
+    }
+    putchar('\n');
+  }
+}
+
 int bench_report_end(struct bench_report *report, const struct bench_args *args,
                      const struct bench_column *columns) {
   json_object_set_new(report->root, "rounds", json_integer(args->rounds));
@@ -308,6 +394,8 @@ int bench_report_end(struct bench_report *report, const struct bench_args *args,
     const bool ok = json_dumpf(report->root, stdout, JSON_INDENT(1) | JSON_REAL_PRECISION(6)) == 0;
     putchar('\n');
     report->failed |= !ok;
+  } else if (args->csv) {
+    print_csv(report);
   } else {
     print_text(report, columns);
   }

@@ -9,6 +9,7 @@
 #define KVSTOW_BENCH_FRAME_H
 
 #include <jansson.h>
+#include <kvstow/tier.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -19,15 +20,26 @@ enum bench_accepts {
   BENCH_SHAPE = 1 << 3,   /* --shape NAME: that one alone */
   BENCH_THREADS = 1 << 4, /* --threads N: so many alone */
   BENCH_PATH = 1 << 5,    /* --path NAME: that one alone */
+  BENCH_ENGINE = 1 << 6,  /* --engine NAME */
+  BENCH_CSV = 1 << 7,     /* --csv */
+  BENCH_OP = 1 << 8,      /* --op NAME: that one alone */
+  BENCH_BLOCK = 1 << 9,   /* --block BYTES: that size alone */
+  BENCH_DEPTH = 1 << 10,  /* --depth N: that one alone */
+  BENCH_FILE = 1 << 11,   /* FILE, the one argument that is no option; may be missing */
+  BENCH_MAKE = 1 << 12,   /* --generate FILE, --seed N */
 };
 
 struct bench_args {
-  bool json, quick, check;
+  bool json, csv, quick, check;
   unsigned rounds; /* at least 5, unless asked for fewer */
   const char *dir;
   uint64_t size, blocks;
-  const char *shape, *path;
-  unsigned threads; /* 0: all */
+  const char *shape, *path, *op;
+  unsigned threads, depth; /* 0: all */
+  uint64_t block_bytes;    /* 0: all */
+  kvstow_engine engine;    /* auto: all, or the best */
+  const char *file, *generate;
+  uint64_t seed; /* 1 if not given */
 };
 
 /* -1 to go on, or an exit code. `usage` is the text of --help, the common options apart. */
@@ -41,6 +53,7 @@ struct bench_report {
   const char *name;
   json_t *root, *rows, *targets, *notes;
   bool missed, failed;
+  bool (*shown)(const json_t *row); /* in the table for people; NULL: all are */
 };
 
 /* Exits the process when there is no memory: a benchmark has nothing to save. */

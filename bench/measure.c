@@ -157,10 +157,17 @@ void measure_touch(void *memory, size_t bytes) {
   }
 }
 
+static const uint64_t fill_step = 0x9e3779b97f4a7c15ull;
+
+uint64_t measure_word(uint64_t seed, uint64_t offset) {
+  seed += (offset / 8 + 1) * fill_step;
+  return seed ^ (seed >> 32);
+}
+
 uint64_t measure_fill(void *memory, size_t bytes, uint64_t seed) {
   uint64_t *words = memory;
   for (size_t i = 0; i < bytes / 8; i++) {
-    seed += 0x9e3779b97f4a7c15ull;
+    seed += fill_step;
     words[i] = seed ^ (seed >> 32);
   }
   for (size_t at = bytes / 8 * 8; at < bytes; at++) ((char *)memory)[at] = (char)seed;

@@ -51,5 +51,7 @@ void measure_touch(void *memory, size_t bytes);
 
 /* Fills with words that differ from one another; returns the next seed. */
 uint64_t measure_fill(void *memory, size_t bytes, uint64_t seed);
+/* The word that a fill from `seed` puts at `offset`, a multiple of 8. */
+uint64_t measure_word(uint64_t seed, uint64_t offset);
 
 #endif

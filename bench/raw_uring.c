@@ -24,7 +24,6 @@ struct loop {
   uint64_t extents_blocks;     /* in all extents */
   size_t extent;               /* in order: where the next block is */
   uint64_t at;
-  uint64_t random;
   struct raw_uring_result *result;
 };
 
@@ -36,24 +35,12 @@ static int open_ring(struct loop *loop) {
   return rc;
 }
 
-static uint64_t next_random(struct loop *loop) {
-  loop->random ^= loop->random << 13;
-  loop->random ^= loop->random >> 7;
-  loop->random ^= loop->random << 17;
-  return loop->random;
-}
-
-static const struct raw_extent *random_block(struct loop *loop, uint64_t *offset) {
-  uint64_t block = next_random(loop) % loop->extents_blocks;
-  const struct raw_extent *extent = loop->job->extents;
-  while (block >= extent->bytes / loop->job->block_bytes)
-    block -= extent++->bytes / loop->job->block_bytes;
-  *offset = extent->offset + block * loop->job->block_bytes;
-  return extent;
-}
-
 static const struct raw_extent *next_block(struct loop *loop, uint64_t *offset) {
   const struct raw_uring_job *job = loop->job;
+  if (job->offsets != NULL) {
+    *offset = job->offsets[loop->sent];
+    return &job->extents[0];
+  }
   while (loop->at + job->block_bytes > job->extents[loop->extent].bytes) {
     loop->extent = (loop->extent + 1) % job->extents_count;
     loop->at = 0;
@@ -67,8 +54,7 @@ static const struct raw_extent *next_block(struct loop *loop, uint64_t *offset) 
 static void send_block(struct loop *loop, unsigned slot) {
   const struct raw_uring_job *job = loop->job;
   uint64_t offset;
-  const struct raw_extent *extent =
-      job->random ? random_block(loop, &offset) : next_block(loop, &offset);
+  const struct raw_extent *extent = next_block(loop, &offset);
   char *buffer = job->buffers + (job->spread ? loop->sent : slot) * (size_t)job->block_bytes;
   struct io_uring_sqe *sqe = io_uring_get_sqe(&loop->ring);
   if (job->write)
@@ -114,7 +100,7 @@ static int run(struct loop *loop) {
 
 int raw_uring_run(const struct raw_uring_job *job, struct raw_uring_result *result) {
   memset(result, 0, sizeof *result);
-  struct loop loop = {.job = job, .result = result, .random = job->seed | 1};
+  struct loop loop = {.job = job, .result = result};
   for (size_t i = 0; i < job->extents_count; i++)
     loop.extents_blocks += job->extents[i].bytes / job->block_bytes;
   loop.blocks = job->total_bytes / job->block_bytes;

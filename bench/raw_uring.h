@@ -26,10 +26,9 @@ struct raw_uring_job {
   unsigned depth;
   uint64_t total_bytes; /* moved in all, rounded down to blocks */
   bool write;
-  bool random; /* any block of the extents, evenly, instead of in order */
-  uint64_t seed;
-  char *buffers; /* block_bytes * depth, or, */
-  bool spread;   /* total_bytes: block after block gets a buffer of its own */
+  const uint64_t *offsets; /* NULL, or where each block lies in the first extent's file */
+  char *buffers;           /* block_bytes * depth, or, */
+  bool spread;             /* total_bytes: block after block gets a buffer of its own */
 };
 
 struct raw_uring_result {

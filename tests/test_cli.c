@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
-#include <spawn.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -20,82 +19,7 @@
 #include <kvstow/kvstow.h>
 
 #include "cli/table.h"
-
-enum { OUTPUT_BYTES = 1 << 16, ARGS_MAX = 32 };
-
-/* What the command printed and how it ended. */
-struct outcome {
-  int code;
-  char out[OUTPUT_BYTES];
-  char err[OUTPUT_BYTES];
-};
-
-static struct outcome outcome;
-
-static void read_back(int fd, char *text) {
-  const ssize_t bytes = pread(fd, text, OUTPUT_BYTES - 1, 0);
-  assert_true(bytes >= 0);
-  text[bytes] = '\0';
-  close(fd);
-}
-
-static int scratch_file(void) {
-  char path[] = KVSTOW_BINARY_DIR "/test_cli.XXXXXX";
-  const int fd = mkstemp(path);
-  assert_true(fd >= 0);
-  unlink(path);
-  return fd;
-}
-
-/* Runs `kvstow` with the words of `line`. */
-static void kvstow_run(const char *line) {
-  char *words = strdup(line);
-  assert_non_null(words);
-  static char command[] = KVSTOW_COMMAND;
-  char *argv[ARGS_MAX] = {command};
-  int argc = 1;
-  char *rest = NULL;
-  for (char *word = strtok_r(words, " ", &rest); word; word = strtok_r(NULL, " ", &rest)) {
-    assert_true(argc < ARGS_MAX - 1);
-    argv[argc++] = word;
-  }
-  const int out = scratch_file(), err = scratch_file();
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-  posix_spawn_file_actions_adddup2(&actions, out, STDOUT_FILENO);
-  posix_spawn_file_actions_adddup2(&actions, err, STDERR_FILENO);
-  pid_t child;
-  assert_int_equal(posix_spawn(&child, KVSTOW_COMMAND, &actions, NULL, argv, environ), 0);
-  posix_spawn_file_actions_destroy(&actions);
-  int status;
-  while (waitpid(child, &status, 0) < 0) assert_int_equal(errno, EINTR);
-  assert_true(WIFEXITED(status));
-  outcome.code = WEXITSTATUS(status);
-  read_back(out, outcome.out);
-  read_back(err, outcome.err);
-  free(words);
-}
-
-static void assert_contains(const char *text, const char *part) {
-  if (!strstr(text, part)) fail_msg("no '%s' in: %s", part, text);
-}
-
-/* Bad usage: code 2, nothing on stdout, a message on stderr that has `part` in it. */
-static void assert_refused(const char *line, const char *part) {
-  kvstow_run(line);
-  if (outcome.code != 2) fail_msg("kvstow %s: code %d, not 2: %s", line, outcome.code, outcome.err);
-  assert_string_equal(outcome.out, "");
-  assert_contains(outcome.err, part);
-}
-
-static void assert_helps(const char *line, const char *part) {
-  kvstow_run(line);
-  assert_int_equal(outcome.code, 0);
-  assert_string_equal(outcome.err, "");
-  assert_contains(outcome.out, "Usage: kvstow");
-  assert_contains(outcome.out, part);
-}
+#include "tests/support/command.h"
 
 /* ---- exit codes and messages ----------------------------------------------------------------- */
 

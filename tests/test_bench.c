@@ -1,0 +1,166 @@
+/* tests/test_bench.c - benchmarks as a program reads them: rows, targets, exit codes, refusals. Nothing here
+ * depends on how fast the machine is.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <jansson.h>
+#include <stdbool.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+#include "tests/support/command.h"
+
+#define SCRATCH KVSTOW_BINARY_DIR "/test_bench.scratch"
+#define MODEL SCRATCH "/model.gguf"
+
+static int make_scratch(void **state) {
+  (void)state;
+  unlink(MODEL);
+  return mkdir(SCRATCH, 0700) == 0 || errno == EEXIST ? 0 : -1;
+}
+
+static int remove_scratch(void **state) {
+  (void)state;
+  unlink(MODEL);
+  return rmdir(SCRATCH);
+}
+
+/* What the command printed; the caller's. */
+static json_t *run_json(const char *line) {
+  json_error_t error;
+  kvstow_run(line);
+  if (outcome.code == 1 && strstr(outcome.err, "page cache")) skip(); /* built in memory */
+  if (outcome.code != 0) fail_msg("kvstow %s: code %d: %s", line, outcome.code, outcome.err);
+  json_t *root = json_loads(outcome.out, 0, &error);
+  if (root == NULL) fail_msg("kvstow %s: %s: %s", line, error.text, outcome.out);
+  return root;
+}
+
+static const char *text_of(const json_t *row, const char *key) {
+  const char *text = json_string_value(json_object_get(row, key));
+  if (text == NULL) fail_msg("no text '%s'", key);
+  return text;
+}
+
+static double number_of(const json_t *row, const char *key) {
+  const json_t *value = json_object_get(row, key);
+  if (!json_is_number(value)) fail_msg("no number '%s'", key);
+  return json_number_value(value);
+}
+
+static void write_model(const void *bytes, size_t count) {
+  FILE *file = fopen(MODEL, "w");
+  assert_non_null(file);
+  assert_int_equal(fwrite(bytes, 1, count, file), count);
+  assert_int_equal(fclose(file), 0);
+}
+
+/* ---- gguf --------------------------------------------------------------------------------------- */
+
+static void gguf_streams_what_it_generated(void **state) {
+  (void)state;
+  unlink(MODEL);
+  kvstow_run("bench gguf --generate " MODEL " --size 3MiB --seed 7");
+  assert_int_equal(outcome.code, 0);
+  json_t *root = run_json("bench gguf --quick --rounds 2 --json " MODEL);
+  const json_t *rows = json_object_get(root, "rows");
+  assert_int_equal(json_array_size(rows), 12);
+  size_t i, tier_on = 0, tier_off = 0, mapped = 0, shuffled = 0;
+  json_t *row;
+  json_array_foreach(rows, i, row) {
+    const char *method = text_of(row, "method"), *prefetch = text_of(row, "prefetch");
+    tier_on += strcmp(method, "tier") == 0 && strcmp(prefetch, "on") == 0;
+    tier_off += strcmp(method, "tier") == 0 && strcmp(prefetch, "off") == 0;
+    shuffled += strcmp(text_of(row, "order"), "shuffled") == 0;
+    if (strcmp(method, "mmap") == 0) {
+      mapped++;
+      assert_true(number_of(row, "page_faults") > 0);
+    }
+    assert_true(number_of(row, "mb_s") > 0 && number_of(row, "seconds") > 0);
+    assert_true(number_of(row, "limit_mb_s") > 0 && number_of(row, "ratio") > 0);
+    (void)number_of(row, "io_wait_ms");
+  }
+  assert_true(tier_on == 2 && tier_off == 2 && mapped == 2 && shuffled == 6);
+  json_decref(root);
+  kvstow_run("bench gguf --quick --rounds 1 --engine threads --csv " MODEL);
+  assert_int_equal(outcome.code, 0);
+  assert_contains(outcome.out, "order,method,prefetch,mb_s,");
+  assert_contains(outcome.out, "\nshuffled,mmap,");
+}
+
+static void assert_gguf_refused(const char *why) {
+  kvstow_run("bench gguf --quick " MODEL);
+  assert_int_equal(outcome.code, 1);
+  assert_contains(outcome.err, "kvstow bench gguf: " MODEL);
+  assert_contains(outcome.err, why);
+}
+
+static void gguf_refuses_other_files_by_name(void **state) {
+  (void)state;
+  static unsigned char head[4096] = "GGUF\3";
+  write_model("", 0);
+  assert_gguf_refused("not a GGUF file");
+  write_model("\177ELF and so on", 14);
+  assert_gguf_refused("offset 0: not a GGUF file");
+  write_model(head, 20);
+  assert_gguf_refused("truncated");
+  write_model(head, 24);
+  assert_gguf_refused("no tensors");
+  head[8] = 9;
+  write_model(head, 24);
+  assert_gguf_refused("offset 24: truncated or damaged: 9 tensors");
+  head[4] = 4;
+  write_model(head, sizeof head);
+  assert_gguf_refused("offset 4: version 4");
+  unlink(MODEL);
+  assert_gguf_refused("No such file");
+  kvstow_run("bench gguf --quick " SCRATCH);
+  assert_int_equal(outcome.code, 1);
+  assert_contains(outcome.err, "not a regular file");
+}
+
+/* A truncated download, the commonest of all. */
+static void gguf_refuses_half_a_file(void **state) {
+  (void)state;
+  unlink(MODEL);
+  kvstow_run("bench gguf --generate " MODEL " --size 1MiB");
+  assert_int_equal(outcome.code, 0);
+  assert_int_equal(truncate(MODEL, 1 << 19), 0);
+  assert_gguf_refused("truncated or damaged: tensor 'blk.");
+}
+
+static void page_cache_is_not_called_a_disk(void **state) {
+  (void)state;
+  struct statfs fs;
+  if (statfs("/dev/shm", &fs) != 0 || fs.f_type != 0x01021994) skip(); /* no tmpfs there */
+  unlink("/dev/shm/kvstow-test-bench.gguf");
+  kvstow_run("bench gguf --generate /dev/shm/kvstow-test-bench.gguf --size 1MiB");
+  if (outcome.code != 0) skip();
+  kvstow_run("bench gguf --quick /dev/shm/kvstow-test-bench.gguf");
+  unlink("/dev/shm/kvstow-test-bench.gguf");
+  assert_int_equal(outcome.code, 1);
+  assert_contains(outcome.err, "page cache");
+}
+
+static void gguf_bad_usage(void **state) {
+  (void)state;
+  assert_refused("bench gguf", "FILE");
+  assert_refused("bench gguf a b", "b: not an option");
+  assert_refused("bench gguf --generate x", "--size");
+  assert_refused("bench gguf --generate x --size 12", "at least");
+  assert_refused("bench gguf --generate x --size 1MiB y", "FILE");
+  assert_refused("bench gguf --engine disk x", "uring or threads");
+  assert_refused("bench gguf --json --csv x", "not both");
+  assert_refused("bench gguf --nothing x", "nothing");
+  assert_helps("bench gguf --help", "--generate");
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(gguf_streams_what_it_generated),
+      cmocka_unit_test(gguf_refuses_other_files_by_name),
+      cmocka_unit_test(gguf_refuses_half_a_file),
+      cmocka_unit_test(page_cache_is_not_called_a_disk),
+      cmocka_unit_test(gguf_bad_usage),
+  };
+  return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
+}
