@@ -318,9 +318,7 @@ static void prepare(struct batch *batch) {
     batch->write[i].header = kvs_pool_header(store->pool, frame);
     batch->write[i].payload = kvs_pool_payload(store->pool, frame);
     batch->write[i].result = 0;
-    if (record->sums)
-      kvs_sum_planes(batch->write[i].header, batch->write[i].payload, record->planes,
-                     record->padded_bytes / record->planes);
+    if (record->sums) kvs_sum_planes(batch->write[i].header, batch->write[i].payload);
   }
 }
 

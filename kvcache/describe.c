@@ -40,8 +40,7 @@ uint32_t kvs_describe_bytes(uint32_t tokens) {
   return (uint32_t)sizeof(struct owner_area) + tokens * (uint32_t)sizeof(kvstow_token);
 }
 
-int kvs_describe_format(void *page, const kvstow_block_info *info, kvstow_key key, uint32_t planes,
-                        uint32_t plane_bytes) {
+int kvs_describe_format(void *page, const kvstow_block_info *info, const kvstow_record *shape) {
   union {
     struct owner_area area;
     unsigned char bytes[KVSTOW_PAGE_BYTES];
@@ -69,7 +68,7 @@ int kvs_describe_format(void *page, const kvstow_block_info *info, kvstow_key ke
                                .tokens_count = info->tokens_count,
                                .payload_bytes = info->payload_bytes,
                                .layers = info->layers};
-  kvstow_record record = {.key = key, .planes = planes, .plane_bytes = plane_bytes};
+  kvstow_record record = *shape;
   memcpy(record.tag, &tag, sizeof tag);
   return kvstow_record_format(page, &record, owner.bytes, owner_bytes);
 }

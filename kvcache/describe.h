@@ -14,9 +14,8 @@
 /* Bytes of the owner's description for a block of so many tokens. */
 uint32_t kvs_describe_bytes(uint32_t tokens);
 
-/* Formats a whole header page for a block: tier fields, owner's description, tokens. Plane checksums
- * stay zero. KVSTOW_EINVAL if it does not fit. */
-int kvs_describe_format(void *page, const kvstow_block_info *info, kvstow_key key, uint32_t planes,
-                        uint32_t plane_bytes);
+/* Formats a whole header page for a block: tier fields (`shape`, but for the tag), owner's description,
+ * tokens. Plane checksums stay zero. KVSTOW_EINVAL if it does not fit. */
+int kvs_describe_format(void *page, const kvstow_block_info *info, const kvstow_record *shape);
 
 #endif

@@ -87,6 +87,22 @@ void kvs_shard_unlock(struct kvs_index *index, kvstow_key key) {
   pthread_mutex_unlock(&shard_of(index, key)->lock);
 }
 
+void kvs_shard_ahead(const struct kvs_index *index, kvstow_key key) {
+  const struct kvs_shard *shard = shard_of(index, key);
+  const uint32_t *buckets = atomic_load_explicit(&shard->buckets, memory_order_relaxed);
+  const uint32_t mask = atomic_load_explicit(&shard->mask, memory_order_relaxed);
+  __builtin_prefetch((const char *)buckets + (key.lo & mask) * sizeof *buckets);
+}
+
+void kvs_shard_ahead_entry(const struct kvs_index *index, kvstow_key key) {
+  const struct kvs_shard *shard = shard_of(index, key);
+  const uint32_t id = shard->buckets[key.lo & shard->mask];
+  if (id == KVS_NO_ENTRY) return;
+  const char *entry = (const char *)kvs_entry(index, id);
+  __builtin_prefetch(entry);
+  __builtin_prefetch(entry + sizeof(struct kvs_entry) - 1);
+}
+
 uint32_t kvs_shard_find(const struct kvs_index *index, kvstow_key key, uint32_t root) {
   const struct kvs_shard *shard = shard_of(index, key);
   for (uint32_t id = shard->buckets[key.lo & shard->mask]; id != KVS_NO_ENTRY;) {

@@ -65,8 +65,8 @@ static_assert(sizeof(struct kvs_entry) == 112, "metadata a block is promised");
 
 struct kvs_shard {
   pthread_mutex_t lock;
-  uint32_t *buckets;
-  uint32_t mask; /* buckets - 1 */
+  _Atomic(uint32_t *) buckets; /* atomic for kvs_shard_ahead() alone, which takes no lock */
+  _Atomic uint32_t mask;       /* buckets - 1 */
   uint32_t count;
 };
 
@@ -99,7 +99,11 @@ void kvs_entry_free(struct kvs_index *index, uint32_t id);
 void kvs_shard_lock(struct kvs_index *index, kvstow_key key);
 void kvs_shard_unlock(struct kvs_index *index, kvstow_key key);
 
+/* Fetches the bucket of a key into the cache. No lock. */
+void kvs_shard_ahead(const struct kvs_index *index, kvstow_key key);
+
 /* These hold the shard's lock already. */
+void kvs_shard_ahead_entry(const struct kvs_index *index, kvstow_key key); /* its bucket's first */
 uint32_t kvs_shard_find(const struct kvs_index *index, kvstow_key key, uint32_t root);
 bool kvs_shard_insert(struct kvs_index *index, uint32_t id); /* false: out of memory */
 void kvs_shard_remove(struct kvs_index *index, uint32_t id);

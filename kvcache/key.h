@@ -24,16 +24,14 @@ struct kvs_layout {
 kvstow_key kvs_space_id(uint64_t seed, const void *fingerprint, size_t bytes);
 kvstow_key kvs_root_id(uint64_t seed, kvstow_key space, const struct kvs_layout *layout,
                        const void *salt, size_t salt_bytes);
-kvstow_key kvs_block_key(uint64_t seed, kvstow_key parent, const kvstow_token *tokens,
-                         size_t count);
-
-/* A checksum in steps, equal to kvstow_checksum() of the whole. */
-struct kvs_hasher;
-struct kvs_hasher *kvs_hasher_create(void);
-void kvs_hasher_destroy(struct kvs_hasher *hasher);
-void kvs_hasher_begin(struct kvs_hasher *hasher);
-void kvs_hasher_add(struct kvs_hasher *hasher, const void *bytes, size_t length);
-uint64_t kvs_hasher_end(struct kvs_hasher *hasher);
+/* The store's seed, and XXH3's secret made from it: once, not in every hash. */
+struct kvs_secret {
+  uint64_t seed;
+  unsigned char bytes[192];
+};
+void kvs_secret_make(struct kvs_secret *secret, uint64_t seed);
+kvstow_key kvs_block_key(const struct kvs_secret *secret, kvstow_key parent,
+                         const kvstow_token *tokens, size_t count);
 
 static inline bool kvs_key_equal(kvstow_key a, kvstow_key b) {
   return a.lo == b.lo && a.hi == b.hi;

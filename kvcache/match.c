@@ -20,6 +20,7 @@ int kvstow_exists(const kvstow_prefix *prefix, kvstow_held *held) {
   if (rc != 0) return rc;
   bool in_ram;
   for (size_t i = 0; i < chain.blocks; i++) {
+    kvs_chain_ahead(&chain, i);
     if (kvs_chain_find(&chain, i, false, &in_ram) == KVS_NO_ENTRY) break;
     held->blocks++;
     held->ram_blocks += in_ram;
@@ -62,6 +63,7 @@ static kvstow_lease *lease_find(struct kvs_chain *chain, int *rc) {
   *lease = (kvstow_lease){.store = chain->store, .space = chain->space, .root = chain->root};
   for (size_t i = 0; i < chain->blocks; i++) {
     bool in_ram;
+    kvs_chain_ahead(chain, i);
     const uint32_t id = kvs_chain_find(chain, i, true, &in_ram);
     if (id == KVS_NO_ENTRY) break;
     lease->block[lease->blocks++] = (struct kvs_lease_block){.id = id, .verified = in_ram};
@@ -109,11 +111,12 @@ static void count_match(kvstow *store, const struct kvs_chain *chain, const kvst
 
 int kvstow_match(const kvstow_prefix *prefix, uint32_t flags, kvstow_lease **out,
                  kvstow_held *held_out) {
-  const uint64_t start = kvs_now_ns();
   kvstow_held held = {0};
   if (out == NULL) return KVSTOW_EINVAL;
   *out = NULL;
   if (held_out != NULL) *held_out = held;
+  const uint64_t start =
+      prefix != NULL && prefix->space != NULL ? kvs_clock_sample(prefix->space->store) : 0;
   struct kvs_chain chain;
   int rc = kvs_chain_init(&chain, prefix, SIZE_MAX, false);
   if (rc != 0) return rc;
@@ -134,7 +137,7 @@ int kvstow_match(const kvstow_prefix *prefix, uint32_t flags, kvstow_lease **out
   kvs_chain_finish(&chain);
   *out = lease;
   if (held_out != NULL) *held_out = held;
-  kvs_histogram_add(&store->match_time, kvs_now_ns() - start);
+  kvs_clock_stop(&store->match_time, start);
   return rc;
 }
 

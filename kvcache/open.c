@@ -84,7 +84,8 @@ void kvstow_options_init(kvstow_options *options) {
                               .reinsert_pct = 25,
                               .load_timeout_ms = 10000,
                               .store_timeout_ms = 10000,
-                              .populate = true};
+                              .populate = true,
+                              .metrics = true};
   kvstow_tuning_init(&options->tuning);
 }
 
@@ -334,6 +335,7 @@ static int make_parts(kvstow *store) {
     if (store->seed == 0 && getrandom(&store->seed, sizeof store->seed, 0) < 0)
       store->seed = kvs_now_ns();
   }
+  kvs_secret_make(&store->secret, store->seed);
   const uint64_t ram_bytes = o->ram_bytes / HUGE_BYTES * HUGE_BYTES;
   rc = kvs_pool_create(ram_bytes, o->populate, &store->pool);
   if (rc != 0)

@@ -10,10 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kvcache/copy.h"
 #include "kvcache/store.h"
 
 #define GROUP_BLOCKS 32u /* published together */
-#define COPY_STEP_BYTES ((size_t)64 << 10)
 
 int kvs_frame_wait(kvstow *store, uint32_t padded_bytes, uint64_t deadline_us, uint32_t *frame) {
   int rc = 0;
@@ -54,13 +54,20 @@ int kvs_header_format(const struct kvs_reservation *r, const kvstow_token *token
                             .v_bytes = space->layout.v_bytes,
                             .tokens = tokens};
   memcpy(info.space_name, space->name, sizeof info.space_name);
-  return kvs_describe_format(page, &info, r->key, space->planes, r->padded_bytes / space->planes);
+  const kvstow_record shape = {.key = r->key,
+                               .planes = space->planes,
+                               .plane_bytes = r->padded_bytes / space->planes,
+                               .part_bytes = space->part_bytes};
+  return kvs_describe_format(page, &info, &shape);
 }
 
-void kvs_sum_planes(void *page, const void *payload, uint32_t planes, uint32_t plane_bytes) {
+void kvs_sum_planes(void *page, const void *payload) {
+  kvstow_record shape;
+  kvstow_record_parse(page, &shape);
   uint64_t *sums = kvstow_record_sums(page);
-  for (uint32_t i = 0; i < planes; i++)
-    sums[i] = kvstow_checksum((const char *)payload + (size_t)i * plane_bytes, plane_bytes);
+  for (uint32_t i = 0; i < shape.planes; i++)
+    sums[i] = kvstow_plane_checksum((const char *)payload + (size_t)i * shape.plane_bytes,
+                                    shape.plane_bytes, shape.part_bytes);
 }
 
 /* ---- publishing ----------------------------------------------------------------------------- */
@@ -164,15 +171,12 @@ struct cursor {
   size_t offset;
 };
 
-/* Copies the next `length` bytes to `to`, hashing them while they are in the cache. */
-static void copy_hashed(struct cursor *from, char *to, size_t length, struct kvs_hasher *hasher) {
+/* Copies the next `length` bytes, summing them on their way. */
+static void copy_summed(struct cursor *from, size_t length, struct kvs_sum *sum) {
   while (length > 0) {
     const size_t here = from->iov->iov_len - from->offset;
-    size_t step = here < length ? here : length;
-    if (step > COPY_STEP_BYTES) step = COPY_STEP_BYTES;
-    memcpy(to, (const char *)from->iov->iov_base + from->offset, step);
-    kvs_hasher_add(hasher, to, step);
-    to += step;
+    const size_t step = here < length ? here : length;
+    kvs_sum_copy(sum, (const char *)from->iov->iov_base + from->offset, step);
     length -= step;
     from->offset += step;
     while (from->left > 0 && from->offset == from->iov->iov_len) {
@@ -193,21 +197,24 @@ static size_t source_bytes(const kvstow_source *source) {
   return bytes;
 }
 
-static void fill(const struct kvs_reservation *r, void *page, const kvstow_source *source,
-                 struct kvs_hasher *hasher) {
+static void fill(const struct kvs_reservation *r, void *page, const kvstow_source *source) {
   const uint32_t planes = r->space->planes;
   const size_t plane_bytes = r->padded_bytes / planes, used = r->payload_bytes / planes;
   uint64_t *sums = kvstow_record_sums(page);
   char *to = kvs_pool_payload(r->store->pool, r->frame);
   struct cursor from = {source->iov, source->iovcnt, 0};
   while (from.left > 0 && from.iov->iov_len == 0) from.iov++, from.left--;
+  const uint32_t part_bytes = r->space->part_bytes;
   for (uint32_t i = 0; i < planes; i++, to += plane_bytes) {
-    kvs_hasher_begin(hasher);
-    copy_hashed(&from, to, used, hasher);
-    memset(to + used, 0, plane_bytes - used);
-    kvs_hasher_add(hasher, to + used, plane_bytes - used);
-    sums[i] = kvs_hasher_end(hasher);
+    struct kvs_plane_sum sum;
+    kvs_plane_sum_begin(&sum, to, (uint32_t)plane_bytes, part_bytes);
+    if (sum.parts == 2) copy_summed(&from, part_bytes, &sum.part[0]);
+    struct kvs_sum *last = &sum.part[sum.parts - 1];
+    copy_summed(&from, used - part_bytes, last);
+    kvs_sum_zero(last, plane_bytes - used);
+    sums[i] = kvs_plane_sum_end(&sum);
   }
+  kvs_copy_done();
 }
 
 /* Blocks filled but not yet published. */
@@ -269,8 +276,7 @@ static int group_reserve(struct group *group, struct kvs_chain *chain, size_t bl
 }
 
 static int store_blocks(struct kvs_chain *chain, size_t first, size_t count,
-                        const kvstow_source *sources, uint32_t flags, struct kvs_hasher *hasher,
-                        size_t *stored) {
+                        const kvstow_source *sources, uint32_t flags, size_t *stored) {
   kvstow *store = chain->store;
   const uint64_t deadline =
       (flags & KVSTOW_NOWAIT) != 0 ? 0 : kvs_deadline(store, store->options.store_timeout_ms);
@@ -293,7 +299,7 @@ static int store_blocks(struct kvs_chain *chain, size_t first, size_t count,
       struct kvs_reservation *r = &group.r[group.count];
       void *page = kvs_pool_header(store->pool, r->frame);
       rc = kvs_header_format(r, kvs_chain_tokens(chain, first + i), page);
-      fill(r, page, &sources[i], hasher);
+      fill(r, page, &sources[i]);
       group.count++;
       group.bytes += r->padded_bytes;
       if (group.count == GROUP_BLOCKS || group.bytes >= group_max)
@@ -327,7 +333,8 @@ static int check_sources(const struct kvs_chain *chain, size_t first, size_t cou
 
 int kvstow_store(const kvstow_prefix *prefix, size_t first, size_t count,
                  const kvstow_source *sources, uint32_t flags, size_t *stored) {
-  const uint64_t start = kvs_now_ns();
+  const uint64_t start =
+      prefix != NULL && prefix->space != NULL ? kvs_clock(prefix->space->store) : 0;
   size_t done = 0;
   if (stored != NULL) *stored = 0;
   struct kvs_chain chain;
@@ -335,10 +342,7 @@ int kvstow_store(const kvstow_prefix *prefix, size_t first, size_t count,
   if (rc != 0) return rc;
   kvstow *store = chain.store;
   rc = check_sources(&chain, first, count, sources);
-  struct kvs_hasher *hasher = rc == 0 ? kvs_hasher_create() : NULL;
-  if (rc == 0 && hasher == NULL) rc = KVSTOW_ENOMEM;
-  if (rc == 0) rc = store_blocks(&chain, first, count, sources, flags, hasher, &done);
-  kvs_hasher_destroy(hasher);
+  if (rc == 0) rc = store_blocks(&chain, first, count, sources, flags, &done);
   kvs_chain_finish(&chain);
   if (stored != NULL) *stored = done;
   if (rc == KVSTOW_EFULL) {
@@ -348,7 +352,7 @@ int kvstow_store(const kvstow_prefix *prefix, size_t first, size_t count,
     kvs_fail(store, rc, "store: all %llu bytes of RAM are in use",
              (unsigned long long)store->options.ram_bytes);
   }
-  kvs_histogram_add(&store->store_time, kvs_now_ns() - start);
+  kvs_clock_stop(&store->store_time, start);
   return rc;
 }
 

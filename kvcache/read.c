@@ -278,11 +278,11 @@ void kvs_read_job_end(struct kvs_read_job *job, int rc, uint64_t begun_ns) {
   }
   pthread_mutex_unlock(&store->lock);
   job_finish(job);
-  kvs_histogram_add(&store->read_time, kvs_now_ns() - begun_ns);
+  kvs_clock_stop(&store->read_time, begun_ns);
 }
 
 static int run_and_count(struct kvs_read_job *job, uint32_t timeout_ms) {
-  const uint64_t begun_ns = kvs_now_ns();
+  const uint64_t begun_ns = kvs_clock(job->lease->store);
   const int rc = kvs_read_job_run(job, kvs_deadline(job->lease->store, timeout_ms));
   kvs_read_job_end(job, rc, begun_ns);
   return rc;

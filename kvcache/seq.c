@@ -9,12 +9,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kvcache/copy.h"
 #include "kvcache/store.h"
 
 struct open_block {
-  uint32_t frame;  /* KVS_NO_FRAME: held already, rows are skipped */
-  bool started;    /* `frame` has been decided */
-  uint32_t layers; /* that have filled it */
+  uint32_t frame;             /* KVS_NO_FRAME: held already, rows are skipped */
+  bool started;               /* `frame` has been decided */
+  uint32_t layers;            /* that have filled it */
+  struct kvs_plane_sum *sums; /* a plane; NULL with no frame */
 };
 
 struct kvstow_seq {
@@ -107,7 +109,7 @@ static bool held(const kvstow_seq *seq, size_t i) {
   if (seq->tokens_count < (i + 1) * tokens) return false;
   kvstow_key key = seq->parent;
   for (size_t b = 0; b <= i; b++)
-    key = kvs_block_key(store->seed, key, seq->tokens + b * tokens, tokens);
+    key = kvs_block_key(&store->secret, key, seq->tokens + b * tokens, tokens);
   kvs_shard_lock(&store->index, key);
   const uint32_t id = kvs_shard_find(&store->index, key, seq->root);
   const bool fresh = id != KVS_NO_ENTRY && !kvs_expired(seq->space, kvs_entry(&store->index, id));
@@ -128,13 +130,16 @@ static int start_block(kvstow_seq *seq, size_t i) {
   const uint64_t deadline = kvs_deadline(seq->store, seq->store->options.store_timeout_ms);
   const int rc = kvs_frame_wait(seq->store, space->padded_bytes, deadline, &block->frame);
   if (rc != 0) return rc;
+  block->sums = malloc(space->planes * sizeof *block->sums);
   pthread_mutex_lock(&seq->store->lock);
-  seq->store->reservations++;
+  if (block->sums == NULL) kvs_ram_give(seq->store, block->frame, space->padded_bytes);
+  seq->store->reservations += block->sums != NULL;
   pthread_mutex_unlock(&seq->store->lock);
-  const uint32_t used = space->payload_bytes / space->planes;
+  if (block->sums == NULL) return KVSTOW_ENOMEM;
   char *payload = kvs_pool_payload(seq->store->pool, block->frame);
   for (uint32_t p = 0; p < space->planes; p++)
-    memset(payload + (size_t)p * space->plane_bytes + used, 0, space->plane_bytes - used);
+    kvs_plane_sum_begin(&block->sums[p], payload + (size_t)p * space->plane_bytes,
+                        space->plane_bytes, space->part_bytes);
   block->started = true;
   return 0;
 }
@@ -159,6 +164,7 @@ static int open_upto(kvstow_seq *seq, size_t end) {
 
 static void drop_frame(kvstow_seq *seq, const struct open_block *block) {
   if (!block->started || block->frame == KVS_NO_FRAME) return;
+  free(block->sums);
   kvs_ram_give(seq->store, block->frame, seq->space->padded_bytes);
   seq->store->reservations--;
   pthread_cond_broadcast(&seq->store->changed);
@@ -170,23 +176,25 @@ static int seal_first(kvstow_seq *seq) {
   const struct kvstow_space *space = seq->space;
   const uint32_t tokens = space->layout.block_tokens;
   const struct open_block block = seq->open[0];
-  struct kvs_reservation r = {.store = store,
-                              .space = seq->space,
-                              .root = seq->root,
-                              .frame = block.frame,
-                              .padded_bytes = space->padded_bytes,
-                              .payload_bytes = space->payload_bytes,
-                              .depth = (uint32_t)seq->sealed,
-                              .key = kvs_block_key(store->seed, seq->parent, seq->tokens, tokens),
-                              .parent = seq->parent,
-                              .root_id = seq->root_id,
-                              .access = seq->access};
+  struct kvs_reservation r = {
+      .store = store,
+      .space = seq->space,
+      .root = seq->root,
+      .frame = block.frame,
+      .padded_bytes = space->padded_bytes,
+      .payload_bytes = space->payload_bytes,
+      .depth = (uint32_t)seq->sealed,
+      .key = kvs_block_key(&store->secret, seq->parent, seq->tokens, tokens),
+      .parent = seq->parent,
+      .root_id = seq->root_id,
+      .access = seq->access};
   int rc = 0;
   if (block.frame != KVS_NO_FRAME) {
     void *page = kvs_pool_header(store->pool, block.frame);
     rc = kvs_header_format(&r, seq->tokens, page);
-    kvs_sum_planes(page, kvs_pool_payload(store->pool, block.frame), space->planes,
-                   space->plane_bytes);
+    for (uint32_t p = 0; p < space->planes; p++)
+      kvstow_record_sums(page)[p] = kvs_plane_sum_end(&block.sums[p]);
+    free(block.sums);
   }
   pthread_mutex_lock(&store->lock);
   if (block.frame != KVS_NO_FRAME) {
@@ -209,25 +217,29 @@ static int seal_first(kvstow_seq *seq) {
 
 /* ---- append --------------------------------------------------------------------------------- */
 
+/* Rows go to the parts of their plane, zeroes behind the last ones. */
 static void copy_rows(const kvstow_seq *seq, uint32_t layer, size_t at, const char *k,
                       const char *v, size_t count) {
   const struct kvs_layout *layout = &seq->space->layout;
   const size_t tokens = layout->block_tokens;
+  const size_t padding =
+      seq->space->plane_bytes - tokens * ((size_t)layout->k_bytes + layout->v_bytes);
   while (count > 0) {
     const size_t row = at % tokens, left = tokens - row, rows = count < left ? count : left;
     const struct open_block *block = &seq->open[at / tokens - seq->sealed];
     if (block->frame != KVS_NO_FRAME) {
-      char *plane = (char *)kvs_pool_payload(seq->store->pool, block->frame) +
-                    (size_t)layer * seq->space->plane_bytes;
-      if (k != NULL) memcpy(plane + row * layout->k_bytes, k, rows * layout->k_bytes);
-      if (v != NULL)
-        memcpy(plane + tokens * layout->k_bytes + row * layout->v_bytes, v, rows * layout->v_bytes);
+      struct kvs_plane_sum *sum = &block->sums[layer];
+      struct kvs_sum *last = &sum->part[sum->parts - 1];
+      kvs_sum_copy(&sum->part[0], k, rows * layout->k_bytes);
+      kvs_sum_copy(last, v, rows * layout->v_bytes);
+      if (rows == left) kvs_sum_zero(last, padding);
     }
     if (k != NULL) k += rows * layout->k_bytes;
     if (v != NULL) v += rows * layout->v_bytes;
     at += rows;
     count -= rows;
   }
+  kvs_copy_done();
 }
 
 int kvstow_seq_append(kvstow_seq *seq, uint32_t layer, const void *k, const void *v, size_t count) {

@@ -127,6 +127,7 @@ static int space_resolve(kvstow *store, const kvstow_space_options *o, struct kv
   space->planes = planes;
   space->plane_bytes = (uint32_t)plane;
   space->padded_bytes = (uint32_t)padded;
+  space->part_bytes = o->k_bytes == 0 || o->v_bytes == 0 ? 0 : (uint32_t)tokens * o->k_bytes;
   space->payload_bytes = opaque ? o->opaque_max_bytes : (uint32_t)(tokens * row * planes);
   atomic_init(&space->ttl_s, o->ttl_s);
   return 0;
@@ -232,7 +233,7 @@ int kvs_chain_init(struct kvs_chain *chain, const kvstow_prefix *prefix, size_t 
       kvs_root_id(store->seed, space->id, &space->layout, prefix->salt, prefix->salt_bytes);
   chain->keys[0] = chain->root_id;
   for (size_t i = 0; i < chain->blocks; i++)
-    chain->keys[i + 1] = kvs_block_key(store->seed, chain->keys[i], kvs_chain_tokens(chain, i),
+    chain->keys[i + 1] = kvs_block_key(&store->secret, chain->keys[i], kvs_chain_tokens(chain, i),
                                        space->layout.block_tokens);
   pthread_mutex_lock(&store->lock);
   chain->root = kvs_root_take(store, chain->root_id, space->id, create_root);
@@ -267,6 +268,40 @@ const kvstow_token *kvs_chain_tokens(const struct kvs_chain *chain, size_t block
 bool kvs_expired(const struct kvstow_space *space, const struct kvs_entry *entry) {
   const uint32_t ttl_s = atomic_load_explicit(&space->ttl_s, memory_order_relaxed);
   return ttl_s != 0 && (int64_t)kvs_now_s() - entry->written_s > (int64_t)ttl_s;
+}
+
+#define AHEAD_BUCKET 16u
+#define AHEAD_ENTRY 8u
+#define AHEAD_HEADER 2u
+
+/* A chain's keys are known before its first block is looked up: what the look-up of later blocks will
+ * miss in the caches is fetched while earlier ones are compared. */
+void kvs_chain_ahead(const struct kvs_chain *chain, size_t block) {
+  struct kvs_index *index = &chain->store->index;
+  if (block == 0)
+    for (size_t i = 0; i < AHEAD_BUCKET && i < chain->blocks; i++)
+      kvs_shard_ahead(index, chain->keys[i + 1]);
+  if (block + AHEAD_BUCKET < chain->blocks)
+    kvs_shard_ahead(index, chain->keys[block + AHEAD_BUCKET + 1]);
+  if (block + AHEAD_ENTRY < chain->blocks) {
+    const kvstow_key key = chain->keys[block + AHEAD_ENTRY + 1];
+    kvs_shard_lock(index, key);
+    kvs_shard_ahead_entry(index, key);
+    kvs_shard_unlock(index, key);
+  }
+  if (block + AHEAD_HEADER < chain->blocks) {
+    const kvstow_key key = chain->keys[block + AHEAD_HEADER + 1];
+    kvs_shard_lock(index, key);
+    const uint32_t id = kvs_shard_find(index, key, chain->root);
+    const uint32_t frame = id == KVS_NO_ENTRY ? KVS_NO_FRAME : kvs_entry(index, id)->frame;
+    if (frame != KVS_NO_FRAME) {
+      const char *page = kvs_pool_header(chain->store->pool, frame);
+      __builtin_prefetch(page);
+      page += 128 + chain->space->planes * 8; /* about where tokens begin */
+      for (unsigned line = 0; line < 18; line++) __builtin_prefetch(page + line * 64);
+    }
+    kvs_shard_unlock(index, key);
+  }
 }
 
 uint32_t kvs_chain_find(struct kvs_chain *chain, size_t block, bool lease, bool *in_ram) {

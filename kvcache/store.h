@@ -50,6 +50,7 @@ struct kvstow_space {
   struct kvs_layout layout;                   /* layers 0: opaque */
   uint32_t planes, plane_bytes, padded_bytes; /* opaque: of the largest block */
   uint32_t payload_bytes;                     /* without padding */
+  uint32_t part_bytes;                        /* where V begins in a plane; 0: no V, or no K */
   _Atomic uint32_t ttl_s;                     /* lookups read it without the store's lock */
 };
 
@@ -110,6 +111,7 @@ struct kvstow {
 
   kvstow_options options; /* strings not kept */
   uint64_t seed;
+  struct kvs_secret secret; /* of the seed */
   struct kvs_pool *pool;
   kvstow_tier *tier; /* NULL: RAM only */
   struct kvs_index index;
@@ -117,6 +119,7 @@ struct kvstow {
   struct kvstow_space *spaces;
 
   struct kvs_policy ram, ssd;
+  _Atomic uint32_t sample_turn;
   uint64_t request_clock; /* counts matches and stores: kvstow_access.request */
 
   /* the clean list: ids linked through ram_node[0] (previous) and [1] (next) */
@@ -174,7 +177,21 @@ struct kvstow {
 int kvs_fail(kvstow *store, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 uint64_t kvs_now_us(void); /* monotonic; no lock */
-uint32_t kvs_now_s(void);  /* Unix time; no lock */
+/* The beginning of what a histogram will count, and its end; nothing without metrics. No lock. */
+static inline uint64_t kvs_clock(const kvstow *store) {
+  return store->options.metrics ? kvs_now_ns() : 0;
+}
+/* The same for calls shorter than the clock is slow: every eighth is timed. */
+#define KVS_SAMPLE 8u
+static inline uint64_t kvs_clock_sample(kvstow *store) {
+  if (!store->options.metrics) return 0;
+  const uint32_t turn = atomic_fetch_add_explicit(&store->sample_turn, 1, memory_order_relaxed);
+  return turn % KVS_SAMPLE == 0 ? kvs_now_ns() : 0;
+}
+static inline void kvs_clock_stop(struct kvs_histogram *histogram, uint64_t started_ns) {
+  if (started_ns != 0) kvs_histogram_add(histogram, kvs_now_ns() - started_ns);
+}
+uint32_t kvs_now_s(void); /* Unix time; no lock */
 /* Waits on `changed` until an absolute kvs_now_us() time; false when it has passed. */
 bool kvs_wait_until(kvstow *store, uint64_t deadline_us);
 uint64_t kvs_deadline(const kvstow *store, uint32_t timeout_ms); /* no lock */
@@ -210,6 +227,7 @@ bool kvs_expired(const struct kvstow_space *space, const struct kvs_entry *entry
 /* Finds a block; `lease`: raises its leases. No lock held. KVS_NO_ENTRY: not held, expired, or
  * another block's (a collision). *in_ram tells whether its tokens were compared. */
 uint32_t kvs_chain_find(struct kvs_chain *chain, size_t block, bool lease, bool *in_ram);
+void kvs_chain_ahead(const struct kvs_chain *chain, size_t block);
 
 /* Lowers the leases of an entry; frees it if it was unlinked. Store's lock NOT held. */
 void kvs_lease_drop(kvstow *store, uint32_t id);
@@ -312,8 +330,8 @@ uint32_t kvs_publish(kvstow *store, const struct kvs_reservation *r, bool sums, 
 void kvs_publish_finish(kvstow *store, uint32_t id, const kvstow_access *access);
 /* Formats the header page of a filled frame; computes plane checksums if asked. Lock NOT held. */
 int kvs_header_format(const struct kvs_reservation *r, const kvstow_token *tokens, void *page);
-/* Sums of all planes into the header page. No lock. */
-void kvs_sum_planes(void *page, const void *payload, uint32_t planes, uint32_t plane_bytes);
+/* Sums of all planes into a formatted header page. No lock. */
+void kvs_sum_planes(void *page, const void *payload);
 
 /* ---- demote.c ------------------------------------------------------------------------------- */
 

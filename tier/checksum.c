@@ -21,6 +21,14 @@ uint64_t kvstow_checksum(const void *bytes, size_t length) {
   return XXH3_64bits(bytes, length);
 }
 
+uint64_t kvstow_plane_checksum(const void *plane, uint32_t plane_bytes, uint32_t part_bytes) {
+  if (part_bytes == 0 || part_bytes >= plane_bytes) return kvstow_checksum(plane, plane_bytes);
+  const uint64_t parts[2] = {
+      kvstow_checksum(plane, part_bytes),
+      kvstow_checksum((const uint8_t *)plane + part_bytes, plane_bytes - part_bytes)};
+  return kvstow_checksum(parts, sizeof parts);
+}
+
 uint64_t kvstow__page_checksum(const void *page, size_t field_offset) {
   /* Hashes a copy: other threads may be reading the page, so its field is not zeroed in place. */
   uint8_t copy[KVSTOW_PAGE_BYTES];

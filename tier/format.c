@@ -47,13 +47,15 @@ int kvstow_record_format(void *page, const kvstow_record *record, const void *ow
   if (!page || !record || (!owner && owner_bytes > 0)) return KVSTOW_EINVAL;
   if ((uintptr_t)page % KVSTOW_PAGE_BYTES != 0) return KVSTOW_EINVAL;
   if (!shape_fits(record->planes, record->plane_bytes, owner_bytes)) return KVSTOW_EINVAL;
+  if (record->part_bytes != 0 && record->part_bytes >= record->plane_bytes) return KVSTOW_EINVAL;
   memset(page, 0, KVSTOW_PAGE_BYTES);
   kvstow__header *header = page;
   header->magic = KVSTOW__RECORD_MAGIC;
   header->version = KVSTOW__VERSION;
-  header->planes = record->planes;
+  header->planes = (uint16_t)record->planes;
+  header->owner_bytes = (uint16_t)owner_bytes;
   header->plane_bytes = record->plane_bytes;
-  header->owner_bytes = owner_bytes;
+  header->part_bytes = record->part_bytes;
   header->key = record->key;
   memcpy(header->tag, record->tag, sizeof header->tag);
   if (owner_bytes > 0)
@@ -83,6 +85,7 @@ void kvstow_record_parse(const void *page, kvstow_record *record) {
   record->loc.generation = (uint32_t)header->sequence;
   record->planes = header->planes;
   record->plane_bytes = header->plane_bytes;
+  record->part_bytes = header->part_bytes;
   record->written_s = header->written_s;
   memcpy(record->tag, header->tag, sizeof record->tag);
 }
@@ -116,7 +119,7 @@ void kvstow__header_erase(void *page, const uint8_t *uuid, kvstow__life life,
   header->sequence = life.sequence;
   header->nonce = life.nonce;
   header->page = entry->page;
-  header->planes = entry->planes;
+  header->planes = (uint16_t)entry->planes;
   header->plane_bytes = entry->plane_bytes;
   header->checksum = kvstow__page_checksum(page, offsetof(kvstow__header, checksum));
 }
@@ -138,6 +141,7 @@ kvstow__verdict kvstow__header_check(const void *page, const kvstow__expect *exp
     return KVSTOW__BAD_LIFE;
   if (header->page != expect->page) return KVSTOW__BAD_PLACE;
   if (!shape_fits(header->planes, header->plane_bytes, header->owner_bytes) ||
+      (header->part_bytes != 0 && header->part_bytes >= header->plane_bytes) ||
       !place_fits(header->page, header->planes, header->plane_bytes,
                   expect->segment_bytes - KVSTOW_PAGE_BYTES))
     return KVSTOW__BAD_SHAPE;

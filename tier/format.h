@@ -65,7 +65,8 @@ static_assert(offsetof(kvstow__super, checksum) == 4088, "layout");
 
 #define KVSTOW__ERASED 1u /* flag of records and table entries */
 
-/* The first page of a record; then `planes` u64 checksums; then owner_bytes of description. */
+/* The first page of a record; then `planes` u64 checksums (kvstow_plane_checksum); then owner_bytes of
+ * description. */
 typedef struct kvstow__header {
   uint64_t magic;
   uint32_t version;
@@ -73,8 +74,9 @@ typedef struct kvstow__header {
   uint8_t uuid[KVSTOW_UUID_BYTES];
   uint64_t sequence, nonce; /* the segment's life */
   uint32_t page;            /* where it lies: offset / 4096 */
-  uint32_t planes, plane_bytes;
-  uint32_t owner_bytes;
+  uint16_t planes, owner_bytes;
+  uint32_t plane_bytes;
+  uint32_t part_bytes; /* where a plane's second part begins; 0: it has one */
   kvstow_key key;
   uint64_t written_s;
   uint64_t checksum; /* XXH3-64 of the page, this field zero */
@@ -89,8 +91,9 @@ static_assert(offsetof(kvstow__header, sequence) == 32, "layout");
 static_assert(offsetof(kvstow__header, nonce) == 40, "layout");
 static_assert(offsetof(kvstow__header, page) == 48, "layout");
 static_assert(offsetof(kvstow__header, planes) == 52, "layout");
+static_assert(offsetof(kvstow__header, owner_bytes) == 54, "layout");
 static_assert(offsetof(kvstow__header, plane_bytes) == 56, "layout");
-static_assert(offsetof(kvstow__header, owner_bytes) == 60, "layout");
+static_assert(offsetof(kvstow__header, part_bytes) == 60, "layout");
 static_assert(offsetof(kvstow__header, key) == 64, "layout");
 static_assert(offsetof(kvstow__header, written_s) == 80, "layout");
 static_assert(offsetof(kvstow__header, checksum) == 88, "layout");

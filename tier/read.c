@@ -311,11 +311,12 @@ static int verify_header(kvstow_tier *tier, const kvstow__read_job *job) {
 }
 
 static int verify_planes(kvstow_tier *tier, const kvstow_record_read *read) {
+  const kvstow__header *header = read->header;
   const uint64_t *sums = kvstow_record_sums(read->header);
   for (uint32_t i = 0; i < read->plane_count; i++) {
     const uint32_t plane = read->plane_first + i;
     const uint8_t *bytes = (const uint8_t *)read->payload + (size_t)i * read->plane_bytes;
-    const uint64_t found = kvstow_checksum(bytes, read->plane_bytes);
+    const uint64_t found = kvstow_plane_checksum(bytes, read->plane_bytes, header->part_bytes);
     if (found == sums[plane]) continue;
     char path[KVSTOW__PATH_TEXT_BYTES];
     kvstow__count(&tier->counters.corrupt_planes, 1);

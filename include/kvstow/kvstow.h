@@ -105,6 +105,7 @@ typedef struct kvstow_options {
   uint32_t store_timeout_ms;   /* how long a store may wait for dirty RAM to be written */
   kvstow_tuning tuning;        /* prefetch and the read scheduler */
   bool populate;               /* touch the region's pages at open, in the background */
+  bool metrics;                /* latencies, and counts of what goes well; off, those stay 0 */
   uint64_t hash_seed;          /* of a RAM-only store; 0: random. On SSD the directory has it. */
   kvstow_event_fn on_event;    /* may be NULL */
   void *event_arg;

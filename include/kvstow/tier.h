@@ -131,6 +131,8 @@ typedef struct kvstow_record {
   kvstow_loc loc;                /* set by the tier */
   uint32_t planes;               /* >= 1 */
   uint32_t plane_bytes;          /* stride; multiple of 4096 */
+  uint32_t part_bytes;           /* where a plane's second part begins; 0: it has one part. Not
+                                    told by scan. */
   uint64_t written_s;            /* Unix time of the append, set by the tier; advisory */
   uint8_t tag[KVSTOW_TAG_BYTES]; /* the caller's; repeated in the segment's footer */
 } kvstow_record;
@@ -145,8 +147,8 @@ KVSTOW_API int64_t kvstow_record_owner_max_bytes(uint32_t planes);
 KVSTOW_API int kvstow_record_format(void *page, const kvstow_record *record, const void *owner,
                                     uint32_t owner_bytes);
 
-/* The plane checksums inside a header page: `planes` values of kvstow_checksum(). The caller fills
- * them before append. Stored little-endian. */
+/* The plane checksums inside a header page: `planes` values of kvstow_plane_checksum(). The caller
+ * fills them before append. Stored little-endian. */
 KVSTOW_API uint64_t *kvstow_record_sums(void *page);
 
 /* The owner's description inside a header page, and its length. */
@@ -155,8 +157,14 @@ KVSTOW_API const void *kvstow_record_owner(const void *page, uint32_t *bytes);
 /* Reads the descriptive fields of a header page back (no checks). */
 KVSTOW_API void kvstow_record_parse(const void *page, kvstow_record *record);
 
-/* XXH3-64 with seed 0: the checksum of planes. */
+/* XXH3-64 with seed 0. */
 KVSTOW_API uint64_t kvstow_checksum(const void *bytes, size_t length);
+
+/* The checksum of a plane: kvstow_checksum() of its bytes; where it has two parts, which may then be summed
+ * side by side while they grow, that of the parts' two checksums (16 bytes, little-endian).
+ * part_bytes: as in kvstow_record; 0 also where it does not lie inside the plane. */
+KVSTOW_API uint64_t kvstow_plane_checksum(const void *plane, uint32_t plane_bytes,
+                                          uint32_t part_bytes);
 
 /* ---- append --------------------------------------------------------------------------------- */
 
