@@ -70,7 +70,7 @@ static bool pressure(kvstow *store) {
 
 void kvs_demoter_check(kvstow *store) {
   if (store->tier == NULL) return;
-  if (store->pressed_bytes > 0 ||
+  if (store->pressed_bytes > 0 || store->preparing ||
       kvs_hot_bytes(store) > watermark(store, store->options.high_watermark_pct))
     pthread_cond_signal(&store->demote_wake);
 }
@@ -96,7 +96,9 @@ static void batch_add(struct batch *batch, uint32_t id, bool victim, bool again)
 }
 
 static bool batch_full(const struct batch *batch) {
-  return batch->count == KVS_BATCH_RECORDS || batch->bytes >= KVS_BATCH_BYTES;
+  const uint64_t quarter = batch->store->segment_bytes / 4; /* reclaim goes on in between */
+  return batch->count == KVS_BATCH_RECORDS ||
+         batch->bytes >= (quarter < KVS_BATCH_BYTES ? quarter : KVS_BATCH_BYTES);
 }
 
 /* What may still be written today. */
@@ -147,9 +149,10 @@ static void gather_wanted(struct batch *batch, uint64_t allowed) {
     const struct kvs_wanted *wanted = &store->wanted[store->wanted_at++];
     store->wanted_out++;
     struct kvs_entry *entry = kvs_entry(&store->index, wanted->id);
-    if (!kvs_entry_listed(entry) || !kvs_key_equal(entry->key, wanted->key) ||
-        entry->frame == KVS_NO_FRAME || (entry->flags & (KVS_SSD | KVS_DEMOTING)) != 0)
-      continue;
+    if (!kvs_entry_listed(entry) || !kvs_key_equal(entry->key, wanted->key)) continue;
+    const bool lacking = (entry->flags & KVS_SSD) == 0 || (entry->flags & KVS_MOVING) != 0;
+    entry->flags &= (uint16_t)~KVS_MOVING;
+    if (!lacking || entry->frame == KVS_NO_FRAME || (entry->flags & KVS_DEMOTING) != 0) continue;
     if ((entry->flags & KVS_CLEAN) != 0) kvs_clean_remove(store, wanted->id);
     const bool victim = (entry->flags & (KVS_RAM_POLICY | KVS_PINNED)) == 0;
     if (batch->bytes + cost(entry->padded_bytes) > allowed) {
@@ -159,6 +162,7 @@ static void gather_wanted(struct batch *batch, uint64_t allowed) {
       continue;
     }
     batch_add(batch, wanted->id, victim, wanted->again);
+    if ((entry->flags & KVS_SSD) != 0) entry->flags |= KVS_MOVING;
   }
   if (store->wanted_at == store->wanted_count) store->wanted_at = store->wanted_count = 0;
 }
@@ -213,19 +217,31 @@ static struct batch *gather(kvstow *store) {
 
 /* ---- finishing (store's lock) --------------------------------------------------------------- */
 
+/* A record was written: the first one of its block, or one to replace what will be reclaimed. */
+static void place(kvstow *store, uint32_t id, kvstow_loc loc, const kvstow_access *access) {
+  const struct kvs_entry *entry = kvs_entry(&store->index, id);
+  if ((entry->flags & KVS_SSD) == 0) {
+    kvs_ssd_gain(store, id, loc, access);
+    return;
+  }
+  const kvstow_loc old = entry->loc;
+  kvs_ssd_move(store, id, loc);
+  if (!kvs_reclaim_covers(store, old.segment)) kvs_bury(store, old);
+}
+
 static void finish_record(struct batch *batch, uint32_t i, int result) {
   kvstow *store = batch->store;
   const struct record *record = &batch->record[i];
   struct kvs_entry *entry = kvs_entry(&store->index, record->id);
   entry->ram_pins--;
-  entry->flags &= (uint16_t)~KVS_DEMOTING;
+  entry->flags &= (uint16_t) ~(KVS_DEMOTING | KVS_MOVING);
   const bool rescued = (entry->flags & KVS_RESCUED) != 0;
   entry->flags &= (uint16_t)~KVS_RESCUED;
   kvstow_access access = {0};
   kvs_describe_access(store, record->id, &access);
   if (result == 0) {
     entry->flags |= KVS_SUMS;
-    kvs_ssd_gain(store, record->id, batch->write[i].loc, &access);
+    place(store, record->id, batch->write[i].loc, &access);
     store->count.demoted_blocks++;
     store->count.demoted_bytes += entry->padded_bytes;
     if (record->again)
@@ -322,6 +338,11 @@ static void prepare(struct batch *batch) {
   }
 }
 
+static bool beyond_middle(const kvstow *store, const kvstow_record_write *write, uint64_t bytes) {
+  return write->loc.segment < store->segments_count &&
+         (uint64_t)write->loc.page * KVSTOW_PAGE_BYTES + bytes > store->segment_bytes / 2;
+}
+
 /* Hands `count` records to the tier. 0, or why it took none. */
 static int append_piece(struct batch *batch, uint32_t first, uint32_t count) {
   kvstow *store = batch->store;
@@ -334,8 +355,11 @@ static int append_piece(struct batch *batch, uint32_t first, uint32_t count) {
   const int rc = kvstow_tier_append(store->tier, &batch->write[first], count, piece_done, piece);
   pthread_mutex_lock(&store->lock);
   if (rc != 0) batch->refs--;
-  for (uint32_t i = first; rc == 0 && i < first + count; i++) /* our reference keeps the batch */
+  for (uint32_t i = first; rc == 0 && i < first + count; i++) { /* our reference keeps the batch */
     count_pending(store, &batch->write[i], 1);
+    if (beyond_middle(store, &batch->write[i], cost(batch->record[i].padded_bytes)))
+      store->half_full = true;
+  }
   pthread_mutex_unlock(&store->lock);
   if (rc != 0) free(piece);
   return rc;
@@ -390,8 +414,8 @@ static void *demoter_main(void *arg) {
       pthread_mutex_unlock(&store->lock);
       write_batch(batch);
       pthread_mutex_lock(&store->lock);
-      continue;
     }
+    if (kvs_reclaim_ahead(store) || batch != NULL) continue;
     if (store->buried_count > 0) {
       pthread_mutex_unlock(&store->lock);
       const int rc = kvs_erase_buried(store);

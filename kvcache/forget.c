@@ -146,6 +146,7 @@ static int forget_chosen(kvstow *store, struct chosen *chosen, int rc, size_t *b
   for (size_t i = 0; i < chosen->count; i++)
     if (!forget_settled(store, &chosen->row[i], deadline, &gone) && rc == 0)
       rc = kvs_fail(store, KVSTOW_EBUSY, "forget: some blocks are leased or in use");
+  kvs_reclaim_bury_moved(store); /* their old records are as good as the new ones */
   pthread_cond_broadcast(&store->changed);
   pthread_mutex_unlock(&store->lock);
   free(chosen->row);

@@ -79,6 +79,7 @@ void kvs_ram_unlist(kvstow *store, uint32_t id) {
 void kvs_use(kvstow *store, uint32_t id, const kvstow_access *access) {
   struct kvs_entry *entry = kvs_entry(&store->index, id);
   if ((entry->flags & KVS_UNLINKED) != 0) return;
+  if ((entry->flags & KVS_SSD) != 0) entry->flags |= KVS_SSD_USED;
   if (entry->frame == KVS_NO_FRAME) {
     kvs_ssd_use(store, id, access);
   } else if ((entry->flags & KVS_RAM_POLICY) != 0) {
@@ -86,7 +87,7 @@ void kvs_use(kvstow *store, uint32_t id, const kvstow_access *access) {
   } else if ((entry->flags & KVS_CLEAN) != 0) {
     kvs_clean_remove(store, id);
     kvs_ram_insert(store, id, access);
-  } else if ((entry->flags & KVS_DEMOTING) != 0) {
+  } else if ((entry->flags & (KVS_DEMOTING | KVS_MOVING)) != 0) {
     entry->flags |= KVS_RESCUED;
   }
 }

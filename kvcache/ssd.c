@@ -2,7 +2,8 @@
  *
  * A copy on SSD is *valued* while the SSD policy orders it (or it is pinned), *condemned* once the
  * policy has given it up: still readable, and valued again when used, until its segment is
- * reclaimed. Segments count both, so that reclaim finds the one that is cheapest to lose.
+ * reclaimed. Segments count both, so that reclaim finds the one that is cheapest to lose. Whether a
+ * copy was ever used since it was written (KVS_SSD_USED) decides if it is worth writing again.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <stdlib.h>
@@ -33,10 +34,22 @@ void kvs_ssd_gain(kvstow *store, uint32_t id, kvstow_loc loc, const kvstow_acces
   struct kvs_entry *entry = kvs_entry(&store->index, id);
   entry->loc = loc;
   entry->flags |= KVS_SSD;
+  entry->flags &= (uint16_t)~KVS_SSD_USED;
   store->segments[loc.segment].records++;
   store->ssd_records++;
   store->both_blocks += entry->frame != KVS_NO_FRAME;
   policy_insert(store, id, access);
+}
+
+void kvs_ssd_move(kvstow *store, uint32_t id, kvstow_loc loc) {
+  struct kvs_entry *entry = kvs_entry(&store->index, id);
+  const bool valued = (entry->flags & (KVS_SSD_POLICY | KVS_PINNED)) != 0;
+  struct kvs_segment *from = &store->segments[entry->loc.segment];
+  struct kvs_segment *to = &store->segments[loc.segment];
+  from->records--, to->records++;
+  from->valued -= valued, to->valued += valued;
+  entry->loc = loc;
+  entry->flags &= (uint16_t)~KVS_SSD_USED;
 }
 
 void kvs_ssd_lose(kvstow *store, uint32_t id, bool bury) {

@@ -41,6 +41,7 @@
 
 struct kvs_events;
 struct kvs_async;
+struct kvs_reclaim;
 
 struct kvstow_space {
   kvstow *store;
@@ -150,6 +151,9 @@ struct kvstow {
   struct kvs_segment *segments;
   uint32_t segments_count, segment_bytes;
   uint64_t ssd_records, ssd_valued;
+  struct kvs_reclaim *reclaim; /* the segment that goes next; NULL: not chosen yet */
+  bool preparing;              /* blocks are on their way out of it: the demotion thread looks on */
+  bool half_full;              /* an append has passed the middle of its segment */
 
   /* promotion */
   struct kvs_load **loads;
@@ -274,6 +278,8 @@ uint64_t kvs_hot_bytes(const kvstow *store);
 /* ---- ssd.c ---------------------------------------------------------------------------------- */
 
 void kvs_ssd_gain(kvstow *store, uint32_t id, kvstow_loc loc, const kvstow_access *access);
+/* The block was written again: its copy is there now, valued as it was. */
+void kvs_ssd_move(kvstow *store, uint32_t id, kvstow_loc loc);
 /* The SSD copy is no more; `bury`: its record still lies there and must be erased. */
 void kvs_ssd_lose(kvstow *store, uint32_t id, bool bury);
 void kvs_ssd_use(kvstow *store, uint32_t id, const kvstow_access *access);
@@ -347,6 +353,14 @@ int kvs_flush(kvstow *store); /* lock NOT held */
 /* Gives up one segment. Lock NOT held; the demotion thread only. KVSTOW_ENOSPC: all hold leased or
  * pinned blocks. */
 int kvs_reclaim(kvstow *store);
+/* Prepares that, one step a call; lets go of the lock meanwhile. The demotion thread only. false: nothing to
+ * do now. */
+bool kvs_reclaim_ahead(kvstow *store);
+/* Are the old records of blocks moved out of this segment still remembered? */
+bool kvs_reclaim_covers(const kvstow *store, uint32_t segment);
+/* Those blocks may have been forgotten since: buries the old records as well. */
+void kvs_reclaim_bury_moved(kvstow *store);
+void kvs_reclaim_finish(kvstow *store); /* lock NOT held */
 
 /* ---- read.c --------------------------------------------------------------------------------- */
 
