@@ -8,7 +8,10 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "kvcache/copy.h"
 
+#include <linux/membarrier.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -102,7 +105,7 @@ AVX2 static void copy_wide(struct kvs_sum *sum, const char *from, size_t bytes) 
   _mm256_storeu_si256((__m256i *)(void *)(sum->acc + 4), b);
 }
 
-void kvs_copy_done(void) {
+void kvs_copy_fence(void) {
   _mm_sfence();
 }
 
@@ -116,10 +119,18 @@ static void copy_wide(struct kvs_sum *sum, const char *from, size_t bytes) {
   copy_plain(sum, from, bytes);
 }
 
-void kvs_copy_done(void) {
+void kvs_copy_fence(void) {
 }
 
 #endif
+
+bool kvs_copy_fence_others_ready(void) {
+  return syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
+}
+
+void kvs_copy_fence_others(void) {
+  (void)syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+}
 
 void kvs_sum_begin(struct kvs_sum *sum, void *to, uint32_t total) {
   static const uint64_t begin[8] = XXH3_INIT_ACC;

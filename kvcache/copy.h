@@ -23,12 +23,19 @@ struct kvs_sum {
 };
 
 void kvs_sum_begin(struct kvs_sum *sum, void *to, uint32_t total);
-/* At most what is missing. The bytes are there for other threads after kvs_copy_done(). */
+/* At most what is missing. Other threads may look after a fence, below. */
 void kvs_sum_copy(struct kvs_sum *sum, const void *from, size_t bytes);
 void kvs_sum_zero(struct kvs_sum *sum, size_t bytes);
 /* All has arrived. */
 uint64_t kvs_sum_end(struct kvs_sum *sum);
-void kvs_copy_done(void);
+
+/* Stores past the cache are seen by other threads once the thread that made them has passed this. It waits
+ * for memory: as long as it takes to copy a short row. */
+void kvs_copy_fence(void);
+/* The same for all other threads of the process at once, in microseconds: membarrier(2). The first is
+ * asked once before; false: this kernel has it not, or forbids it. */
+bool kvs_copy_fence_others_ready(void);
+void kvs_copy_fence_others(void);
 
 /* The same for a plane of one or two parts: kvstow_plane_checksum(). */
 struct kvs_plane_sum {

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include "kvcache/copy.h"
 #include "kvcache/store.h"
 
 #define SEGMENT_BYTES_DEFAULT ((uint32_t)64 << 20)
@@ -337,6 +338,7 @@ static int make_parts(kvstow *store) {
       store->seed = kvs_now_ns();
   }
   kvs_secret_make(&store->secret, store->seed);
+  store->fences_others = kvs_copy_fence_others_ready();
   const uint64_t ram_bytes = o->ram_bytes / HUGE_BYTES * HUGE_BYTES;
   rc = kvs_pool_create(ram_bytes, o->populate, &store->pool);
   if (rc != 0)

@@ -214,7 +214,7 @@ static void fill(const struct kvs_reservation *r, void *page, const kvstow_sourc
     kvs_sum_zero(last, plane_bytes - used);
     sums[i] = kvs_plane_sum_end(&sum);
   }
-  kvs_copy_done();
+  kvs_copy_fence();
 }
 
 /* Blocks filled but not yet published. */

@@ -31,6 +31,9 @@ struct kvstow_seq {
   size_t open_count, open_room;
   size_t *cursor; /* a layer: tokens appended since the beginning of all */
   kvstow_access access;
+  pthread_t thread; /* that appended last */
+  bool started;     /* somebody has */
+  bool roams;       /* not always the same: every append fences */
 };
 
 int kvstow_seq_open(const kvstow_prefix *prefix, kvstow_seq **out) {
@@ -65,6 +68,7 @@ int kvstow_seq_open(const kvstow_prefix *prefix, kvstow_seq **out) {
                       .parent = chain.keys[chain.blocks],
                       .sealed = chain.blocks,
                       .cursor = cursor,
+                      .roams = !store->fences_others,
                       .access = {.session = prefix->session,
                                  .category = prefix->category,
                                  .recompute_cost = prefix->recompute_cost,
@@ -195,6 +199,7 @@ static int seal_first(kvstow_seq *seq) {
     for (uint32_t p = 0; p < space->planes; p++)
       kvstow_record_sums(page)[p] = kvs_plane_sum_end(&block.sums[p]);
     free(block.sums);
+    kvs_copy_fence();
   }
   pthread_mutex_lock(&store->lock);
   if (block.frame != KVS_NO_FRAME) {
@@ -216,6 +221,20 @@ static int seal_first(kvstow_seq *seq) {
 }
 
 /* ---- append --------------------------------------------------------------------------------- */
+
+/* What was copied must be seen by all before a block is published or its frame given away. A fence costs as
+ * much as a short row: as long as a sequence stays with its thread, sealing fences for all appends. When it
+ * comes to another thread, that one fences for the first, through the kernel; from then on every
+ * append fences. */
+static void come_to_thread(kvstow_seq *seq) {
+  const pthread_t self = pthread_self();
+  if (seq->started && !seq->roams && !pthread_equal(seq->thread, self)) {
+    kvs_copy_fence_others();
+    seq->roams = true;
+  }
+  seq->started = true;
+  seq->thread = self;
+}
 
 /* Rows go to the parts of their plane, zeroes behind the last ones. */
 static void copy_rows(const kvstow_seq *seq, uint32_t layer, size_t at, const char *k,
@@ -239,7 +258,7 @@ static void copy_rows(const kvstow_seq *seq, uint32_t layer, size_t at, const ch
     at += rows;
     count -= rows;
   }
-  kvs_copy_done();
+  if (seq->roams) kvs_copy_fence();
 }
 
 int kvstow_seq_append(kvstow_seq *seq, uint32_t layer, const void *k, const void *v, size_t count) {
@@ -259,6 +278,7 @@ int kvstow_seq_append(kvstow_seq *seq, uint32_t layer, const void *k, const void
   const size_t end = start + count;
   int rc = open_upto(seq, end);
   if (rc != 0) return rc;
+  come_to_thread(seq);
   copy_rows(seq, layer, start, k, v, count);
   seq->cursor[layer] = end;
   for (size_t b = start / layout->block_tokens; b < end / layout->block_tokens; b++)
@@ -271,6 +291,8 @@ int kvstow_seq_append(kvstow_seq *seq, uint32_t layer, const void *k, const void
 void kvstow_seq_close(kvstow_seq *seq) {
   if (seq == NULL) return;
   kvstow *store = seq->store;
+  come_to_thread(seq);
+  kvs_copy_fence();
   pthread_mutex_lock(&store->lock);
   for (size_t i = 0; i < seq->open_count; i++) drop_frame(seq, &seq->open[i]);
   kvs_root_give(store, seq->root);

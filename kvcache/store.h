@@ -113,6 +113,7 @@ struct kvstow {
   kvstow_options options; /* strings not kept */
   uint64_t seed;
   struct kvs_secret secret; /* of the seed */
+  bool fences_others;       /* kvs_copy_fence_others() works here */
   struct kvs_pool *pool;
   kvstow_tier *tier; /* NULL: RAM only */
   struct kvs_index index;

@@ -9,6 +9,8 @@
 
 #include <cmocka.h>
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,7 +35,7 @@ static void sum_in_pieces(struct kvs_sum *sum, kv_rng *rng, const unsigned char 
     if (bytes > left) bytes = left;
     kvs_sum_copy(sum, from + sum->done, bytes);
   }
-  kvs_copy_done();
+  kvs_copy_fence();
 }
 
 static void check_one(kv_rng *rng, const unsigned char *from, unsigned char *to, uint32_t total,
@@ -107,7 +109,7 @@ static void check_planes(kv_rng *rng, uint32_t k_bytes, uint32_t v_bytes, uint32
       kvs_sum_copy(last, plane + tokens * k_bytes + t * v_bytes, v_bytes);
       if (t + 1 == tokens) kvs_sum_zero(last, plane_bytes - used);
     }
-  kvs_copy_done();
+  kvs_copy_fence();
   assert_memory_equal(to, expected, LAYERS * (size_t)plane_bytes);
   for (uint32_t l = 0; l < LAYERS; l++)
     assert_int_equal(kvs_plane_sum_end(&sums[l]),
@@ -145,11 +147,88 @@ static void a_plane_of_two_parts_has_the_sum_of_its_parts_sums(void **state) {
   free(plane);
 }
 
+/* ---- whole sequences ------------------------------------------------------------------------ */
+
+/* Two threads take turns with one sequence, handed over by nothing but a store and a load. */
+struct turns {
+  const kv_doc *doc;
+  kvstow_seq *seq;
+  size_t stay; /* tokens a turn */
+  _Atomic size_t next;
+};
+
+static void append_token(const struct turns *turns, size_t token) {
+  const kv_doc *d = turns->doc;
+  const kv_shape *shape = d->shape;
+  const uint64_t id = kv_id(d->where, d->doc, token / shape->block_tokens);
+  char k[4096], v[4096];
+  for (uint32_t layer = 0; layer < shape->layers; layer++) {
+    kv_row(id, layer, 0, token % shape->block_tokens, k, shape->k_bytes);
+    kv_row(id, layer, 1, token % shape->block_tokens, v, shape->v_bytes);
+    KV_OK(kvstow_seq_append(turns->seq, layer, k, v, 1));
+  }
+}
+
+static void take_turns(struct turns *turns, size_t who) {
+  const size_t tokens = turns->doc->blocks * turns->doc->shape->block_tokens;
+  for (size_t token; (token = atomic_load_explicit(&turns->next, memory_order_acquire)) < tokens;) {
+    if (token / turns->stay % 2 != who) continue;
+    append_token(turns, token);
+    atomic_store_explicit(&turns->next, token + 1, memory_order_release);
+  }
+}
+
+static void *second(void *arg) {
+  take_turns(arg, 1);
+  return NULL;
+}
+
+static void check_sequence(const kv_shape *shape, size_t stay) {
+  const char *dir = kv_dir("copy");
+  kvstow_options options;
+  kv_options(&options, &dir, (uint64_t)32 << 20, (uint64_t)64 << 20, 4u << 20);
+  for (int life = 0; life < 2; life++) {
+    kvstow *store = kv_open(&options);
+    kv_doc d;
+    kv_doc_init(&d, kv_space(store, "copy", shape), shape, 1, 7, 5, NULL, 0);
+    if (life == 0) {
+      kvstow_prefix nothing = d.prefix;
+      nothing.tokens_count = 0;
+      struct turns turns = {.doc = &d, .stay = stay};
+      KV_OK(kvstow_seq_open(&nothing, &turns.seq));
+      KV_OK(kvstow_seq_tokens(turns.seq, d.tokens, d.blocks * shape->block_tokens));
+      pthread_t thread;
+      KV_CHECK(pthread_create(&thread, NULL, second, &turns) == 0, "no thread");
+      take_turns(&turns, 0);
+      pthread_join(thread, NULL);
+      kvstow_seq_close(turns.seq);
+    }
+    KV_CHECK(kv_doc_restore(&d, 0) == d.blocks, "life %d: not restored", life);
+    KV_CHECK(kv_stats(store).corrupt_blocks == 0, "a sum was wrong");
+    kv_doc_finish(&d);
+    KV_OK(kvstow_close(store));
+  }
+  kv_dir_drop(dir);
+}
+
+/* The second life reads from SSD, where every plane is checked against the sum of its rows. */
+static void rows_of_any_width_come_back_from_ssd(void **state) {
+  (void)state;
+  static const kv_shape shapes[] = {
+      {3, 64, 64, 32, 0}, {3, 1152, 0, 16, 0},   {2, 0, 256, 17, 0},   {2, 100, 28, 33, 0},
+      {1, 64, 7, 64, 0},  {2, 2048, 2048, 5, 0}, {2, 4096, 64, 16, 0}, {1, 1, 1, 1, 0}};
+  for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+    check_sequence(&shapes[i], 1);
+    check_sequence(&shapes[i], 1000); /* one thread alone */
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(any_pieces_sum_up_to_the_checksum_of_the_whole),
       cmocka_unit_test(every_short_length_is_right),
       cmocka_unit_test(interleaved_rows_sum_up_to_the_checksums_of_planes),
+      cmocka_unit_test(rows_of_any_width_come_back_from_ssd),
       cmocka_unit_test(a_plane_of_two_parts_has_the_sum_of_its_parts_sums),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
