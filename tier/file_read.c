@@ -17,6 +17,11 @@
 
 #include "tier/files.h"
 #include "tier/pump.h"
+#include "tier/readahead.h"
+
+/* Beyond this, merging saves nothing more, and takes from the device the requests it could work on at
+ * the same time. */
+#define MERGE_MAX_BYTES (512u << 10)
 
 /* ---- landing -------------------------------------------------------------------------------- */
 
@@ -136,8 +141,17 @@ static int read_now(kvstow_file *file, uint64_t offset, uint8_t *to, size_t byte
 
 int kvstow_file_read_at(kvstow_file *file, uint64_t offset, void *to, size_t bytes) {
   if (!file || (!to && bytes > 0) || !in_range(file, offset, bytes)) return KVSTOW_EINVAL;
+  kvstow__ahead ahead = {.file = file, .offset = offset, .bytes = bytes};
   count_reads(file->tier, 1, bytes);
-  return bytes > 0 ? read_now(file, offset, to, bytes) : 0;
+  kvstow__readahead_begin(file->tier, &ahead, 1);
+  const size_t held = ahead.held;
+  int code = 0; /* what is not held comes first: the device may bring the rest meanwhile */
+  if (held < bytes) code = read_now(file, offset + held, (uint8_t *)to + held, bytes - held);
+  kvstow__readahead_copy(&ahead, to, true);
+  if (ahead.lost > 0 && !code)
+    code = read_now(file, offset + ahead.copied, (uint8_t *)to + ahead.copied, ahead.lost);
+  kvstow__readahead_end(&ahead);
+  return code;
 }
 
 /* ---- a batch -------------------------------------------------------------------------------- */
@@ -145,62 +159,114 @@ int kvstow_file_read_at(kvstow_file *file, uint64_t offset, void *to, size_t byt
 typedef struct file_job {
   kvstow__read_job job; /* first: a pointer to it is one to the whole */
   kvstow_file_read *read;
-  landing landing;
+  kvstow__ahead *ahead; /* the front of the range may be held */
+  landing landing;      /* of a part of the range, from the device */
+  uint64_t offset;      /* the part */
+  size_t bytes;
 } file_job;
 
 typedef struct file_batch {
   kvstow__read_batch batch; /* first, likewise */
+  kvstow__ahead *aheads;
   file_job jobs[];
 } file_batch;
 
-static size_t finish(kvstow_tier *tier, kvstow__read_job *job) {
-  file_job *f = (file_job *)job;
+static uint8_t *place_of(const file_job *f) {
+  return (uint8_t *)f->read->to + (f->offset - f->read->offset);
+}
+
+/* Makes the job read a part of its range from the device. */
+static int want(file_job *f, uint64_t offset, size_t bytes) {
+  kvstow_file *file = f->read->file;
+  f->offset = offset;
+  f->bytes = bytes;
+  const int code = landing_init(&f->landing, file, offset, place_of(f), bytes);
+  if (code) return code;
+  f->job.extents_left = 1;
+  f->job.extents[0] = (kvstow__extent){
+      .file = file->number,
+      .offset = f->landing.offset,
+      .length = f->landing.length,
+      .file_end = kvstow__round_up(atomic_load(&file->readable), kvstow__file_grain(file)),
+      .merge_max = MERGE_MAX_BYTES,
+      .iov_count = f->landing.iov_count,
+      .owner = &f->job,
+  };
+  memcpy(f->job.extents[0].iov, f->landing.iov, sizeof f->landing.iov);
+  return 0;
+}
+
+/* The device has brought its part. */
+static size_t settle_part(file_job *f) {
+  const size_t copied = f->landing.bounce ? f->bytes : 0;
+  if (!f->job.error) landing_settle(&f->landing, f->offset, place_of(f), f->bytes);
+  free(f->landing.bounce);
+  f->landing.bounce = NULL;
+  f->bytes = 0;
+  return copied;
+}
+
+static void answer(kvstow_tier *tier, file_job *f) {
   kvstow_file_read *read = f->read;
   kvstow_file *file = read->file;
-  const size_t bytes = f->landing.bounce ? read->bytes : 0; /* that pass through this thread */
-  if (job->error == KVSTOW_EIO)
-    read->result = read_failed(file, read->offset, job->cause);
-  else
-    read->result = job->error;
-  if (!read->result && read->bytes > 0)
-    landing_settle(&f->landing, read->offset, read->to, read->bytes);
-  free(f->landing.bounce);
+  kvstow__read_batch *batch = f->job.batch;
+  read->result =
+      f->job.error == KVSTOW_EIO ? read_failed(file, f->offset, f->job.cause) : f->job.error;
+  kvstow__readahead_end(f->ahead);
   pthread_mutex_lock(&tier->read_lock);
   read->job_internal = NULL;
   pthread_mutex_unlock(&tier->read_lock);
-  kvstow__read_batch *batch = job->batch;
   if (--batch->left == 0) free(batch);
   read->done(read);
   pthread_mutex_lock(&file->lock);
   if (--file->reads == 0) pthread_cond_broadcast(&file->idle);
   pthread_mutex_unlock(&file->lock);
-  return bytes;
 }
 
-static int prepare(file_job *f, kvstow_file_read *read) {
-  kvstow_file *file = read->file;
-  f->read = read;
+/* Goes on with what is held, and with what no longer is. False: the job waits for something. */
+static bool proceed(kvstow_tier *tier, file_job *f) {
+  kvstow__ahead *ahead = f->ahead;
+  while (!f->job.error) {
+    kvstow__readahead_copy(ahead, f->read->to, false);
+    if (ahead->lost > 0) {
+      f->job.error = want(f, f->read->offset + ahead->copied, ahead->lost);
+      ahead->lost = 0;
+      if (f->job.error) return true;
+      kvstow__pump_push_extent(tier, &f->job.extents[0]);
+      return false;
+    }
+    if (ahead->copied == ahead->held) return true;
+    if (kvstow__readahead_park(ahead, &f->job)) return false;
+  }
+  return true;
+}
+
+/* Runs whenever something the job waited for has come. */
+static size_t finish(kvstow_tier *tier, kvstow__read_job *job) {
+  file_job *f = (file_job *)job;
+  size_t copied = f->bytes > 0 ? settle_part(f) : 0;
+  const size_t before = f->ahead->copied;
+  const bool done = proceed(tier, f);
+  copied += f->ahead->copied - before;
+  if (done) answer(tier, f);
+  return copied;
+}
+
+static int prepare(file_job *f) {
+  kvstow_file_read *read = f->read;
   f->job.finish = finish;
-  f->job.file = file;
+  f->job.file = read->file;
   f->job.priority = (uint8_t)read->priority;
   f->job.deadline_us = read->deadline_us;
-  if (read->bytes == 0) return 0;
-  const int code = landing_init(&f->landing, file, read->offset, read->to, read->bytes);
-  if (code) return code;
-  kvstow__extent *extent = &f->job.extents[0];
-  extent->file = file->number;
-  extent->offset = f->landing.offset;
-  extent->length = f->landing.length;
-  extent->file_end = kvstow__round_up(atomic_load(&file->readable), kvstow__file_grain(file));
-  memcpy(extent->iov, f->landing.iov, sizeof f->landing.iov);
-  extent->iov_count = f->landing.iov_count;
-  extent->owner = &f->job;
-  f->job.extents_left = 1;
-  return 0;
+  const size_t held = f->ahead->held;
+  return held < read->bytes ? want(f, read->offset + held, read->bytes - held) : 0;
 }
 
 static void batch_free(file_batch *b, size_t count) {
-  for (size_t i = 0; i < count; i++) free(b->jobs[i].landing.bounce);
+  for (size_t i = 0; i < count; i++) {
+    kvstow__readahead_end(b->jobs[i].ahead);
+    free(b->jobs[i].landing.bounce);
+  }
   free(b);
 }
 
@@ -210,16 +276,18 @@ static bool valid(const kvstow_tier *tier, const kvstow_file_read *read) {
   return (read->to || read->bytes == 0) && in_range(read->file, read->offset, read->bytes);
 }
 
-static void take(kvstow_tier *tier, file_batch *b, kvstow_file_read *const *reads, size_t count) {
+/* What is in memory is copied here, on the caller's thread. */
+static void take(kvstow_tier *tier, file_batch *b, size_t count) {
   uint64_t bytes = 0, requests = 0;
   for (size_t i = 0; i < count; i++) {
-    kvstow__read_job *job = &b->jobs[i].job;
-    job->batch = &b->batch;
-    job->next = i + 1 < count ? &b->jobs[i + 1].job : NULL;
-    bytes += reads[i]->bytes;
-    requests += job->extents_left;
-    reads[i]->result = 0;
-    kvstow_file *file = reads[i]->file;
+    file_job *f = &b->jobs[i];
+    kvstow_file *file = f->read->file;
+    f->job.batch = &b->batch;
+    f->job.next = i + 1 < count ? &b->jobs[i + 1].job : NULL;
+    f->read->result = 0;
+    bytes += f->read->bytes;
+    requests += f->job.extents_left;
+    if (f->ahead->held > 0) kvstow__readahead_copy(f->ahead, f->read->to, false);
     pthread_mutex_lock(&file->lock);
     file->reads++;
     pthread_mutex_unlock(&file->lock);
@@ -228,7 +296,7 @@ static void take(kvstow_tier *tier, file_batch *b, kvstow_file_read *const *read
   count_reads(tier, count, bytes);
   kvstow__count(&tier->counters.read_requests, requests);
   pthread_mutex_lock(&tier->read_lock);
-  for (size_t i = 0; i < count; i++) reads[i]->job_internal = &b->jobs[i].job;
+  for (size_t i = 0; i < count; i++) b->jobs[i].read->job_internal = &b->jobs[i].job;
   pthread_mutex_unlock(&tier->read_lock);
   kvstow__pump_send_reads(tier, &b->jobs[0].job);
 }
@@ -238,16 +306,23 @@ int kvstow_file_read_batch(kvstow_tier *tier, kvstow_file_read *const *reads, si
   for (size_t i = 0; i < count; i++)
     if (!valid(tier, reads[i])) return KVSTOW_EINVAL;
   if (count == 0) return 0;
-  file_batch *b = calloc(1, sizeof *b + count * sizeof *b->jobs);
+  file_batch *b = calloc(1, sizeof *b + count * (sizeof *b->jobs + sizeof *b->aheads));
   if (!b) return KVSTOW_ENOMEM;
+  b->aheads = (kvstow__ahead *)(b->jobs + count);
   for (size_t i = 0; i < count; i++) {
-    const int code = prepare(&b->jobs[i], reads[i]);
-    if (!code) continue;
-    batch_free(b, i);
-    return code;
+    b->aheads[i] = (kvstow__ahead){
+        .file = reads[i]->file, .offset = reads[i]->offset, .bytes = reads[i]->bytes};
+    b->jobs[i].read = reads[i];
+    b->jobs[i].ahead = &b->aheads[i];
   }
-  take(tier, b, reads, count);
-  return 0;
+  kvstow__readahead_begin(tier, b->aheads, count);
+  int code = 0;
+  for (size_t i = 0; i < count && !code; i++) code = prepare(&b->jobs[i]);
+  if (code)
+    batch_free(b, count);
+  else
+    take(tier, b, count);
+  return code;
 }
 
 /* As kvstow_tier_cancel: read_lock keeps a job seen here. */

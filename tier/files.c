@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tier/readahead.h"
+
 static void file_free(kvstow_file *file) {
   pthread_cond_destroy(&file->idle);
   pthread_mutex_destroy(&file->lock);
@@ -79,6 +81,7 @@ void kvstow__file_wait(kvstow_file *file) {
 int kvstow_file_close(kvstow_file *file) {
   if (!file) return 0;
   kvstow__file_wait(file);
+  kvstow__readahead_leave(file);
   file->tier->io.files->close(file->tier->io.env, file->fd);
   file_free(file);
   return 0;

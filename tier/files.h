@@ -2,12 +2,14 @@
  *
  *   files.c      opening, closing, what is known of a file
  *   file_read.c  reading: into the caller's memory wherever alignment lets it
+ *   readahead.c  what streams will want next, read before they ask
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef KVSTOW_TIER_FILES_H
 #define KVSTOW_TIER_FILES_H
 
 #include "tier/state.h"
+#include "tier/stream.h"
 
 struct kvstow_file {
   kvstow_tier *tier;
@@ -20,6 +22,9 @@ struct kvstow_file {
   pthread_mutex_t lock;
   pthread_cond_t idle; /* with lock: reads is 0 */
   uint64_t reads;      /* lock: taken and not yet answered */
+
+  kvstow__streams streams; /* the read-ahead's lock */
+  uint32_t loads;          /* likewise: being read ahead */
 };
 
 /* Reads of a file go on whole pages where it is open for direct I/O. */

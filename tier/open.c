@@ -8,6 +8,7 @@
 
 #include "tier/barrier.h"
 #include "tier/pump.h"
+#include "tier/readahead.h"
 #include "tier/super.h"
 
 #define REQUEST_MIN_BYTES 65536u
@@ -56,6 +57,7 @@ static void tier_free(kvstow_tier *tier) {
   kvstow__super_close(tier);
   for (uint32_t id = 0; tier->segments && id < tier->files_count; id++)
     free(tier->segments[id].entries);
+  kvstow__readahead_free(tier->readahead);
   free(tier->segments);
   free(tier->dirty);
   pthread_cond_destroy(&tier->jobs_finished);
@@ -92,7 +94,8 @@ static kvstow_tier *tier_new(const kvstow_tier_options *o, const kvstow__io *io)
     tier->dirs[i].fd = tier->dirs[i].lock_fd = -1;
     tier->heads[i].segment = KVSTOW__NO_SEGMENT;
   }
-  bool whole = true;
+  tier->readahead = kvstow__readahead_new(tier);
+  bool whole = tier->readahead != NULL;
   for (uint32_t i = 0; i < o->dirs_count; i++) {
     tier->dirs[i].path = strdup(o->dirs[i]);
     whole = whole && tier->dirs[i].path;
@@ -294,6 +297,14 @@ void kvstow_tier_get_stats(const kvstow_tier *tier, kvstow_tier_stats *stats) {
       .file_reads = get(&c->file_reads),
       .file_bytes_read = get(&c->file_bytes_read),
       .file_bytes_appended = get(&c->file_bytes_appended),
+      .sequential_reads = get(&c->sequential_reads),
+      .random_reads = get(&c->random_reads),
+      .streams_detected = get(&c->streams_detected),
+      .stream_resets = get(&c->stream_resets),
+      .sequential = {.issued = get(&c->sequential_issued),
+                     .used = get(&c->sequential_used),
+                     .wasted = get(&c->sequential_wasted),
+                     .late = get(&c->sequential_late)},
   };
   memcpy(s.engine_reason, tier->engine_reason, sizeof s.engine_reason);
   for (uint32_t d = 0; d < tier->dirs_count; d++) s.disk_bytes += tier->dirs[d].disk_bytes;

@@ -310,6 +310,11 @@ static void sweep(kvstow_tier *tier) {
   }
 }
 
+static kvstow__lane lane_of(const kvstow__op *op) {
+  if (op->kind == KVSTOW__WRITE) return KVSTOW__LANE_WRITE;
+  return op->priority == KVSTOW_PREFETCH ? KVSTOW__LANE_PREFETCH : KVSTOW__LANE_DEMAND;
+}
+
 static void take_inbox(kvstow_tier *tier) {
   pthread_mutex_lock(&tier->inbox_lock);
   kvstow__op *ops = tier->inbox_ops;
@@ -327,7 +332,7 @@ static void take_inbox(kvstow_tier *tier) {
   while (ops) {
     kvstow__op *op = ops;
     ops = op->next;
-    kvstow__pump_push(tier, op, KVSTOW__LANE_DEMAND);
+    kvstow__pump_push(tier, op, lane_of(op));
   }
   while (jobs) {
     kvstow__job *job = jobs;

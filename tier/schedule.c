@@ -57,7 +57,10 @@ static bool joins(const builder *b, const kvstow__extent *e) {
   if (e->file != b->file || e->offset < b->end) return false;
   const uint64_t gap = e->offset - b->end;
   if (gap > limits->gap_max_bytes) return false;
-  if (e->offset + e->length - b->start > limits->request_max_bytes) return false;
+  const uint64_t most = e->merge_max > 0 && e->merge_max < limits->request_max_bytes
+                            ? e->merge_max
+                            : limits->request_max_bytes;
+  if (e->offset + e->length - b->start > most) return false;
   /* one vector is spare for rounding the end up */
   return (uint64_t)b->count + gap_vectors(limits, gap) + e->iov_count + 1 <= KVSTOW__IOV_MAX;
 }

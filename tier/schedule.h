@@ -19,7 +19,8 @@ struct kvstow__extent {
   uint32_t file;
   bool alone; /* not to be merged: its neighbourhood failed to read */
   uint64_t offset, length;
-  uint64_t file_end; /* rounding does not go beyond */
+  uint64_t file_end;  /* rounding does not go beyond */
+  uint64_t merge_max; /* bytes: a request is not merged beyond that; 0: request_max_bytes */
   struct iovec iov[3];
   uint32_t iov_count;
   /* the I/O thread's */

@@ -32,6 +32,7 @@ typedef struct kvstow__pump kvstow__pump;
 typedef struct kvstow__job kvstow__job;
 typedef struct kvstow__batch kvstow__batch;
 typedef struct kvstow__read_job kvstow__read_job;
+typedef struct kvstow__readahead kvstow__readahead;
 
 /* kvstow_tuning as it is read while it may change. */
 typedef struct kvstow__tuning {
@@ -146,7 +147,9 @@ struct kvstow__read_job {
 typedef struct kvstow__counters {
   _Atomic uint64_t records_written, bytes_written, records_read, bytes_read, read_requests,
       device_reads, device_read_bytes, merges, device_writes, flushes, io_errors, corrupt_headers,
-      corrupt_planes, stale_reads, file_reads, file_bytes_read, file_bytes_appended;
+      corrupt_planes, stale_reads, file_reads, file_bytes_read, file_bytes_appended,
+      sequential_reads, random_reads, streams_detected, stream_resets, sequential_issued,
+      sequential_used, sequential_wasted, sequential_late;
 } kvstow__counters;
 
 struct kvstow_tier {
@@ -166,6 +169,7 @@ struct kvstow_tier {
   uint32_t readahead_bytes;
   kvstow__tuning tuning;
   _Atomic uint32_t files_opened;
+  kvstow__readahead *readahead;
   uint8_t uuid[KVSTOW_UUID_BYTES];
   uint64_t hash_seed;
 

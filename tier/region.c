@@ -1,0 +1,24 @@
+/* tier/region.c - see region.h.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "tier/region.h"
+
+#include <sys/mman.h>
+
+#define HUGE_BYTES ((size_t)2 << 20)
+
+uint8_t *kvstow__region_map(size_t bytes) {
+  const size_t more = bytes + HUGE_BYTES;
+  uint8_t *map =
+      mmap(NULL, more, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (map == MAP_FAILED) return NULL;
+  const size_t before = (HUGE_BYTES - (uintptr_t)map % HUGE_BYTES) % HUGE_BYTES;
+  if (before > 0) munmap(map, before);
+  munmap(map + before + bytes, more - before - bytes);
+  madvise(map + before, bytes, MADV_HUGEPAGE); /* a wish */
+  return map + before;
+}
+
+void kvstow__region_unmap(uint8_t *region, size_t bytes) {
+  if (region) munmap(region, bytes);
+}
