@@ -61,8 +61,9 @@ static void give_frame(kvstow *store, uint32_t id, uint32_t frame) {
   kvs_event(store, KVSTOW_EVENT_PROMOTED, entry);
 }
 
-/* A copy that can't be read is no copy. The record may still be whole after a passing fault: it is
- * buried, or it would come back with the next recovery, even if it has been forgotten by then. */
+/* A copy that can't be read is no copy. The record may still be whole after a passing fault, or erased
+ * but for its line in the footer (power was lost between the two): it is buried, or it would come back
+ * with the next recovery, even if it has been forgotten by then. */
 void kvs_load_failed(kvstow *store, uint32_t id, int result) {
   const struct kvs_entry *entry = kvs_entry(&store->index, id);
   store->count.failed_loads++;
@@ -72,7 +73,7 @@ void kvs_load_failed(kvstow *store, uint32_t id, int result) {
     kvs_event(store, KVSTOW_EVENT_CORRUPT, entry);
   }
   if ((entry->flags & KVS_SSD) == 0) return;
-  kvs_ssd_lose(store, id, result != KVSTOW_EMISS);
+  kvs_ssd_lose(store, id, true);
   if (entry->frame == KVS_NO_FRAME) {
     kvs_unlink(store, id);
     store->count.evicted_blocks--; /* lost, not evicted */

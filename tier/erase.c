@@ -51,10 +51,7 @@ static uint32_t mark(kvstow__entry *entries, uint32_t records, const kvstow_loc 
     while (i < records && entries[i].page < locs[k].page) i++;
     if (i == records) break;
     if (entries[i].page != locs[k].page || (entries[i].flags & KVSTOW__ERASED)) continue;
-    entries[i].flags |= KVSTOW__ERASED;
-    entries[i].key = (kvstow_key){0, 0};
-    entries[i].written_s = 0;
-    memset(entries[i].tag, 0, sizeof entries[i].tag);
+    kvstow__entry_erase(&entries[i]);
     hits[found++] = i;
   }
   return found;
@@ -181,6 +178,34 @@ static bool take_ghost(kvstow_tier *tier, uint32_t id, kvstow__life *life) {
   return take;
 }
 
+/* A write that was reported as failed may have arrived: what lies behind the last record known to be good
+ * must not be found by walking. The footer ends the segment there. */
+static int close_spoiled(kvstow_tier *tier, uint32_t id) {
+  pthread_mutex_lock(&tier->lock);
+  kvstow__segment *segment = &tier->segments[id];
+  const bool take = segment->ghost && segment->state == KVSTOW_SEGMENT_BAD &&
+                    segment->records > 0 && segment->entries;
+  const kvstow__life life = segment->life;
+  const uint64_t opened_s = segment->opened_s, end = segment->used_bytes;
+  const uint32_t records = segment->records;
+  kvstow__entry *entries = take ? malloc((size_t)records * sizeof *entries) : NULL;
+  if (entries) memcpy(entries, segment->entries, (size_t)records * sizeof *entries);
+  if (entries) segment->pins++;
+  pthread_mutex_unlock(&tier->lock);
+  if (!take) return 0;
+  if (!entries) return KVSTOW_ENOMEM;
+  int error = sync_file(tier, id);
+  if (!error)
+    error = write_footer(tier, id, KVSTOW__TRAILER_SEALED, life, opened_s, end, entries, records);
+  if (!error) error = sync_file(tier, id);
+  free(entries);
+  pthread_mutex_lock(&tier->lock);
+  if (!error) segment->ghost = false;
+  kvstow__segment_unpin(tier, segment);
+  pthread_mutex_unlock(&tier->lock);
+  return error ? write_failed(tier, id, error) : 0;
+}
+
 static int wipe_first_page(kvstow_tier *tier, uint32_t id) {
   static uint8_t zeros[KVSTOW_PAGE_BYTES] __attribute__((aligned(KVSTOW_PAGE_BYTES)));
   struct iovec iov = {zeros, sizeof zeros};
@@ -207,8 +232,7 @@ static int wipe_ghosts(kvstow_tier *tier) {
   int code = 0;
   for (uint32_t id = 0; id < tier->segments_count; id++) {
     kvstow__life life;
-    if (!take_ghost(tier, id, &life)) continue;
-    const int failed = wipe(tier, id, life);
+    const int failed = take_ghost(tier, id, &life) ? wipe(tier, id, life) : close_spoiled(tier, id);
     if (failed) code = failed;
   }
   return code;

@@ -124,6 +124,13 @@ void kvstow__header_erase(void *page, const uint8_t *uuid, kvstow__life life,
   header->checksum = kvstow__page_checksum(page, offsetof(kvstow__header, checksum));
 }
 
+void kvstow__entry_erase(kvstow__entry *entry) {
+  entry->flags |= KVSTOW__ERASED;
+  entry->key = (kvstow_key){0, 0};
+  entry->written_s = 0;
+  memset(entry->tag, 0, sizeof entry->tag);
+}
+
 static bool place_fits(uint32_t page, uint32_t planes, uint32_t plane_bytes, uint64_t limit) {
   return (uint64_t)page * KVSTOW_PAGE_BYTES + kvstow__record_bytes(planes, plane_bytes) <= limit;
 }

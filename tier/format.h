@@ -197,6 +197,8 @@ typedef struct kvstow__expect {
 /* Completes a formatted header page for its place. */
 void kvstow__header_complete(void *page, const uint8_t *uuid, kvstow__life life, uint32_t at_page,
                              uint64_t written_s);
+/* Makes a table entry that of an erased record. */
+void kvstow__entry_erase(kvstow__entry *entry);
 /* Makes the header page of an erased record. */
 void kvstow__header_erase(void *page, const uint8_t *uuid, kvstow__life life,
                           const kvstow__entry *entry);

@@ -4,7 +4,8 @@
  * number of segments. A sealed footer is the whole truth. An OPEN or CLEAN one is a checkpoint from
  * which records are walked, header by header. No good footer, or a first record newer than it: the
  * walk starts at the front. What had to be walked is sealed at once. Records of an older life stop
- * the walk (format.h: life).
+ * the walk (format.h: life). What was walked is read through as well: a record whose planes did not
+ * arrive is none (torn.c).
  *
  * Then the files are fitted to the budget: surplus ones go, empty first, then the oldest; the
  * others move to numbers below the slot count. read_only does all this in memory only.
@@ -159,6 +160,13 @@ static int walk_on(recovery *r, const ends *e, kvstow__life life, kvstow__entry 
     return code;
   }
   saw(r, life.sequence);
+  if (records > before) {
+    const int torn = kvstow__torn_mark(r->tier, e->id, entries + before, records - before);
+    if (torn) {
+      free(entries);
+      return torn;
+    }
+  }
   if (records > before) r->files[e->id].crashed = true;
   adopt(r, e, life, entries, records, end_offset, opened_s);
   return 0;

@@ -64,6 +64,7 @@ void kvstow__segment_spoil(kvstow_tier *tier, uint32_t id) {
   kvstow__segment_become(tier, segment, KVSTOW_SEGMENT_BAD);
   segment->records = segment->committed;
   segment->used_bytes = segment->committed_bytes;
+  segment->ghost = true; /* what failed may have arrived all the same */
   for (uint32_t d = 0; d < tier->dirs_count; d++)
     if (tier->heads[d].segment == id) tier->heads[d].segment = KVSTOW__NO_SEGMENT;
   if (++tier->bad_streak >= KVSTOW__BAD_STREAK_MAX) tier->offline = true;
@@ -71,7 +72,7 @@ void kvstow__segment_spoil(kvstow_tier *tier, uint32_t id) {
 
 /* ---- tables --------------------------------------------------------------------------------- */
 
-static int read_at(kvstow_tier *tier, uint32_t file, void *to, uint64_t bytes, uint64_t offset) {
+int kvstow__read_at(kvstow_tier *tier, uint32_t file, void *to, uint64_t bytes, uint64_t offset) {
   struct iovec iov = {to, bytes};
   kvstow__op op = {.kind = KVSTOW__READ,
                    .file = file,
@@ -102,7 +103,7 @@ int kvstow__walk(kvstow_tier *tier, uint32_t id, kvstow__life *life, kvstow__ent
   uint64_t at = *end_offset;
   int code = 0;
   while (at + 2 * KVSTOW_PAGE_BYTES <= tier->segment_bytes) {
-    if (read_at(tier, id, page, KVSTOW_PAGE_BYTES, at) != 0) break;
+    if (kvstow__read_at(tier, id, page, KVSTOW_PAGE_BYTES, at) != 0) break;
     const kvstow__expect expect = {.uuid = tier->uuid,
                                    .life = *life,
                                    .page = (uint32_t)(at / KVSTOW_PAGE_BYTES),
@@ -131,7 +132,8 @@ int kvstow__footer_load(kvstow_tier *tier, uint32_t id, kvstow__life life, kvsto
       .uuid = tier->uuid, .life = life, .segment_bytes = tier->segment_bytes};
   kvstow__trailer *page = aligned_alloc(KVSTOW_PAGE_BYTES, KVSTOW_PAGE_BYTES);
   if (!page) return KVSTOW_ENOMEM;
-  int error = read_at(tier, id, page, KVSTOW_PAGE_BYTES, tier->segment_bytes - KVSTOW_PAGE_BYTES);
+  int error =
+      kvstow__read_at(tier, id, page, KVSTOW_PAGE_BYTES, tier->segment_bytes - KVSTOW_PAGE_BYTES);
   *trailer = *page;
   free(page);
   if (error) return kvstow__code_of_errno(error);
@@ -143,7 +145,7 @@ int kvstow__footer_load(kvstow_tier *tier, uint32_t id, kvstow__life life, kvsto
   }
   void *table = aligned_alloc(KVSTOW_PAGE_BYTES, bytes);
   if (!table) return KVSTOW_ENOMEM;
-  error = read_at(tier, id, table, bytes, trailer->table_offset);
+  error = kvstow__read_at(tier, id, table, bytes, trailer->table_offset);
   if (error || kvstow__table_check(trailer, table) != KVSTOW__GOOD) {
     free(table);
     return error ? kvstow__code_of_errno(error) : KVSTOW_ECORRUPT;

@@ -246,6 +246,8 @@ void kvstow__segment_become(kvstow_tier *tier, kvstow__segment *segment,
 void kvstow__segment_soil(kvstow_tier *tier, kvstow__segment *segment); /* marks it dirty */
 int kvstow__entries_reserve(kvstow__segment *segment, uint64_t records);
 void kvstow__segment_spoil(kvstow_tier *tier, uint32_t id); /* a write failed: BAD */
+/* Reads, and waits; an errno. */
+int kvstow__read_at(kvstow_tier *tier, uint32_t file, void *to, uint64_t bytes, uint64_t offset);
 /* Walks header pages from *end_offset on, adding to *entries; a life of 0 becomes that of the first
  * record. Stops at the first page that is none; a page that can't be read ends it too. */
 int kvstow__walk(kvstow_tier *tier, uint32_t id, kvstow__life *life, kvstow__entry **entries,
@@ -257,6 +259,9 @@ int kvstow__footer_load(kvstow_tier *tier, uint32_t id, kvstow__life life, kvsto
  * is opening. *entries is the caller's to free. */
 int kvstow__table_load(kvstow_tier *tier, uint32_t id, kvstow__life life, kvstow__entry **entries,
                        uint32_t *records, uint64_t *end_offset);
+
+/* torn.c: marks those of the entries erased whose planes are not what their sums say. Blocking. */
+int kvstow__torn_mark(kvstow_tier *tier, uint32_t id, kvstow__entry *entries, uint32_t count);
 
 /* append.c: adds the job that seals a head to *list; append_lock and lock held */
 int kvstow__head_seal(kvstow_tier *tier, uint32_t dir, kvstow__job **list);

@@ -25,7 +25,8 @@
 typedef struct inode {
   bool used;
   uint64_t size, allocated, synced_size;
-  uint8_t dirty[SECTORS]; /* differs from the medium: DIRTY, or LOST, which no sync will carry over */
+  uint8_t
+      dirty[SECTORS]; /* differs from the medium: DIRTY, or LOST, which no sync will carry over */
 } inode;
 
 enum { CLEAN, DIRTY, LOST };
@@ -53,7 +54,7 @@ static struct {
   sim_faults faults;
   uint64_t ops;
   int fds[FDS_MAX]; /* inode + 1 */
-} p; /* of the process */
+} p;                /* of the process */
 
 typedef struct pending {
   kvstow__op *op;

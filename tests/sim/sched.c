@@ -372,8 +372,7 @@ time_t sim_time(time_t *where) {
 /* Descriptors that poll() waits for are filled by other tasks, without telling: looked at again and
  * again. */
 int sim_poll(struct pollfd *fds, nfds_t count, int timeout_ms) {
-  const uint64_t until =
-      timeout_ms < 0 ? SIM_FOREVER : s.now_ns + (uint64_t)timeout_ms * 1000000u;
+  const uint64_t until = timeout_ms < 0 ? SIM_FOREVER : s.now_ns + (uint64_t)timeout_ms * 1000000u;
   for (;;) {
     const int ready = poll(fds, count, 0);
     if (ready != 0 || s.now_ns >= until) return ready;

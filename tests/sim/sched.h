@@ -23,7 +23,7 @@
 void sim_begin(uint64_t seed, void (*hang)(const char *text));
 
 uint64_t sim_now_ns(void);
-uint64_t sim_draw(uint64_t bound); /* 0 .. bound-1, from the schedule's generator */
+uint64_t sim_draw(uint64_t bound);    /* 0 .. bound-1, from the schedule's generator */
 void sim_clock_jump(int64_t seconds); /* of the calendar, not of the monotonic clock */
 void sim_yield(void);                 /* somebody else may go first */
 void sim_progress(void);              /* something has come to an end: not a hang */

@@ -1,0 +1,54 @@
+/* tier/torn.c - records that power loss left incomplete.
+ *
+ * A header page on disk says nothing of the planes behind it: until the barrier they may arrive in any
+ * order, or not at all. A record without its planes must not be counted as held: whoever stores the
+ * block again would be told that it is there already, and the flush after that would promise what the
+ * disk does not have. So what recovery walks it also reads, which is at most the open segments.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <stdlib.h>
+
+#include "tier/pump.h"
+
+#define CHUNK_BYTES ((uint64_t)1 << 20)
+
+static uint64_t chunk_planes(const kvstow__entry *entry) {
+  const uint64_t planes = CHUNK_BYTES / entry->plane_bytes;
+  if (planes == 0) return 1;
+  return planes < entry->planes ? planes : entry->planes;
+}
+
+/* A read error proves nothing: the record is left to those who will read it. */
+static bool is_torn(kvstow_tier *tier, uint32_t id, const kvstow__entry *entry, uint8_t *buffer) {
+  uint8_t *planes = buffer + KVSTOW_PAGE_BYTES;
+  uint64_t at = (uint64_t)entry->page * KVSTOW_PAGE_BYTES;
+  if (kvstow__read_at(tier, id, buffer, KVSTOW_PAGE_BYTES, at) != 0) return false;
+  const uint64_t *sums = kvstow_record_sums(buffer);
+  at += KVSTOW_PAGE_BYTES;
+  const uint64_t step = chunk_planes(entry);
+  for (uint64_t first = 0; first < entry->planes; first += step) {
+    const uint64_t count = step < entry->planes - first ? step : entry->planes - first;
+    if (kvstow__read_at(tier, id, planes, count * entry->plane_bytes, at) != 0) return false;
+    for (uint64_t i = 0; i < count; i++)
+      if (kvstow_checksum(planes + i * entry->plane_bytes, entry->plane_bytes) != sums[first + i])
+        return true;
+    at += count * entry->plane_bytes;
+  }
+  return false;
+}
+
+int kvstow__torn_mark(kvstow_tier *tier, uint32_t id, kvstow__entry *entries, uint32_t count) {
+  uint64_t largest = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    const uint64_t bytes = chunk_planes(&entries[i]) * entries[i].plane_bytes;
+    if (bytes > largest) largest = bytes;
+  }
+  if (largest == 0) return 0;
+  uint8_t *buffer = aligned_alloc(KVSTOW_PAGE_BYTES, KVSTOW_PAGE_BYTES + largest);
+  if (!buffer) return KVSTOW_ENOMEM;
+  for (uint32_t i = 0; i < count; i++)
+    if (!(entries[i].flags & KVSTOW__ERASED) && is_torn(tier, id, &entries[i], buffer))
+      kvstow__entry_erase(&entries[i]);
+  free(buffer);
+  return 0;
+}
