@@ -178,8 +178,29 @@ static bool take_ghost(kvstow_tier *tier, uint32_t id, kvstow__life *life) {
   return take;
 }
 
-/* A write that was reported as failed may have arrived: what lies behind the last record known to be good
- * must not be found by walking. The footer ends the segment there. */
+/* A write that was reported as failed may have arrived: records behind the last one known to be good, which
+ * walking would find. They are erased, and the footer ends the segment before them. */
+static int end_before_strays(kvstow_tier *tier, uint32_t id, kvstow__life life, uint64_t opened_s,
+                             kvstow__entry **entries, uint32_t known, uint64_t end) {
+  uint32_t records = known;
+  uint64_t walked = end;
+  const int code = kvstow__walk(tier, id, &life, entries, &records, &walked);
+  if (code) return ENOMEM;
+  int error = 0;
+  if (records > known) {
+    uint32_t *hits = malloc((records - known) * sizeof *hits);
+    if (!hits) return ENOMEM;
+    for (uint32_t i = known; i < records; i++) hits[i - known] = i;
+    error = write_headers(tier, id, life, *entries, hits, records - known);
+    free(hits);
+  }
+  if (!error) error = sync_file(tier, id);
+  if (!error)
+    error = write_footer(tier, id, KVSTOW__TRAILER_SEALED, life, opened_s, end, *entries, known);
+  if (!error) error = sync_file(tier, id);
+  return error;
+}
+
 static int close_spoiled(kvstow_tier *tier, uint32_t id) {
   pthread_mutex_lock(&tier->lock);
   kvstow__segment *segment = &tier->segments[id];
@@ -194,10 +215,7 @@ static int close_spoiled(kvstow_tier *tier, uint32_t id) {
   pthread_mutex_unlock(&tier->lock);
   if (!take) return 0;
   if (!entries) return KVSTOW_ENOMEM;
-  int error = sync_file(tier, id);
-  if (!error)
-    error = write_footer(tier, id, KVSTOW__TRAILER_SEALED, life, opened_s, end, entries, records);
-  if (!error) error = sync_file(tier, id);
+  const int error = end_before_strays(tier, id, life, opened_s, &entries, records, end);
   free(entries);
   pthread_mutex_lock(&tier->lock);
   if (!error) segment->ghost = false;

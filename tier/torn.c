@@ -24,13 +24,15 @@ static bool is_torn(kvstow_tier *tier, uint32_t id, const kvstow__entry *entry, 
   uint64_t at = (uint64_t)entry->page * KVSTOW_PAGE_BYTES;
   if (kvstow__read_at(tier, id, buffer, KVSTOW_PAGE_BYTES, at) != 0) return false;
   const uint64_t *sums = kvstow_record_sums(buffer);
+  const uint32_t part = ((const kvstow__header *)(const void *)buffer)->part_bytes;
   at += KVSTOW_PAGE_BYTES;
   const uint64_t step = chunk_planes(entry);
   for (uint64_t first = 0; first < entry->planes; first += step) {
     const uint64_t count = step < entry->planes - first ? step : entry->planes - first;
     if (kvstow__read_at(tier, id, planes, count * entry->plane_bytes, at) != 0) return false;
     for (uint64_t i = 0; i < count; i++)
-      if (kvstow_checksum(planes + i * entry->plane_bytes, entry->plane_bytes) != sums[first + i])
+      if (kvstow_plane_checksum(planes + i * entry->plane_bytes, entry->plane_bytes, part) !=
+          sums[first + i])
         return true;
     at += count * entry->plane_bytes;
   }

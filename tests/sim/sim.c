@@ -27,7 +27,7 @@ enum {
   NODES = 40, /* a user */
   DEPTH_MAX = 6,
   LIVES_MAX = 5,
-  OPS_MAX = 160, /* a user, a life */
+  OPS_MAX = 400, /* a user, a life */
   LEASES = 3,
   FAILED = 99,
   HUNG = 98,
