@@ -255,6 +255,7 @@ static int give_up(kvstow *store, struct kvs_reclaim *reclaim) {
     if (!list->row[i].gone) rc = KVSTOW_EBUSY;
   }
   if (rc == 0) rc = kvstow_tier_reclaim(store->tier, reclaim->segment);
+  if (rc == KVSTOW_ESTATE) rc = KVSTOW_EBUSY; /* a write has failed there since it was chosen */
   for (size_t i = 0; i < list->count && rc != 0; i++)
     if (list->row[i].gone) kvs_bury(store, list->row[i].loc);
   if (rc != 0) kvs_reclaim_bury_moved(store);
