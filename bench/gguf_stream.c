@@ -13,7 +13,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <kvstow/tier.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +24,7 @@
 
 #include "bench/bench.h"
 #include "bench/cold.h"
+#include "bench/countdown.h"
 #include "bench/frame.h"
 #include "bench/gguf.h"
 #include "bench/gguf_make.h"
@@ -227,24 +227,13 @@ static int by_tier(struct bed *bed, const size_t *order, size_t count) {
   return rc;
 }
 
-/* Counts a batch down. */
-struct waiter {
-  pthread_mutex_t lock;
-  pthread_cond_t all;
-  size_t left;
-  int rc;
-};
-
 static void one_done(kvstow_file_read *read) {
-  struct waiter *waiter = read->arg;
-  pthread_mutex_lock(&waiter->lock);
-  if (waiter->rc == 0) waiter->rc = read->result;
-  if (--waiter->left == 0) pthread_cond_signal(&waiter->all);
-  pthread_mutex_unlock(&waiter->lock);
+  countdown_one(read->arg, read->result);
 }
 
 static int by_batch(struct bed *bed, const size_t *order, size_t count) {
-  struct waiter waiter = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, count, 0};
+  struct countdown countdown;
+  countdown_begin(&countdown, count);
   for (size_t i = 0; i < count; i++) {
     const struct piece *p = &bed->model.pieces[order[i]];
     bed->reads[i] = (kvstow_file_read){.file = bed->file,
@@ -252,15 +241,11 @@ static int by_batch(struct bed *bed, const size_t *order, size_t count) {
                                        .bytes = p->bytes,
                                        .to = bed->to[i],
                                        .done = one_done,
-                                       .arg = &waiter};
+                                       .arg = &countdown};
     bed->batch[i] = &bed->reads[i];
   }
   const int rc = kvstow_file_read_batch(bed->tier, bed->batch, count);
-  if (rc != 0) return rc;
-  pthread_mutex_lock(&waiter.lock);
-  while (waiter.left > 0) pthread_cond_wait(&waiter.all, &waiter.lock);
-  pthread_mutex_unlock(&waiter.lock);
-  return waiter.rc;
+  return rc != 0 ? rc : countdown_wait(&countdown);
 }
 
 static int by_pread(struct bed *bed, const size_t *order, size_t count) {

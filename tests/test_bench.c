@@ -154,6 +154,100 @@ static void gguf_bad_usage(void **state) {
   assert_helps("bench gguf --help", "--generate");
 }
 
+/* ---- tier --------------------------------------------------------------------------------------- */
+
+/* One row of every kind; --dir, because /tmp may be memory. */
+static void assert_tier_rows(const char *op, const char *block, size_t rows_wanted) {
+  char line[256];
+  snprintf(line, sizeof line, "bench tier --quick --rounds 2 --json --dir %s --op %s --block %s",
+           SCRATCH, op, block);
+  json_t *root = run_json(line);
+  const json_t *rows = json_object_get(root, "rows");
+  size_t i;
+  json_t *row;
+  assert_true(json_is_boolean(json_object_get(root, "direct_io")));
+  (void)text_of(root, "engine");
+  assert_true(json_array_size(json_object_get(root, "targets")) > 0);
+  assert_int_equal(json_array_size(rows), rows_wanted);
+  json_array_foreach(rows, i, row) {
+    assert_string_equal(text_of(row, "op"), op);
+    assert_true(number_of(row, "block_bytes") >= 4096 && number_of(row, "depth") >= 1);
+    assert_true(number_of(row, "mb_s") > 0 && number_of(row, "limit_mb_s") > 0);
+    assert_true(number_of(row, "ratio") > 0);
+    (void)number_of(row, "cpu_s_per_gib");
+    assert_true(json_is_boolean(json_object_get(row, "prefetch")));
+    assert_true(json_is_boolean(json_object_get(row, "scheduling")));
+    const char *engine = text_of(row, "engine");
+    assert_true(strcmp(engine, "uring") == 0 || strcmp(engine, "threads") == 0);
+  }
+  json_decref(root);
+}
+
+static void tier_has_a_row_of_every_kind(void **state) {
+  (void)state;
+  assert_tier_rows("read", "64KiB", 12);
+  assert_tier_rows("random", "4096", 12);
+  assert_tier_rows("fragmented", "64KiB", 4);
+  assert_tier_rows("append", "1MiB", 2);
+  assert_tier_rows("record_read", "64KiB", 4);
+}
+
+/* Sixty-four neighbours, shuffled: what scheduling is for. */
+static void tier_merges_fragments(void **state) {
+  (void)state;
+  json_t *root = run_json("bench tier --quick --rounds 1 --json --op fragmented --dir " SCRATCH);
+  const json_t *rows = json_object_get(root, "rows");
+  size_t i;
+  json_t *row;
+  json_array_foreach(rows, i, row) {
+    if (json_is_true(json_object_get(row, "scheduling")))
+      assert_true(number_of(row, "merge_ratio") >= 2);
+    else
+      assert_true(number_of(row, "merge_ratio") <= 1);
+  }
+  json_decref(root);
+}
+
+static void tier_prints_tables_and_csv(void **state) {
+  (void)state;
+  kvstow_run("bench tier --quick --rounds 1 --op read --block 1MiB --dir " SCRATCH);
+  if (outcome.code == 1 && strstr(outcome.err, "page cache")) skip();
+  assert_int_equal(outcome.code, 0);
+  assert_contains(outcome.out, "Baseline");
+  assert_contains(outcome.out, "Optimized");
+  assert_contains(outcome.out, "Change");
+  assert_contains(outcome.out, "limit");
+  kvstow_run(
+      "bench tier --quick --rounds 1 --op read --block 1MiB --engine threads --depth 1 --csv "
+      "--dir " SCRATCH);
+  assert_int_equal(outcome.code, 0);
+  assert_contains(outcome.out, "op,block_bytes,depth,engine,prefetch,scheduling,mb_s,");
+  assert_contains(outcome.out, "\nread,1048576,1,threads,false,false,");
+  assert_contains(outcome.out, "\nread,1048576,1,threads,true,true,");
+  if (strstr(outcome.out, "uring")) fail_msg("another engine: %s", outcome.out);
+}
+
+static void tier_refuses_memory(void **state) {
+  (void)state;
+  struct statfs fs;
+  if (statfs("/dev/shm", &fs) != 0 || fs.f_type != 0x01021994) skip();
+  if (fs.f_bavail * (uint64_t)fs.f_bsize < (128u << 20)) skip();
+  kvstow_run("bench tier --quick --op read --block 1MiB --dir /dev/shm");
+  assert_int_equal(outcome.code, 1);
+  assert_contains(outcome.err, "page cache");
+}
+
+static void tier_bad_usage(void **state) {
+  (void)state;
+  assert_refused("bench tier --op nothing", "no such operation");
+  assert_refused("bench tier --size 4096", "16 MiB");
+  assert_refused("bench tier --block 1", "such block");
+  assert_refused("bench tier --engine disk", "uring or threads");
+  assert_refused("bench tier --depth 0", "depth");
+  assert_refused("bench tier file", "not an option");
+  assert_helps("bench tier --help", "--op");
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(gguf_streams_what_it_generated),
@@ -161,6 +255,11 @@ int main(void) {
       cmocka_unit_test(gguf_refuses_half_a_file),
       cmocka_unit_test(page_cache_is_not_called_a_disk),
       cmocka_unit_test(gguf_bad_usage),
+      cmocka_unit_test(tier_has_a_row_of_every_kind),
+      cmocka_unit_test(tier_merges_fragments),
+      cmocka_unit_test(tier_prints_tables_and_csv),
+      cmocka_unit_test(tier_refuses_memory),
+      cmocka_unit_test(tier_bad_usage),
   };
   return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
 }
