@@ -4,6 +4,7 @@
 #include "tests/sim/disk.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,6 +49,12 @@ typedef struct disk {
 static disk *d;
 static uint8_t *now_bytes, *medium_bytes; /* FILES_MAX * FILE_BYTES each */
 static uint8_t *old_bytes;                /* one earlier state of one file */
+
+static bool tracing;
+
+void sim_disk_trace(void) {
+  tracing = true;
+}
 
 static struct {
   uint64_t random;
@@ -565,9 +572,18 @@ static void move_failed_write(const kvstow__op *op, bool whole) {
         write_now(file, (const uint8_t *)op->iov[i].iov_base + done, SECTOR, at);
 }
 
+static void trace(const pending *slot) {
+  static const char *const kinds[] = {"read", "write", "sync"};
+  const kvstow__op *op = slot->op;
+  printf("    %10.3f ms: %s segment %u offset %" PRIu64 " length %" PRIu64 "%s%s\n",
+         (double)sim_now_ns() / 1e6, kinds[op->kind], op->file, op->offset, op->length,
+         slot->error ? ": fails" : "", slot->error && slot->landed ? ", but arrives" : "");
+}
+
 static void carry_out(pending *slot) {
   kvstow__op *op = slot->op;
   op->error = slot->error;
+  if (tracing) trace(slot);
   if (op->error) {
     if (op->kind == KVSTOW__WRITE) move_failed_write(op, slot->landed);
     if (op->kind == KVSTOW__SYNC) fail_sync(p.fds[op->fd] - 1);

@@ -49,5 +49,6 @@ uint64_t sim_disk_bytes(void);  /* held by all files and directories now */
 uint64_t sim_disk_faults(void); /* done since the format */
 uint64_t sim_disk_ops(void);    /* of this life */
 int sim_disk_open_files(void);  /* descriptors not closed */
+void sim_disk_trace(void);      /* prints what the engine does from now on */
 
 #endif

@@ -727,6 +727,7 @@ static void live(bool last) {
   if (last) faults = (sim_faults){0};
   sim_begin(kv_next(&rng), hang);
   sim_disk_begin(kv_next(&rng), &faults);
+  if (tracing) sim_disk_trace();
   const int code = open_store(&rng, last && !the_plan.lies);
   if (code != 0) {
     CHECK(code != KVSTOW_EVERSION && code != KVSTOW_EINVAL, "open: %s", kvstow_errname(code));
