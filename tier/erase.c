@@ -43,14 +43,15 @@ static int sync_file(kvstow_tier *tier, uint32_t id) {
 
 /* ---- records of one segment ----------------------------------------------------------------- */
 
-/* Marks the entries at the given pages erased; compacts their indices into hits. */
+/* Marks the entries at the given pages erased; compacts their indices into hits. Those that are marked already
+ * are hits too: they may be so in the kernel's memory only, after a sync that failed. */
 static uint32_t mark(kvstow__entry *entries, uint32_t records, const kvstow_loc *locs, size_t count,
                      uint32_t *hits) {
   uint32_t found = 0, i = 0;
   for (size_t k = 0; k < count; k++) { /* both are in the order of pages */
     while (i < records && entries[i].page < locs[k].page) i++;
     if (i == records) break;
-    if (entries[i].page != locs[k].page || (entries[i].flags & KVSTOW__ERASED)) continue;
+    if (entries[i].page != locs[k].page) continue;
     kvstow__entry_erase(&entries[i]);
     hits[found++] = i;
   }
