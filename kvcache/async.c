@@ -1,9 +1,9 @@
 /* async.c - queues of completions, and the calls that complete into them.
  *
  * Two threads serve all queues of a store, made with the first queue. The *poller* owns reads and waits
- * on leases: it never blocks on a device, but looks at its operations again whenever a load has ended.
- * The *worker* runs, one after another, what may block: stores, flushes, reads past the pool. What is
- * cancelled while it waits for the worker, or read too late, is completed by the poller.
+ * on leases: it never blocks on a device, but looks at its operations again whenever what one waits for
+ * has arrived. The *worker* runs, one after another, what may block: stores and flushes. What is
+ * cancelled while it waits for the worker is completed by the poller.
  *
  * An operation belongs to a list (poller or worker) under async->lock until it is done, then to its
  * queue until it is polled. Lock order: store->lock before async->lock before a queue's lock; the
@@ -103,36 +103,38 @@ static int late(const kvstow_op *op) {
   return KVSTOW_ETIMEDOUT;
 }
 
-/* KVSTOW_EAGAIN: not yet. KVSTOW_EFULL: a read that must go past the pool. */
-static int step(kvstow_op *op) {
-  if (atomic_load(&op->cancelled)) return KVSTOW_ECANCELED;
-  int rc = op->kind == READ ? kvs_read_job_step(&op->job)
-                            : kvs_lease_poll(op->lease, &op->lease_next, NULL);
-  if (rc == KVSTOW_EAGAIN && kvs_now_us() >= op->deadline_us) rc = late(op);
-  return rc;
+/* Ends as soon as the device has given the buffers back. */
+static int end_read(kvstow_op *op, int why) {
+  op->deadline_us = UINT64_MAX;
+  kvs_read_job_stop(&op->job, why);
+  return kvs_read_job_step(&op->job);
 }
 
-static uint64_t deadline_of(const kvstow_op *op) {
-  return op->kind == READ || op->kind == LEASE_WAIT ? op->deadline_us : UINT64_MAX;
+/* KVSTOW_EAGAIN: not yet. */
+static int step(kvstow_op *op) {
+  const bool read = op->kind == READ;
+  if (atomic_load(&op->cancelled)) return read ? end_read(op, KVSTOW_ECANCELED) : KVSTOW_ECANCELED;
+  const int rc =
+      read ? kvs_read_job_step(&op->job) : kvs_lease_poll(op->lease, &op->lease_next, NULL);
+  if (rc != KVSTOW_EAGAIN || kvs_now_us() < op->deadline_us) return rc;
+  return read ? end_read(op, late(op)) : late(op);
 }
 
 static uint64_t earliest(const struct op_list *list) {
   uint64_t deadline = UINT64_MAX;
   for (const kvstow_op *op = list->head; op != NULL; op = op->next)
-    if (deadline_of(op) < deadline) deadline = deadline_of(op);
+    if (op->deadline_us < deadline) deadline = op->deadline_us;
   return deadline;
 }
 
-/* Moves to `over` what is cancelled or late while it waits for the worker. async->lock held. */
-static void take_overdue(struct kvs_async *async, struct op_list *over) {
-  const uint64_t now = kvs_now_us();
+/* Moves to `over` what is cancelled while it waits for the worker. async->lock held. */
+static void take_cancelled(struct kvs_async *async, struct op_list *over) {
   kvstow_op *op = async->worked.head;
   list_init(&async->worked);
   list_init(over);
   while (op != NULL) {
     kvstow_op *next = op->next;
-    const bool overdue = atomic_load(&op->cancelled) || now >= deadline_of(op);
-    list_push(overdue ? over : &async->worked, op);
+    list_push(atomic_load(&op->cancelled) ? over : &async->worked, op);
     op = next;
   }
 }
@@ -147,24 +149,15 @@ static void wait_for(pthread_cond_t *wake, pthread_mutex_t *lock, uint64_t deadl
   pthread_cond_timedwait(wake, lock, &until);
 }
 
-/* The worker may block. */
-static void hand_over(struct kvs_async *async, kvstow_op *op) {
-  pthread_mutex_lock(&async->lock);
-  list_push(&async->worked, op);
-  pthread_cond_signal(&async->worker_wake);
-  pthread_cond_signal(&async->poller_wake); /* it watches over the deadline */
-  pthread_mutex_unlock(&async->lock);
-}
-
-static void complete_overdue(struct op_list *over) {
+static void complete_cancelled(struct op_list *over) {
   for (kvstow_op *op = over->head, *next; op != NULL; op = next) {
     next = op->next;
-    complete(op, atomic_load(&op->cancelled) ? KVSTOW_ECANCELED : late(op));
+    complete(op, KVSTOW_ECANCELED);
   }
 }
 
 /* Looks at all operations once; those to be looked at again stay. */
-static void step_all(struct kvs_async *async, struct op_list *mine) {
+static void step_all(struct op_list *mine) {
   kvstow_op *op = mine->head;
   list_init(mine);
   while (op != NULL) {
@@ -172,8 +165,6 @@ static void step_all(struct kvs_async *async, struct op_list *mine) {
     const int rc = step(op);
     if (rc == KVSTOW_EAGAIN)
       list_push(mine, op);
-    else if (rc == KVSTOW_EFULL)
-      hand_over(async, op);
     else
       complete(op, rc);
     op = next;
@@ -187,11 +178,10 @@ static void *poller_main(void *arg) {
   uint64_t seen = 0;
   pthread_mutex_lock(&async->lock);
   while (!async->stop) {
-    take_overdue(async, &over);
+    take_cancelled(async, &over);
     if (over.head == NULL && async->polled.head == NULL && seen == async->changes &&
         kvs_now_us() < earliest(&mine)) {
-      const uint64_t ours = earliest(&mine), workers = earliest(&async->worked);
-      wait_for(&async->poller_wake, &async->lock, ours < workers ? ours : workers);
+      wait_for(&async->poller_wake, &async->lock, earliest(&mine));
       continue;
     }
     seen = async->changes;
@@ -201,8 +191,8 @@ static void *poller_main(void *arg) {
       list_init(&async->polled);
     }
     pthread_mutex_unlock(&async->lock);
-    complete_overdue(&over);
-    step_all(async, &mine);
+    complete_cancelled(&over);
+    step_all(&mine);
     pthread_mutex_lock(&async->lock);
   }
   pthread_mutex_unlock(&async->lock);
@@ -223,9 +213,7 @@ void kvs_async_wake(kvstow *store) {
 static int run(kvstow_op *op) {
   if (atomic_load(&op->cancelled)) return KVSTOW_ECANCELED;
   if (op->kind == FLUSH) return kvs_flush(op->queue->store);
-  if (op->kind == STORE)
-    return kvstow_store(&op->prefix, op->first, op->count, op->sources, 0, NULL);
-  return kvs_read_job_run(&op->job, op->deadline_us);
+  return kvstow_store(&op->prefix, op->first, op->count, op->sources, 0, NULL);
 }
 
 static void *worker_main(void *arg) {
@@ -390,7 +378,7 @@ static kvstow_op *op_new(kvstow_queue *queue, enum kind kind, uint32_t timeout_m
   return op;
 }
 
-static int submit(kvstow_op *op, bool blocks, kvstow_op **out) {
+static int submit(kvstow_op *op, kvstow_op **out) {
   kvstow_queue *queue = op->queue;
   kvstow *store = queue->store;
   pthread_mutex_lock(&queue->lock);
@@ -398,13 +386,10 @@ static int submit(kvstow_op *op, bool blocks, kvstow_op **out) {
   pthread_mutex_unlock(&queue->lock);
   if (out != NULL) *out = op; /* before it can complete */
   struct kvs_async *async = store->async;
-  if (blocks) {
-    hand_over(async, op);
-    return 0;
-  }
+  const bool blocks = op->kind == STORE || op->kind == FLUSH;
   pthread_mutex_lock(&async->lock);
-  list_push(&async->polled, op);
-  pthread_cond_signal(&async->poller_wake);
+  list_push(blocks ? &async->worked : &async->polled, op);
+  pthread_cond_signal(blocks ? &async->worker_wake : &async->poller_wake);
   pthread_mutex_unlock(&async->lock);
   return 0;
 }
@@ -415,11 +400,11 @@ int kvstow_lease_wait_async(kvstow_lease *lease, uint32_t timeout_ms, kvstow_que
   kvstow_op *op = op_new(queue, LEASE_WAIT, timeout_ms, user);
   if (op == NULL) return KVSTOW_ENOMEM;
   op->lease = lease;
-  return submit(op, false, op_out);
+  return submit(op, op_out);
 }
 
-static int submit_read(kvstow_op *op, int rc, uint32_t flags, kvstow_op **op_out) {
-  if (rc == 0) return submit(op, (flags & KVSTOW_BYPASS_RAM) != 0, op_out);
+static int submit_read(kvstow_op *op, int rc, kvstow_op **op_out) {
+  if (rc == 0) return submit(op, op_out);
   free(op);
   return rc;
 }
@@ -430,8 +415,8 @@ int kvstow_read_async(kvstow_lease *lease, const kvstow_range *range, const stru
   if (lease == NULL || queue == NULL || queue->store != lease->store) return KVSTOW_EINVAL;
   kvstow_op *op = op_new(queue, READ, timeout_ms, user);
   if (op == NULL) return KVSTOW_ENOMEM;
-  const int rc = kvs_read_job_rows(&op->job, lease, range, iov, iovcnt, flags);
-  return submit_read(op, rc, flags, op_out);
+  const int rc = kvs_read_job_rows(&op->job, lease, range, iov, iovcnt, flags, true);
+  return submit_read(op, rc, op_out);
 }
 
 int kvstow_read_blocks_async(kvstow_lease *lease, size_t first, size_t count, void *const *payloads,
@@ -440,8 +425,8 @@ int kvstow_read_blocks_async(kvstow_lease *lease, size_t first, size_t count, vo
   if (lease == NULL || queue == NULL || queue->store != lease->store) return KVSTOW_EINVAL;
   kvstow_op *op = op_new(queue, READ, timeout_ms, user);
   if (op == NULL) return KVSTOW_ENOMEM;
-  const int rc = kvs_read_job_blocks(&op->job, lease, first, count, payloads, bytes, flags);
-  return submit_read(op, rc, flags, op_out);
+  const int rc = kvs_read_job_blocks(&op->job, lease, first, count, payloads, bytes, flags, true);
+  return submit_read(op, rc, op_out);
 }
 
 int kvstow_store_async(const kvstow_prefix *prefix, size_t first, size_t count,
@@ -455,12 +440,12 @@ int kvstow_store_async(const kvstow_prefix *prefix, size_t first, size_t count,
   op->first = first;
   op->count = count;
   op->sources = sources;
-  return submit(op, true, op_out);
+  return submit(op, op_out);
 }
 
 int kvstow_flush_async(kvstow *store, kvstow_queue *queue, void *user, kvstow_op **op_out) {
   if (store == NULL || queue == NULL || queue->store != store) return KVSTOW_EINVAL;
   kvstow_op *op = op_new(queue, FLUSH, 0, user);
   if (op == NULL) return KVSTOW_ENOMEM;
-  return submit(op, true, op_out);
+  return submit(op, op_out);
 }

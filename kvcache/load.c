@@ -15,6 +15,8 @@ struct kvs_load {
   kvstow *store;
   uint32_t id, frame;
   uint64_t started_ns;
+  bool urged;   /* wanted now */
+  bool awaited; /* somebody sleeps until it ends */
 };
 
 static uint32_t load_slot(kvstow *store) {
@@ -104,7 +106,7 @@ static void load_done(kvstow_record_read *read) {
   }
   kvs_lease_drop_locked(store, id);
   kvs_demoter_check(store);
-  pthread_cond_broadcast(&store->changed);
+  if (load->awaited || store->waiters > 0) pthread_cond_broadcast(&store->changed);
   kvs_async_wake(store);
   pthread_mutex_unlock(&store->lock);
   kvs_histogram_add(&store->load_time, ns);
@@ -145,6 +147,7 @@ int kvs_load_start(kvstow *store, uint32_t id, kvstow_priority priority, bool ah
       .id = id,
       .frame = frame,
       .started_ns = kvs_now_ns(),
+      .urged = priority == KVSTOW_DEMAND,
   };
   const kvstow_key key = entry->key;
   kvs_shard_lock(&store->index, key);
@@ -175,14 +178,15 @@ void kvs_loads_submit(kvstow *store, struct kvs_reads *reads) {
 }
 
 void kvs_load_urge(kvstow *store, uint32_t id) {
-  const struct kvs_entry *entry = kvs_entry(&store->index, id);
-  struct kvs_load *load = store->loads[entry->load];
-  if (load->read.priority == KVSTOW_DEMAND) return;
+  struct kvs_load *load = store->loads[kvs_entry(&store->index, id)->load];
+  if (load->urged) return;
+  load->urged = true;
   kvstow_tier_urge(store->tier, &load->read);
 }
 
 bool kvs_load_wait(kvstow *store, uint32_t id, uint64_t deadline_us) {
-  if ((kvs_entry(&store->index, id)->flags & KVS_LOADING) != 0)
-    return kvs_wait_until(store, deadline_us);
-  return kvs_now_us() < deadline_us;
+  const struct kvs_entry *entry = kvs_entry(&store->index, id);
+  if ((entry->flags & KVS_LOADING) == 0) return kvs_now_us() < deadline_us;
+  store->loads[entry->load]->awaited = true;
+  return kvs_wait_load(store, deadline_us);
 }

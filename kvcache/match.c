@@ -98,6 +98,7 @@ static void lease_use(kvstow_lease *lease, const kvstow_prefix *prefix, kvstow_h
   }
   held->blocks = lease->blocks;
   held->tokens = lease->blocks * lease->space->layout.block_tokens;
+  kvs_lease_budget(lease);
 }
 
 static void count_match(kvstow *store, const struct kvs_chain *chain, const kvstow_held *held) {
@@ -128,7 +129,8 @@ int kvstow_match(const kvstow_prefix *prefix, uint32_t flags, kvstow_lease **out
     lease_use(lease, prefix, &held);
     store->roots.rows[lease->root].refs++;
     store->leases++;
-    if ((flags & KVSTOW_NO_PROMOTE) == 0 && store->options.tuning.enable_prefetch)
+    lease->promote = (flags & KVSTOW_NO_PROMOTE) == 0;
+    if (lease->promote && store->options.tuning.enable_prefetch)
       kvs_lease_promote(lease, 0, &reads);
   }
   count_match(store, &chain, &held);
@@ -161,6 +163,7 @@ int kvstow_prefetch(const kvstow_prefix *prefix) {
   pthread_mutex_lock(&store->lock);
   store->roots.rows[lease->root].refs++;
   store->leases++;
+  kvs_lease_budget(lease);
   kvs_lease_promote(lease, 0, &reads);
   pthread_mutex_unlock(&store->lock);
   kvs_loads_submit(store, &reads);
@@ -171,6 +174,7 @@ int kvstow_prefetch(const kvstow_prefix *prefix) {
 void kvstow_lease_release(kvstow_lease *lease) {
   if (lease == NULL) return;
   kvstow *store = lease->store;
+  if (lease->layers.window != NULL) kvs_layers_drop(store, lease->layers.window);
   pthread_mutex_lock(&store->lock);
   for (size_t i = 0; i < lease->blocks; i++) {
     if (lease->block[i].viewed) kvs_entry(&store->index, lease->block[i].id)->ram_pins--;
@@ -202,9 +206,36 @@ bool kvs_lease_tokens_equal(const kvstow_lease *lease, size_t i, const void *hea
 
 /* ---- promotion of a lease ------------------------------------------------------------------- */
 
+/* What of a lease does not fit in RAM would only push out other parts of it. */
+void kvs_lease_budget(kvstow_lease *lease) {
+  const kvstow *store = lease->store;
+  const uint64_t most = store->capacity_bytes / 100 * store->options.low_watermark_pct;
+  uint64_t all = store->pinned_bytes, in_ram = store->pinned_bytes;
+  for (size_t i = 0; i < lease->blocks; i++) {
+    const struct kvs_entry *entry = kvs_entry(&store->index, lease->block[i].id);
+    if ((entry->flags & KVS_PINNED) != 0) continue;
+    all += entry->padded_bytes;
+    if (entry->frame != KVS_NO_FRAME) in_ram += entry->padded_bytes;
+  }
+  lease->promote_bytes = all <= most ? UINT64_MAX : most > in_ram ? most - in_ram : 0;
+}
+
+int kvs_lease_load(kvstow_lease *lease, size_t i, bool ahead, struct kvs_reads *reads) {
+  kvstow *store = lease->store;
+  const uint32_t id = lease->block[i].id;
+  const struct kvs_entry *entry = kvs_entry(&store->index, id);
+  if (entry->frame != KVS_NO_FRAME || (entry->flags & KVS_LOADING) != 0) return 0;
+  if (lease->promote_bytes < entry->padded_bytes) return KVSTOW_EFULL;
+  const int rc = kvs_load_start(store, id, ahead ? KVSTOW_PREFETCH : KVSTOW_DEMAND, ahead, reads);
+  if (rc == 0 && lease->promote_bytes != UINT64_MAX) lease->promote_bytes -= entry->padded_bytes;
+  return rc;
+}
+
+/* Not before half of what may be under way has ended: neighbours travel together. */
 void kvs_lease_promote(kvstow_lease *lease, size_t i, struct kvs_reads *reads) {
-  for (; i < lease->blocks && reads->count < KVS_LOADS_A_CALL; i++)
-    if (kvs_load_start(lease->store, lease->block[i].id, KVSTOW_PREFETCH, true, reads) != 0) return;
+  if (lease->store->loads_bytes > KVS_LOADS_BYTES / 2) return;
+  for (; i < lease->blocks; i++)
+    if (kvs_lease_load(lease, i, true, reads) != 0) return;
 }
 
 /* A block that is in RAM is verified now; one that failed shortens the lease. */

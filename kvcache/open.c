@@ -40,11 +40,18 @@ uint64_t kvs_deadline(const kvstow *store, uint32_t timeout_ms) {
   return kvs_now_us() + ms * 1000;
 }
 
-bool kvs_wait_until(kvstow *store, uint64_t deadline_us) {
+bool kvs_wait_load(kvstow *store, uint64_t deadline_us) {
   if (kvs_now_us() >= deadline_us) return false;
   const struct timespec until = {.tv_sec = (time_t)(deadline_us / 1000000),
                                  .tv_nsec = (long)(deadline_us % 1000000) * 1000};
   return pthread_cond_timedwait(&store->changed, &store->lock, &until) != ETIMEDOUT;
+}
+
+bool kvs_wait_until(kvstow *store, uint64_t deadline_us) {
+  store->waiters++;
+  const bool in_time = kvs_wait_load(store, deadline_us);
+  store->waiters--;
+  return in_time;
 }
 
 int kvs_fail(kvstow *store, int code, const char *format, ...) {

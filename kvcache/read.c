@@ -1,8 +1,9 @@
 /* read.c - bytes for the caller: copied into its buffers, or viewed where they lie.
  *
- * A read is a job over consecutive blocks. Each is pinned in RAM, copied without any lock, unpinned. A
- * block that is still on SSD is loaded, with those behind it ahead of demand; when RAM has no frame
- * for it, or the caller said that RAM need not keep it, it is read past the pool (direct.c).
+ * A read is a job over consecutive blocks, delivered in order: pinned in RAM, copied without any lock,
+ * unpinned. Those still on SSD are sent for some way ahead, so that device, verification and
+ * copying overlap: loaded, or, when RAM has no frame for them, or the caller said that RAM need not
+ * keep them, read past the pool (direct.c).
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <limits.h>
@@ -10,6 +11,13 @@
 #include <string.h>
 
 #include "kvcache/store.h"
+
+#define AHEAD_BYTES ((size_t)64 << 20) /* sent for ahead of delivery */
+#define AHEAD_ROOM_BYTES                                                                           \
+  ((size_t)32 << 20) /* the same where it takes memory besides the caller's */
+#define AHEAD_BLOCKS_MIN 2u
+#define PINS_MAX 16u /* blocks copied in one go */
+#define PINS_BYTES ((size_t)4 << 20)
 
 /* ---- jobs ----------------------------------------------------------------------------------- */
 
@@ -34,15 +42,37 @@ static int resolve_range(const kvstow_lease *lease, const kvstow_range *asked,
   return 0;
 }
 
+/* Rows want only their layers. */
+static uint32_t job_planes(const struct kvs_read_job *job) {
+  return job->payloads == NULL ? job->range.layer_count : job->lease->space->planes;
+}
+
+static size_t block_bytes(const struct kvs_read_job *job) {
+  return (size_t)job_planes(job) * job->lease->space->plane_bytes;
+}
+
+static size_t blocks_in(const struct kvs_read_job *job, size_t bytes) {
+  size_t blocks = bytes / block_bytes(job);
+  if (blocks > KVS_LOADS_A_CALL) blocks = KVS_LOADS_A_CALL;
+  return blocks < AHEAD_BLOCKS_MIN ? AHEAD_BLOCKS_MIN : blocks;
+}
+
+static void job_begin(struct kvs_read_job *job) {
+  job->next = job->ahead = job->layer_ahead = job->first;
+  job->ahead_max = blocks_in(job, AHEAD_BYTES);
+  if (job->payloads == NULL) kvs_layers_begin(job);
+}
+
 static void job_finish(struct kvs_read_job *job) {
   free(job->iov_starts);
   job->iov_starts = NULL;
 }
 
 int kvs_read_job_rows(struct kvs_read_job *job, kvstow_lease *lease, const kvstow_range *range,
-                      const struct iovec *iov, int iovcnt, uint32_t flags) {
+                      const struct iovec *iov, int iovcnt, uint32_t flags, bool asynchronous) {
   if (lease == NULL || iov == NULL || iovcnt <= 0) return KVSTOW_EINVAL;
-  *job = (struct kvs_read_job){.lease = lease, .iov = iov, .iovcnt = iovcnt, .flags = flags};
+  *job = (struct kvs_read_job){
+      .lease = lease, .iov = iov, .iovcnt = iovcnt, .flags = flags, .asynchronous = asynchronous};
   const int rc = resolve_range(lease, range, &job->range);
   if (rc != 0) return rc;
   const struct kvs_layout *layout = &lease->space->layout;
@@ -51,7 +81,6 @@ int kvs_read_job_rows(struct kvs_read_job *job, kvstow_lease *lease, const kvsto
   job->first = job->range.token_first / layout->block_tokens;
   job->count =
       (job->range.token_first + job->range.token_count - 1) / layout->block_tokens - job->first + 1;
-  job->next = job->first;
   if (iovcnt > 1) {
     job->iov_starts = malloc((size_t)iovcnt * sizeof *job->iov_starts);
     if (job->iov_starts == NULL) return KVSTOW_ENOMEM;
@@ -63,7 +92,10 @@ int kvs_read_job_rows(struct kvs_read_job *job, kvstow_lease *lease, const kvsto
     bytes += iov[i].iov_len;
     null |= iov[i].iov_base == NULL && iov[i].iov_len > 0;
   }
-  if (bytes == wanted && !null) return 0;
+  if (bytes == wanted && !null) {
+    job_begin(job);
+    return 0;
+  }
   job_finish(job);
   if (null) return kvs_fail(lease->store, KVSTOW_EINVAL, "read: an iovec has no base");
   return kvs_fail(lease->store, KVSTOW_EINVAL, "read: the range has %zu bytes, the iovecs %zu",
@@ -71,19 +103,20 @@ int kvs_read_job_rows(struct kvs_read_job *job, kvstow_lease *lease, const kvsto
 }
 
 int kvs_read_job_blocks(struct kvs_read_job *job, kvstow_lease *lease, size_t first, size_t count,
-                        void *const *payloads, size_t *bytes, uint32_t flags) {
+                        void *const *payloads, size_t *bytes, uint32_t flags, bool asynchronous) {
   if (lease == NULL || payloads == NULL || count == 0) return KVSTOW_EINVAL;
   *job = (struct kvs_read_job){.lease = lease,
                                .first = first,
                                .count = count,
-                               .next = first,
                                .payloads = payloads,
                                .bytes = bytes,
-                               .flags = flags};
+                               .flags = flags,
+                               .asynchronous = asynchronous};
   if (first < lease->blocks && count <= lease->blocks - first) {
     for (size_t i = 0; i < count; i++)
       if (payloads[i] == NULL)
         return kvs_fail(lease->store, KVSTOW_EINVAL, "read: payload %zu is NULL", i);
+    job_begin(job);
     return 0;
   }
   return kvs_fail(lease->store, KVSTOW_EINVAL, "read: blocks %zu+%zu of %zu", first, count,
@@ -156,12 +189,14 @@ void kvs_read_job_deliver(struct kvs_read_job *job, size_t block, const char *fr
 
 /* ---- pinning -------------------------------------------------------------------------------- */
 
-int kvs_lease_pin(kvstow_lease *lease, size_t i, struct kvs_reads *reads, uint32_t *frame) {
+int kvs_lease_pin(kvstow_lease *lease, size_t i, uint32_t *frame) {
   kvstow *store = lease->store;
   struct kvs_lease_block *block = &lease->block[i];
   if (i >= atomic_load(&lease->good)) return KVSTOW_EMISS;
   struct kvs_entry *entry = kvs_entry(&store->index, block->id);
-  if ((entry->flags & KVS_UNLINKED) != 0) {
+  const bool nowhere =
+      entry->frame == KVS_NO_FRAME && (entry->flags & (KVS_LOADING | KVS_SSD)) == 0;
+  if ((entry->flags & KVS_UNLINKED) != 0 || nowhere) {
     kvs_lease_bad(lease, i);
     return KVSTOW_EMISS;
   }
@@ -170,11 +205,7 @@ int kvs_lease_pin(kvstow_lease *lease, size_t i, struct kvs_reads *reads, uint32
     kvs_load_urge(store, block->id);
     return KVSTOW_EAGAIN;
   }
-  if (entry->frame == KVS_NO_FRAME) {
-    const int rc = kvs_load_start(store, block->id, KVSTOW_DEMAND, false, reads);
-    if (rc == KVSTOW_EMISS) kvs_lease_bad(lease, i);
-    return rc == 0 ? KVSTOW_EAGAIN : rc;
-  }
+  if (entry->frame == KVS_NO_FRAME) return KVSTOW_EFULL;
   if (!block->verified) {
     if (!kvs_lease_tokens_equal(lease, i, kvs_pool_header(store->pool, entry->frame))) {
       store->count.collisions++;
@@ -198,7 +229,89 @@ void kvs_lease_unpin(kvstow_lease *lease, size_t i) {
   kvs_entry(&lease->store->index, lease->block[i].id)->ram_pins--;
 }
 
-/* ---- running -------------------------------------------------------------------------------- */
+/* ---- sending for what is cold --------------------------------------------------------------- */
+
+static bool aligned(const void *buffer) {
+  return (uintptr_t)buffer % KVSTOW_PAGE_BYTES == 0;
+}
+
+static void *own_buffer(const struct kvs_read_job *job, size_t i) {
+  void *own = job->payloads == NULL ? NULL : job->payloads[i - job->first];
+  return aligned(own) ? own : NULL;
+}
+
+static bool needs_room(const struct kvs_read_job *job) {
+  if (job->payloads == NULL) return true;
+  for (size_t i = 0; i < job->count; i++)
+    if (!aligned(job->payloads[i])) return true;
+  return false;
+}
+
+/* Past the pool. Store's lock. */
+static int send_past(struct kvs_read_job *job, size_t i, struct kvs_reads *reads) {
+  if (job->window == NULL) {
+    const bool room = needs_room(job);
+    size_t cells = blocks_in(job, room ? AHEAD_ROOM_BYTES : AHEAD_BYTES);
+    if (cells > job->count + 1) cells = job->count + 1; /* one is kept */
+    job->window = kvs_window_create(job->lease, job->first, job->count, job_planes(job),
+                                    (uint32_t)cells, room, true);
+    if (job->window == NULL) return KVSTOW_ENOMEM;
+    kvs_window_serves(job->window, job->asynchronous);
+  }
+  const struct kvs_window_read read = {
+      .lease = job->lease,
+      .block = i,
+      .turn = job->turn,
+      .plane_first = job->payloads == NULL ? job->range.layer_first : 0,
+      .to = own_buffer(job, i),
+      .urgent = i == job->next};
+  return kvs_window_add(job->window, &read, reads) ? 0 : KVSTOW_EFULL;
+}
+
+/* 0: in RAM, or on its way. KVSTOW_EFULL: no room now. Store's lock. */
+static int send_for(struct kvs_read_job *job, size_t i, struct kvs_reads *reads) {
+  kvstow_lease *lease = job->lease;
+  const struct kvs_entry *entry = kvs_entry(&lease->store->index, lease->block[i].id);
+  if (job->window != NULL && kvs_window_has(job->window, job->turn, i)) return 0;
+  if (i >= atomic_load(&lease->good)) return KVSTOW_EMISS;
+  if ((entry->flags & KVS_LOADING) != 0) kvs_load_urge(lease->store, lease->block[i].id);
+  if (entry->frame != KVS_NO_FRAME || (entry->flags & (KVS_LOADING | KVS_UNLINKED)) != 0) return 0;
+  if ((entry->flags & KVS_SSD) == 0) return KVSTOW_EMISS;
+  int rc = KVSTOW_EFULL;
+  if ((job->flags & KVSTOW_BYPASS_RAM) == 0) rc = kvs_lease_load(lease, i, false, reads);
+  return rc == KVSTOW_EFULL ? send_past(job, i, reads) : rc;
+}
+
+static bool promotes(const struct kvs_read_job *job) {
+  const kvstow_lease *lease = job->lease;
+  return lease->promote && (job->flags & KVSTOW_BYPASS_RAM) == 0 &&
+         lease->store->options.tuning.enable_prefetch;
+}
+
+/* Half of what may be ahead at a time, so that neighbours travel together. */
+static int send_ahead(struct kvs_read_job *job) {
+  kvstow *store = job->lease->store;
+  const size_t end = job->first + job->count;
+  if (job->ahead < job->next) job->ahead = job->next;
+  if (job->ahead == end && end != job->next && !job->stream) return 0;
+  if ((job->ahead - job->next) * 2 > job->ahead_max) return 0;
+  struct kvs_reads reads = {.count = 0};
+  int rc = 0;
+  pthread_mutex_lock(&store->lock);
+  while (rc == 0 && job->ahead < end && job->ahead - job->next < job->ahead_max) {
+    rc = send_for(job, job->ahead, &reads);
+    if (rc == 0) job->ahead++;
+  }
+  if (rc == KVSTOW_EFULL && job->ahead > job->next) job->ahead_max = job->ahead - job->next;
+  if (job->ahead == end && job->stream) kvs_layers_ahead(job, &reads);
+  if (job->ahead == end && promotes(job)) kvs_lease_promote(job->lease, end, &reads);
+  if (rc == KVSTOW_EMISS && job->ahead == job->next) kvs_lease_bad(job->lease, job->next);
+  pthread_mutex_unlock(&store->lock);
+  kvs_loads_submit(store, &reads);
+  return job->ahead > job->next ? 0 : rc; /* what is ahead can be delivered first */
+}
+
+/* ---- delivering in order -------------------------------------------------------------------- */
 
 static uint32_t opaque_bytes(const kvstow *store, uint32_t frame) {
   kvstow_block_info info;
@@ -206,58 +319,88 @@ static uint32_t opaque_bytes(const kvstow *store, uint32_t frame) {
                                                                                 : 0;
 }
 
-int kvs_read_job_step(struct kvs_read_job *job) {
+/* Pins blocks from job->next on, as many as are in RAM one after another. */
+static int pin_some(struct kvs_read_job *job, uint32_t frames[PINS_MAX], size_t *count) {
   kvstow_lease *lease = job->lease;
   kvstow *store = lease->store;
-  struct kvs_reads reads = {.count = 0};
-  int rc = 0;
-  while (rc == 0 && job->next < job->first + job->count) {
-    const size_t i = job->next;
-    uint32_t frame;
-    pthread_mutex_lock(&store->lock);
-    const struct kvs_entry *entry = kvs_entry(&store->index, lease->block[i].id);
-    if ((job->flags & KVSTOW_BYPASS_RAM) != 0 && entry->frame == KVS_NO_FRAME &&
-        (entry->flags & (KVS_LOADING | KVS_SSD)) == KVS_SSD && i < atomic_load(&lease->good))
-      rc = KVSTOW_EFULL;
-    else
-      rc = kvs_lease_pin(lease, i, &reads, &frame);
-    if (rc == KVSTOW_EAGAIN) kvs_lease_promote(lease, i + 1, &reads);
-    pthread_mutex_unlock(&store->lock);
-    kvs_loads_submit(store, &reads);
-    if (rc != 0) break;
-    kvs_read_job_deliver(job, i, kvs_pool_payload(store->pool, frame), 0, lease->space->planes);
-    if (job->bytes != NULL) job->bytes[i - job->first] = opaque_bytes(store, frame);
-    pthread_mutex_lock(&store->lock);
-    kvs_lease_unpin(lease, i);
-    pthread_mutex_unlock(&store->lock);
-    job->next++;
-  }
-  return rc;
-}
-
-static int wait_block(struct kvs_read_job *job, uint64_t deadline_us) {
-  kvstow *store = job->lease->store;
   int rc = 0;
   pthread_mutex_lock(&store->lock);
-  if (!kvs_load_wait(store, job->lease->block[job->next].id, deadline_us)) {
-    store->count.timeouts++;
-    rc = KVSTOW_ETIMEDOUT;
+  for (*count = 0; *count < PINS_MAX; ++*count) {
+    const size_t i = job->next + *count;
+    if (i == job->first + job->count || *count * block_bytes(job) >= PINS_BYTES) break;
+    const struct kvs_entry *entry = kvs_entry(&store->index, lease->block[i].id);
+    if (*count > 0 && (entry->frame == KVS_NO_FRAME ||
+                       (job->window != NULL && kvs_window_has(job->window, job->turn, i))))
+      break;
+    rc = kvs_lease_pin(lease, i, &frames[*count]);
+    if (rc != 0) break;
   }
   pthread_mutex_unlock(&store->lock);
-  return rc;
+  return *count > 0 ? 0 : rc;
 }
 
-int kvs_read_job_run(struct kvs_read_job *job, uint64_t deadline_us) {
-  for (;;) {
-    int rc = kvs_read_job_step(job);
-    if (rc == KVSTOW_EAGAIN) rc = wait_block(job, deadline_us);
-    if (rc == KVSTOW_EFULL) {
-      const size_t before = job->next;
-      rc = kvs_read_job_direct(job, deadline_us);
-      if (rc == 0 && job->next == before) rc = wait_block(job, deadline_us); /* it has moved */
-    }
-    if (rc != 0) return rc;
+static int deliver_from_ram(struct kvs_read_job *job) {
+  kvstow_lease *lease = job->lease;
+  kvstow *store = lease->store;
+  uint32_t frames[PINS_MAX];
+  size_t count;
+  const int rc = pin_some(job, frames, &count);
+  if (rc == KVSTOW_EFULL) job->ahead = job->next; /* it has left RAM: to be sent for again */
+  if (rc != 0) return rc == KVSTOW_EFULL ? 0 : rc;
+  for (size_t n = 0; n < count; n++) {
+    const size_t i = job->next + n;
+    kvs_read_job_deliver(job, i, kvs_pool_payload(store->pool, frames[n]), 0, lease->space->planes);
+    if (job->bytes != NULL) job->bytes[i - job->first] = opaque_bytes(store, frames[n]);
+  }
+  pthread_mutex_lock(&store->lock);
+  for (size_t n = 0; n < count; n++) kvs_lease_unpin(lease, job->next + n);
+  pthread_mutex_unlock(&store->lock);
+  job->next += count;
+  return 0;
+}
+
+void kvs_read_job_stop(struct kvs_read_job *job, int why) {
+  if (job->stopped != 0) return;
+  job->stopped = why;
+  if (job->window != NULL) kvs_window_withdraw(job->window);
+}
+
+int kvs_read_job_step(struct kvs_read_job *job) {
+  int rc = job->stopped;
+  while (rc == 0) {
+    rc = send_ahead(job);
     if (job->next == job->first + job->count) return 0;
+    if (rc == 0)
+      rc = job->window != NULL && kvs_window_has(job->window, job->turn, job->next)
+               ? kvs_window_deliver(job->window, job)
+               : deliver_from_ram(job);
+  }
+  if (rc == KVSTOW_EAGAIN) return rc;
+  kvs_read_job_stop(job, rc);
+  return job->window == NULL || kvs_window_idle(job->window) ? rc : KVSTOW_EAGAIN;
+}
+
+/* Until what stopped the last step has changed; false when the deadline has passed. */
+static bool job_wait(struct kvs_read_job *job, uint64_t deadline_us) {
+  kvstow *store = job->lease->store;
+  if (job->stopped != 0) return kvs_window_wait(job->window, UINT64_MAX);
+  if (job->window != NULL && kvs_window_has(job->window, job->turn, job->next))
+    return kvs_window_wait(job->window, deadline_us);
+  pthread_mutex_lock(&store->lock);
+  const bool in_time = kvs_load_wait(store, job->lease->block[job->next].id, deadline_us);
+  pthread_mutex_unlock(&store->lock);
+  return in_time;
+}
+
+static int job_run(struct kvs_read_job *job, uint64_t deadline_us) {
+  for (;;) {
+    const int rc = kvs_read_job_step(job);
+    if (rc != KVSTOW_EAGAIN) return rc;
+    if (job_wait(job, deadline_us)) continue;
+    pthread_mutex_lock(&job->lease->store->lock);
+    job->lease->store->count.timeouts++;
+    pthread_mutex_unlock(&job->lease->store->lock);
+    kvs_read_job_stop(job, KVSTOW_ETIMEDOUT);
   }
 }
 
@@ -277,13 +420,17 @@ void kvs_read_job_end(struct kvs_read_job *job, int rc, uint64_t begun_ns) {
                                     : (uint64_t)job->count * lease->space->payload_bytes;
   }
   pthread_mutex_unlock(&store->lock);
+  if (job->stream)
+    kvs_layers_end(job, rc == 0);
+  else if (job->window != NULL)
+    (void)kvs_window_drop(job->window);
   job_finish(job);
   kvs_clock_stop(&store->read_time, begun_ns);
 }
 
 static int run_and_count(struct kvs_read_job *job, uint32_t timeout_ms) {
   const uint64_t begun_ns = kvs_clock(job->lease->store);
-  const int rc = kvs_read_job_run(job, kvs_deadline(job->lease->store, timeout_ms));
+  const int rc = job_run(job, kvs_deadline(job->lease->store, timeout_ms));
   kvs_read_job_end(job, rc, begun_ns);
   return rc;
 }
@@ -291,14 +438,14 @@ static int run_and_count(struct kvs_read_job *job, uint32_t timeout_ms) {
 int kvstow_read(kvstow_lease *lease, const kvstow_range *range, const struct iovec *iov, int iovcnt,
                 uint32_t flags, uint32_t timeout_ms) {
   struct kvs_read_job job;
-  const int rc = kvs_read_job_rows(&job, lease, range, iov, iovcnt, flags);
+  const int rc = kvs_read_job_rows(&job, lease, range, iov, iovcnt, flags, false);
   return rc != 0 ? rc : run_and_count(&job, timeout_ms);
 }
 
 int kvstow_read_blocks(kvstow_lease *lease, size_t first, size_t count, void *const *payloads,
                        size_t *bytes, uint32_t flags, uint32_t timeout_ms) {
   struct kvs_read_job job;
-  const int rc = kvs_read_job_blocks(&job, lease, first, count, payloads, bytes, flags);
+  const int rc = kvs_read_job_blocks(&job, lease, first, count, payloads, bytes, flags, false);
   return rc != 0 ? rc : run_and_count(&job, timeout_ms);
 }
 
@@ -314,7 +461,11 @@ int kvstow_view(kvstow_lease *lease, size_t block, uint32_t timeout_ms, const vo
   for (;;) {
     pthread_mutex_lock(&store->lock);
     int rc = lease->block[block].viewed ? KVSTOW_ESTATE : 0;
-    if (rc == 0) rc = kvs_lease_pin(lease, block, &reads, &frame);
+    if (rc == 0) rc = kvs_lease_pin(lease, block, &frame);
+    if (rc == KVSTOW_EFULL) {
+      rc = kvs_load_start(store, lease->block[block].id, KVSTOW_DEMAND, false, &reads);
+      if (rc == 0) rc = KVSTOW_EAGAIN;
+    }
     if (rc == 0) lease->block[block].viewed = true;
     bool in_time = true;
     if (rc == KVSTOW_EFULL) { /* under the same lock: frames freed in between would wake nobody */

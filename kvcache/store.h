@@ -6,7 +6,7 @@
  *   seq.c      growing sequences             demote.c   demotion, flush
  *   match.c    exists, match, leases         reclaim.c  giving up a segment
  *   read.c     read, view                    forget.c   forget, pin
- *   direct.c   reads past the pool
+ *   direct.c   reads past the pool          layers.c   reading layer by layer, one ahead
  *   async.c    queues, asynchronous twins    events.c, stats.c, histogram.c
  *
  * A block's life. Its bytes are written into a frame nobody sees, then *published*: an entry enters
@@ -108,6 +108,7 @@ struct kvs_counters {
 struct kvstow {
   pthread_mutex_t lock;
   pthread_cond_t changed; /* a load or a batch ended, frames became free: waiters look again */
+  unsigned waiters;       /* on `changed`, for more than one load to end */
   pthread_cond_t demote_wake;
 
   kvstow_options options; /* strings not kept */
@@ -199,6 +200,8 @@ static inline void kvs_clock_stop(struct kvs_histogram *histogram, uint64_t star
 uint32_t kvs_now_s(void); /* Unix time; no lock */
 /* Waits on `changed` until an absolute kvs_now_us() time; false when it has passed. */
 bool kvs_wait_until(kvstow *store, uint64_t deadline_us);
+/* The same for one load's end: others do not wake it. */
+bool kvs_wait_load(kvstow *store, uint64_t deadline_us);
 uint64_t kvs_deadline(const kvstow *store, uint32_t timeout_ms); /* no lock */
 
 /* ---- space.c -------------------------------------------------------------------------------- */
@@ -295,7 +298,7 @@ int kvs_erase_buried(kvstow *store);
 /* ---- load.c --------------------------------------------------------------------------------- */
 
 /* Reads to be handed to the tier once the lock is released. */
-#define KVS_LOADS_A_CALL 64u
+#define KVS_LOADS_A_CALL 256u
 struct kvs_reads {
   kvstow_record_read *list[KVS_LOADS_A_CALL];
   size_t count;
@@ -307,7 +310,7 @@ int kvs_load_start(kvstow *store, uint32_t id, kvstow_priority priority, bool ah
                    struct kvs_reads *reads);
 /* Lock NOT held. */
 void kvs_loads_submit(kvstow *store, struct kvs_reads *reads);
-void kvs_load_urge(kvstow *store, uint32_t id);
+void kvs_load_urge(kvstow *store, uint32_t id); /* it is loading, and wanted now */
 /* Waits for a change if the block is loading; false when the time has passed, also where nothing was to
  * be waited for: a load may fail as fast as it is begun, over and over. */
 bool kvs_load_wait(kvstow *store, uint32_t id, uint64_t deadline_us);
@@ -371,33 +374,60 @@ struct kvs_lease_block {
   bool viewed;
 };
 
+/* Reads of one layer each, in order, over the same tokens: what layers.c knows of them. */
+struct kvs_layers {
+  uint32_t next;   /* the layer that would continue */
+  uint32_t in_row; /* reads that have */
+  size_t token_first, token_count;
+  bool busy;    /* a job has the window */
+  bool crossed; /* another read of the lease came meanwhile */
+  uint32_t turn;
+  struct kvs_window *window; /* NULL: not streaming */
+};
+
 struct kvstow_lease {
   kvstow *store;
   struct kvstow_space *space;
   uint32_t root;
+  bool promote;           /* the match was to promote */
+  uint64_t promote_bytes; /* that may still be brought to RAM for it; UINT64_MAX: all of it fits */
+  struct kvs_layers layers;
   size_t blocks;
   _Atomic size_t good;  /* leading blocks not known to be bad */
   kvstow_token *tokens; /* of all blocks; NULL if none needs comparing */
   struct kvs_lease_block block[];
 };
 
-/* Pins block `i` in RAM if it is there, verified. KVSTOW_EAGAIN: it loads (a load was started and put
- * into `reads`); KVSTOW_EFULL: it is on SSD and there is no frame for it; KVSTOW_EMISS; KVSTOW_EBUSY: it
- * is read by too many. */
-int kvs_lease_pin(kvstow_lease *lease, size_t i, struct kvs_reads *reads, uint32_t *frame);
+/* Pins block `i` in RAM if it is there, verified. KVSTOW_EAGAIN: it loads; KVSTOW_EFULL: it is on SSD
+ * alone; KVSTOW_EMISS; KVSTOW_EBUSY: it is read by too many. */
+int kvs_lease_pin(kvstow_lease *lease, size_t i, uint32_t *frame);
 void kvs_lease_unpin(kvstow_lease *lease, size_t i);
+/* How much of the lease may be brought to RAM: all, or what does not push out other parts of it. */
+void kvs_lease_budget(kvstow_lease *lease);
 /* Starts loads for blocks from `i` on, ahead of demand, as far as RAM and bounds allow. */
 void kvs_lease_promote(kvstow_lease *lease, size_t i, struct kvs_reads *reads);
+/* The same for one block, on demand or ahead of it. As kvs_load_start; EFULL too when the lease has had its
+ * share of RAM. */
+int kvs_lease_load(kvstow_lease *lease, size_t i, bool ahead, struct kvs_reads *reads);
 /* Are these the tokens the lease was asked for? */
 bool kvs_lease_tokens_equal(const kvstow_lease *lease, size_t i, const void *header);
 void kvs_lease_bad(kvstow_lease *lease, size_t i); /* any lock or none */
 
-/* One read, of rows or of whole payloads. */
+/* One read, of rows or of whole payloads. What is cold is sent for some way ahead of the block that is
+ * delivered next: to RAM, or past it through a window. */
 struct kvs_read_job {
   kvstow_lease *lease;
   size_t first, count; /* blocks */
-  size_t next;         /* block to do next, in first..first + count */
+  size_t next;         /* block to deliver next, in first..first + count */
+  size_t ahead;        /* up to here blocks have been sent for, or were in RAM */
+  size_t ahead_max;    /* blocks */
   uint32_t flags;
+  bool asynchronous;  /* what arrives is to wake the poller */
+  bool stream;        /* the window is the lease's */
+  int stopped;        /* why nothing more is delivered; it ends when the buffers are free again */
+  uint32_t turn;      /* of the window */
+  size_t layer_ahead; /* of a stream: up to here the next layer has been sent for */
+  struct kvs_window *window; /* made when it is needed */
   /* of rows */
   kvstow_range range; /* counts resolved */
   const struct iovec *iov;
@@ -409,22 +439,67 @@ struct kvs_read_job {
 };
 /* Check the arguments. No lock held. */
 int kvs_read_job_rows(struct kvs_read_job *job, kvstow_lease *lease, const kvstow_range *range,
-                      const struct iovec *iov, int iovcnt, uint32_t flags);
+                      const struct iovec *iov, int iovcnt, uint32_t flags, bool asynchronous);
 int kvs_read_job_blocks(struct kvs_read_job *job, kvstow_lease *lease, size_t first, size_t count,
-                        void *const *payloads, size_t *bytes, uint32_t flags);
-/* After a job that was checked: counts it, says why it failed, frees. Lock NOT held. */
+                        void *const *payloads, size_t *bytes, uint32_t flags, bool asynchronous);
+/* After a job that was checked, and ended: counts it, says why it failed, frees. Lock NOT held. */
 void kvs_read_job_end(struct kvs_read_job *job, int rc, uint64_t begun_ns);
-/* Copies what is in RAM, from job->next on. 0 done; KVSTOW_EAGAIN: block job->next is loading. Lock
- * NOT held. */
+/* Delivers what is there, from job->next on, and sends for more. 0 done; KVSTOW_EAGAIN: block job->next is
+ * on its way, or the job was stopped and the device still has its buffers. Lock NOT held. */
 int kvs_read_job_step(struct kvs_read_job *job);
-/* The whole job, waiting. Lock NOT held. */
-int kvs_read_job_run(struct kvs_read_job *job, uint64_t deadline_us);
-/* direct.c: blocks job->next.. that have no frame, straight from SSD: as many as make one batch. Moves
- * job->next. Lock NOT held. */
-int kvs_read_job_direct(struct kvs_read_job *job, uint64_t deadline_us);
+/* Nothing more is delivered; the steps from now on end with `why`. Lock NOT held. */
+void kvs_read_job_stop(struct kvs_read_job *job, int why);
 /* Delivers planes [plane_first, plane_first + planes) of a block, lying at `from`, to the job. */
 void kvs_read_job_deliver(struct kvs_read_job *job, size_t block, const char *from,
                           uint32_t plane_first, uint32_t planes);
+
+/* ---- direct.c ------------------------------------------------------------------------------- */
+
+struct kvs_window;
+
+/* For planes of blocks [first, first + span) of a lease, up to `cells` at a time. `room`: with memory for
+ * them, from the pool, or if it has none, `heap`. NULL: no memory. */
+struct kvs_window *kvs_window_create(const struct kvstow_lease *lease, size_t first, size_t span,
+                                     uint32_t planes, uint32_t cells, bool room, bool heap);
+struct kvs_window_read {
+  kvstow_lease *lease;
+  size_t block;
+  uint32_t turn; /* tells two reads of one block apart by its lowest bit */
+  uint32_t plane_first;
+  void *to;    /* NULL: into the cell's room */
+  bool ahead;  /* of demand */
+  bool urgent; /* may have the last cell, which is kept for the block to be delivered next */
+};
+/* false: no cell is free. */
+bool kvs_window_add(struct kvs_window *window, const struct kvs_window_read *read,
+                    struct kvs_reads *reads);
+
+/* The others without the lock, and by one thread at a time. */
+void kvs_window_serves(struct kvs_window *window, bool asynchronous);
+bool kvs_window_has(const struct kvs_window *window, uint32_t turn, size_t block);
+/* Delivers block job->next, which the window has, and moves job->next; it stays where it is if the block
+ * has moved and must be found again. KVSTOW_EAGAIN: it is not here yet. */
+int kvs_window_deliver(struct kvs_window *window, struct kvs_read_job *job);
+/* Until the cell that was not here is, or nothing is in flight. UINT64_MAX: no deadline. */
+bool kvs_window_wait(struct kvs_window *window, uint64_t deadline_us);
+/* Is a quarter of its cells free? */
+bool kvs_window_roomy(const struct kvs_window *window);
+void kvs_window_withdraw(struct kvs_window *window); /* what the device has not begun */
+bool kvs_window_idle(struct kvs_window *window);     /* the device has no buffer of the caller's */
+/* Frees an idle window, at once or with its last completion. Cells read ahead and not wanted. */
+uint32_t kvs_window_drop(struct kvs_window *window);
+
+/* ---- layers.c ------------------------------------------------------------------------------- */
+
+/* A read of rows begins: does it go on where the reads of this lease before it were heading? If so the job
+ * gets the lease's window. Lock NOT held. */
+void kvs_layers_begin(struct kvs_read_job *job);
+/* Reads the next layer ahead, as far as the window has room. */
+void kvs_layers_ahead(struct kvs_read_job *job, struct kvs_reads *reads);
+/* A job with the lease's window has ended. Lock NOT held. */
+void kvs_layers_end(struct kvs_read_job *job, bool ok);
+/* Its lease ends, or the pattern does: counts what was read in vain. Lock NOT held. */
+void kvs_layers_drop(kvstow *store, struct kvs_window *window);
 
 /* ---- match.c -------------------------------------------------------------------------------- */
 
