@@ -466,6 +466,101 @@ static void a_tier_without_a_log_says_so(void **state) {
   assert_int_equal(kvstow_tier_close(tier), 0);
 }
 
+/* ---- appending ------------------------------------------------------------------------------ */
+
+static void check_file(const char *path, const uint8_t *content, uint64_t bytes) {
+  struct stat st;
+  assert_int_equal(stat(path, &st), 0);
+  assert_int_equal(st.st_size, bytes);
+  assert_int_equal(st.st_mode & 0777, 0600);
+  uint8_t *found = malloc(bytes + 1);
+  const int fd = open(path, O_RDONLY);
+  assert_int_equal(pread(fd, found, bytes + 1, 0), bytes);
+  close(fd);
+  check_bytes(found, content, 0, bytes);
+  free(found);
+}
+
+static size_t some_append(void) {
+  switch (draw(4)) {
+    case 0:
+      return (size_t)draw(10);
+    case 1:
+      return (size_t)draw(4) * 4096;
+    case 2:
+      return (size_t)draw(3u << 20);
+    default:
+      return (size_t)draw(20000);
+  }
+}
+
+static void what_is_appended_and_flushed_is_there(void **state) {
+  (void)state;
+  enum { MOST = 24u << 20 };
+  rng = seed_from_environment();
+  uint8_t *content = content_new(MOST, 8);
+  for (int round = 0; round < 4; round++) {
+    char name[16];
+    snprintf(name, sizeof name, "made-%d", round);
+    char *path = join(dir, name);
+    kvstow_tier *tier = tier_without_log(NULL);
+    kvstow_file *file = NULL;
+    assert_int_equal(kvstow_file_create(tier, path, MOST, &file), 0);
+    assert_int_equal(kvstow_file_create(tier, path, MOST, &file), KVSTOW_EEXIST);
+    assert_null(file);
+    unlink(path);
+    assert_int_equal(kvstow_file_create(tier, path, MOST, &file), 0);
+    uint64_t bytes = 0, at = 0;
+    uint8_t *to = malloc(400 * KIB);
+    for (int step = 0; step < 30; step++) {
+      const size_t count = some_append();
+      if (bytes + count > MOST) break;
+      assert_int_equal(kvstow_file_append(file, content + bytes, count), 0);
+      bytes += count;
+      assert_int_equal(kvstow_file_bytes(file), bytes);
+      if (draw(4) > 0) continue;
+      assert_int_equal(kvstow_file_flush(file), 0);
+      check_file(path, content, bytes);
+      for (int i = 0; i < 10 && bytes > 0; i++) { /* in order, over what was the end before */
+        const size_t length = (size_t)draw(bytes < 400 * KIB ? bytes : 400 * KIB);
+        if (at + length > bytes) at = bytes - length;
+        assert_int_equal(kvstow_file_read_at(file, at, to, length), 0);
+        check_bytes(to, content, at, length);
+        at += length;
+      }
+    }
+    assert_int_equal(kvstow_file_append(file, content, MOST - bytes + 1), KVSTOW_ENOSPC);
+    assert_int_equal(stats_of(tier).file_bytes_appended, bytes);
+    assert_int_equal(kvstow_file_close(file), 0);
+    check_file(path, content, bytes);
+    assert_int_equal(kvstow_tier_close(tier), 0);
+    free(to);
+    free(path);
+  }
+  free(content);
+}
+
+static void appending_needs_a_file_made_for_it(void **state) {
+  (void)state;
+  kvstow_tier *tier = tier_without_log(NULL);
+  kvstow_file *file = NULL;
+  char *path = join(dir, "made"), *nowhere = join(dir, "no/such/file");
+  assert_int_equal(kvstow_file_create(tier, nowhere, 4096, &file), KVSTOW_ENOENT);
+  assert_int_equal(kvstow_file_create(tier, path, 0, &file), KVSTOW_EINVAL);
+  assert_int_equal(kvstow_file_create(tier, path, UINT64_C(1) << 60, &file), KVSTOW_ENOSPC);
+  assert_int_equal(access(path, F_OK), -1); /* nothing half made stays */
+  assert_int_equal(kvstow_file_create(tier, path, 100, &file), 0);
+  assert_int_equal(kvstow_file_close(file), 0);
+  check_file(path, NULL, 0);
+  assert_int_equal(kvstow_file_open(tier, path, &file), 0);
+  assert_int_equal(kvstow_file_append(file, "x", 1), KVSTOW_EACCES);
+  assert_int_equal(kvstow_file_flush(file), 0);
+  kvstow_file_close(file);
+  kvstow_tier_close(tier);
+  free(path);
+  free(nowhere);
+}
+
 #define EACH(test) cmocka_unit_test_setup_teardown(test, fresh, remove_it)
 
 int main(void) {
@@ -479,6 +574,8 @@ int main(void) {
       EACH(a_file_truncated_under_us_is_an_error),
       EACH(only_regular_files_are_opened),
       EACH(a_tier_without_a_log_says_so),
+      EACH(what_is_appended_and_flushed_is_there),
+      EACH(appending_needs_a_file_made_for_it),
   };
   int failed = 0;
   for (size_t i = 0; i < sizeof VARIANTS / sizeof *VARIANTS; i++) {

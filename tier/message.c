@@ -24,6 +24,8 @@ int kvstow__code_of_errno(int error) {
     case ENOENT:
     case ENOTDIR:
       return KVSTOW_ENOENT;
+    case EEXIST:
+      return KVSTOW_EEXIST;
     case ENOMEM:
       return KVSTOW_ENOMEM;
     case ECANCELED:

@@ -35,7 +35,8 @@ extern "C" {
   X(ENOTSTORE, 19, "not a kvstow store")                                                           \
   X(EPOLICY, 20, "unknown or incompatible eviction policy")                                        \
   X(EOFFLINE, 21, "SSD tier is offline after repeated errors")                                     \
-  X(ESTATE, 22, "call out of order")
+  X(ESTATE, 22, "call out of order")                                                               \
+  X(EEXIST, 23, "exists already")
 
 enum {
 #define KVSTOW_X(name, number, text) KVSTOW_##name = -(number),

@@ -244,8 +244,9 @@ KVSTOW_API void kvstow_tier_urge(kvstow_tier *tier, kvstow_record_read *read);
  *
  * Reads in order are recognised a stream at a time (>= 16 at once in one file; 64 KiB of tolerance, forwards
  * or backwards; a jump ends a stream), and what comes next is read ahead into memory of the tier's:
- * the window grows while it is used and shrinks while it is not. A caller who keeps the device busy by
- * himself is left alone. */
+ * the window grows while it is used and shrinks while it is not. A caller who has a first window's worth
+ * in flight himself is left alone. What was read ahead is as old as that: a file that others change
+ * meanwhile is to be opened anew. */
 typedef struct kvstow_file kvstow_file;
 
 /* Opens a regular file for reading. ENOENT, EACCES, EINVAL (not a regular file), EIO, ENOMEM; the tier's
@@ -253,7 +254,7 @@ typedef struct kvstow_file kvstow_file;
 KVSTOW_API int kvstow_file_open(kvstow_tier *tier, const char *path, kvstow_file **file);
 
 /* Makes a file of at most `bytes` for appending (and reading what has been flushed), its blocks reserved,
- * mode 0600. EEXIST if there is one already; ENOSPC. Blocking. */
+ * mode 0600. EEXIST if there is one already; ENOSPC, ENOENT, EACCES, EIO, ENOMEM. Blocking. */
 KVSTOW_API int kvstow_file_create(kvstow_tier *tier, const char *path, uint64_t bytes,
                                   kvstow_file **file);
 
@@ -289,7 +290,7 @@ KVSTOW_API int kvstow_file_read_at(kvstow_file *file, uint64_t offset, void *to,
 
 /* Appends; any size. Gathered into aligned writes of 1 MiB or more that go out in the background; waits only
  * when 8 MiB are on their way. One thread at a time a file. ENOSPC past the size reserved; EIO also for an
- * earlier write of this file. */
+ * earlier write of this file; EACCES: it was opened for reading. */
 KVSTOW_API int kvstow_file_append(kvstow_file *file, const void *bytes, size_t count);
 /* Makes durable what has been appended; the file's size is then exact. Blocking. */
 KVSTOW_API int kvstow_file_flush(kvstow_file *file);

@@ -1,0 +1,219 @@
+/* tier/file_append.c - making a file: what is appended is gathered into large aligned buffers, which are
+ * written in the background.
+ *
+ * The file's blocks are reserved at creation, so that ENOSPC comes then and no write extends the file.
+ * Fresh blocks are cheap only in large pieces: a buffer goes out when it is full, or at a flush, its last
+ * page padded with zeros; the flush then cuts the file to its exact size. That page stays in the buffer,
+ * to be written again with what follows.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tier/files.h"
+#include "tier/pump.h"
+#include "tier/readahead.h"
+#include "tier/region.h"
+
+#define BUFFER_BYTES (1u << 20)
+#define BUFFERS 9u /* 8 MiB on their way, and one being filled */
+
+typedef struct buffer {
+  kvstow__op op; /* first: a pointer to it is one to the whole */
+  struct iovec iov;
+  uint8_t *memory;
+  bool busy; /* lock: on its way */
+} buffer;
+
+/* All but what `lock` guards belongs to the one thread that appends. */
+struct kvstow__appender {
+  kvstow_file *file;
+  uint64_t reserved; /* bytes of the file at most */
+  _Atomic uint64_t appended;
+  bool
+      exact; /* the file ends where the last flush left it; the rest of the reserve is given back */
+  uint8_t *region;
+  uint32_t buffer_bytes;
+  uint32_t filling; /* which buffer */
+  uint32_t filled;  /* bytes in it */
+  uint64_t at;      /* where it belongs in the file; whole pages */
+  buffer buffers[BUFFERS];
+  pthread_mutex_t lock;
+  pthread_cond_t written; /* a buffer is no longer busy */
+  uint32_t busy;          /* lock: buffers */
+  int error;              /* lock: errno of the first write that failed */
+};
+
+/* ---- making and unmaking -------------------------------------------------------------------- */
+
+void kvstow__appender_free(kvstow__appender *a) {
+  if (!a) return;
+  kvstow__region_unmap(a->region, (size_t)BUFFERS * a->buffer_bytes);
+  pthread_cond_destroy(&a->written);
+  pthread_mutex_destroy(&a->lock);
+  free(a);
+}
+
+kvstow__appender *kvstow__appender_new(kvstow_file *file, uint64_t reserved) {
+  kvstow__appender *a = calloc(1, sizeof *a);
+  if (!a) return NULL;
+  const uint64_t most = file->tier->request_max_bytes;
+  pthread_mutex_init(&a->lock, NULL);
+  pthread_cond_init(&a->written, NULL);
+  a->file = file;
+  a->reserved = reserved;
+  a->buffer_bytes = most < BUFFER_BYTES ? (uint32_t)most : BUFFER_BYTES;
+  a->region = kvstow__region_map((size_t)BUFFERS * a->buffer_bytes);
+  for (uint32_t i = 0; i < BUFFERS; i++)
+    a->buffers[i].memory = a->region + (size_t)i * a->buffer_bytes;
+  if (a->region) return a;
+  kvstow__appender_free(a);
+  return NULL;
+}
+
+uint64_t kvstow__appender_bytes(const kvstow__appender *a) {
+  return atomic_load(&a->appended);
+}
+
+/* ---- writing -------------------------------------------------------------------------------- */
+
+static void write_completed(kvstow__op *op) {
+  kvstow__appender *a = op->owner;
+  if (!op->error) kvstow__count(&a->file->tier->counters.device_writes, 1);
+  pthread_mutex_lock(&a->lock);
+  if (op->error && !a->error) a->error = op->error;
+  ((buffer *)op)->busy = false;
+  a->busy--;
+  pthread_cond_signal(&a->written);
+  pthread_mutex_unlock(&a->lock);
+}
+
+/* Sends what has been filled, padded to whole pages. */
+static void send(kvstow__appender *a) {
+  buffer *b = &a->buffers[a->filling];
+  const size_t length = kvstow__round_up(a->filled, KVSTOW_PAGE_BYTES);
+  memset(b->memory + a->filled, 0, length - a->filled);
+  b->iov = (struct iovec){b->memory, length};
+  b->op = (kvstow__op){.kind = KVSTOW__WRITE,
+                       .file = a->file->number,
+                       .fd = a->file->fd,
+                       .offset = a->at,
+                       .length = length,
+                       .iov = &b->iov,
+                       .iov_count = 1,
+                       .complete = write_completed,
+                       .owner = a};
+  pthread_mutex_lock(&a->lock);
+  b->busy = true;
+  a->busy++;
+  pthread_mutex_unlock(&a->lock);
+  kvstow__pump_send_ops(a->file->tier, &b->op);
+}
+
+/* Goes on to the next buffer, when it is free. */
+static void turn(kvstow__appender *a) {
+  a->at += a->filled;
+  a->filled = 0;
+  a->filling = (a->filling + 1) % BUFFERS;
+  pthread_mutex_lock(&a->lock);
+  while (a->buffers[a->filling].busy) pthread_cond_wait(&a->written, &a->lock);
+  pthread_mutex_unlock(&a->lock);
+}
+
+static int failed(kvstow__appender *a, const char *what, int error) {
+  char cause[64];
+  return kvstow__fail(a->file->tier, kvstow__code_of_errno(error), "%s: %s: %s", a->file->path,
+                      what, strerror_r(error, cause, sizeof cause));
+}
+
+/* The code of a write that failed earlier. */
+static int earlier(kvstow__appender *a) {
+  pthread_mutex_lock(&a->lock);
+  const int error = a->error;
+  pthread_mutex_unlock(&a->lock);
+  return error ? failed(a, "writing", error) : 0;
+}
+
+static int reserve_again(kvstow__appender *a) {
+  const kvstow_tier *tier = a->file->tier;
+  const int error = tier->io.files->allocate(tier->io.env, a->file->fd,
+                                             kvstow__round_up(a->reserved, KVSTOW_PAGE_BYTES));
+  if (error) return failed(a, "reserving", error);
+  a->exact = false;
+  return 0;
+}
+
+int kvstow_file_append(kvstow_file *file, const void *bytes, size_t count) {
+  if (!file || (!bytes && count > 0)) return KVSTOW_EINVAL;
+  kvstow__appender *a = file->appender;
+  if (!a) return KVSTOW_EACCES;
+  int code = earlier(a);
+  if (code || count == 0) return code;
+  const uint64_t before = atomic_load(&a->appended);
+  if (count > a->reserved - before)
+    return kvstow__fail(file->tier, KVSTOW_ENOSPC,
+                        "%s: %zu bytes after %" PRIu64 " are more than the %" PRIu64 " reserved",
+                        file->path, count, before, a->reserved);
+  if (a->exact) code = reserve_again(a);
+  if (code) return code;
+  const uint8_t *from = bytes;
+  for (size_t left = count; left > 0;) {
+    const size_t room = a->buffer_bytes - a->filled, piece = left < room ? left : room;
+    memcpy(a->buffers[a->filling].memory + a->filled, from, piece);
+    a->filled += (uint32_t)piece;
+    from += piece;
+    left -= piece;
+    if (a->filled < a->buffer_bytes) break;
+    send(a);
+    turn(a);
+  }
+  atomic_store(&a->appended, before + count);
+  kvstow__count(&file->tier->counters.file_bytes_appended, count);
+  return 0;
+}
+
+/* ---- flush ---------------------------------------------------------------------------------- */
+
+static void wait_written(kvstow__appender *a) {
+  pthread_mutex_lock(&a->lock);
+  while (a->busy > 0) pthread_cond_wait(&a->written, &a->lock);
+  pthread_mutex_unlock(&a->lock);
+}
+
+/* Keeps of a buffer that was written the last page, if it is not full. */
+static void keep_tail(kvstow__appender *a) {
+  uint8_t *memory = a->buffers[a->filling].memory;
+  const uint32_t whole = a->filled / KVSTOW_PAGE_BYTES * KVSTOW_PAGE_BYTES;
+  memmove(memory, memory + whole, a->filled - whole);
+  a->filled -= whole;
+  a->at += whole;
+}
+
+static int make_exact(kvstow__appender *a) {
+  kvstow_file *file = a->file;
+  kvstow_tier *tier = file->tier;
+  const uint64_t bytes = atomic_load(&a->appended);
+  int error = tier->io.files->truncate(tier->io.env, file->fd, bytes);
+  if (error) return failed(a, "cutting to size", error);
+  a->exact = true;
+  kvstow__op sync = {.kind = KVSTOW__SYNC, .file = file->number, .fd = file->fd};
+  error = kvstow__pump_run(tier, &sync, 1);
+  if (error) return failed(a, "fdatasync", error);
+  const uint64_t before = atomic_load(&file->readable);
+  kvstow__readahead_forget(file, before); /* the block with the old end */
+  atomic_store_explicit(&file->readable, bytes, memory_order_release);
+  return 0;
+}
+
+int kvstow_file_flush(kvstow_file *file) {
+  if (!file) return KVSTOW_EINVAL;
+  kvstow__appender *a = file->appender;
+  if (!a || a->exact) return 0; /* nothing was appended since */
+  if (a->filled > 0) send(a);
+  wait_written(a);
+  keep_tail(a);
+  const int code = earlier(a);
+  return code ? code : make_exact(a);
+}
