@@ -3,10 +3,11 @@
  * Why an erased record does not come back, whenever the machine stops:
  *  1. Open segments that hold one are sealed first, so that from here on a footer gives the
  *     segment's structure: a torn header page can't end a walk early.
- *  2. The header pages are overwritten by erased ones (lengths kept, key, tag, description and
- *     checksums gone) and synced; then the footer, and synced. Never both at once: a torn header
- *     leaves a good footer (the record is refused when read), a torn footer leaves good headers to
- *     walk, which already say "erased".
+ *  2. The footer is written with their lines erased, and synced; then their header pages are overwritten
+ *     by erased ones (lengths kept; key, tag, description and checksums gone), and synced. A torn footer
+ *     leaves good headers to walk: they are all there again, and nobody was told otherwise. The other
+ *     way round a record could be listed that can't be read: the cache would take it for held, not
+ *     store it again, and a flush would promise what is not there.
  *  3. Segments given up but not yet overwritten still show their records to a recovery, and the
  *     caller may have forgotten where those lay. So they all get an empty footer of another nonce
  *     and lose their first page: nothing in them is found again.
@@ -127,11 +128,10 @@ static int erase_in(kvstow_tier *tier, uint32_t id, kvstow__life life, uint64_t 
   if (!code && !hits) code = KVSTOW_ENOMEM;
   const uint32_t found = code ? 0 : mark(entries, records, locs, count, hits);
   if (found > 0) {
-    int error = write_headers(tier, id, life, entries, hits, found);
+    int error = write_footer(tier, id, KVSTOW__TRAILER_SEALED, life, opened_s, end_offset, entries,
+                             records);
     if (!error) error = sync_file(tier, id);
-    if (!error)
-      error = write_footer(tier, id, KVSTOW__TRAILER_SEALED, life, opened_s, end_offset, entries,
-                           records);
+    if (!error) error = write_headers(tier, id, life, entries, hits, found);
     if (!error) error = sync_file(tier, id);
     if (!error) mark_in_memory(tier, id, entries, records);
     if (error) code = write_failed(tier, id, error);
