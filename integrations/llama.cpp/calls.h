@@ -101,6 +101,43 @@
   X(llama_state_seq_load_file)                                                                     \
   X(llama_state_set_data)
 
+/* X(function): what it stands before. */
+#define KVL_INTERPOSED(X)                                                                          \
+  X(llama_adapter_lora_init)                                                                       \
+  X(llama_decode)                                                                                  \
+  X(llama_free)                                                                                    \
+  X(llama_get_embeddings_ith)                                                                      \
+  X(llama_get_logits_ith)                                                                          \
+  X(llama_get_sampled_candidates_count_ith)                                                        \
+  X(llama_get_sampled_candidates_ith)                                                              \
+  X(llama_get_sampled_logits_count_ith)                                                            \
+  X(llama_get_sampled_logits_ith)                                                                  \
+  X(llama_get_sampled_probs_count_ith)                                                             \
+  X(llama_get_sampled_probs_ith)                                                                   \
+  X(llama_get_sampled_token_ith)                                                                   \
+  X(llama_init_from_model)                                                                         \
+  X(llama_memory_clear)                                                                            \
+  X(llama_memory_seq_add)                                                                          \
+  X(llama_memory_seq_cp)                                                                           \
+  X(llama_memory_seq_div)                                                                          \
+  X(llama_memory_seq_keep)                                                                         \
+  X(llama_memory_seq_rm)                                                                           \
+  X(llama_model_free)                                                                              \
+  X(llama_model_load_from_file)                                                                    \
+  X(llama_model_load_from_splits)                                                                  \
+  X(llama_sampler_sample)                                                                          \
+  X(llama_set_adapter_cvec)                                                                        \
+  X(llama_set_adapters_lora)                                                                       \
+  X(llama_set_causal_attn)                                                                         \
+  X(llama_set_embeddings)                                                                          \
+  X(llama_state_load_file)                                                                         \
+  X(llama_state_seq_get_data)                                                                      \
+  X(llama_state_seq_get_data_ext)                                                                  \
+  X(llama_state_seq_load_file)                                                                     \
+  X(llama_state_seq_set_data)                                                                      \
+  X(llama_state_seq_set_data_ext)                                                                  \
+  X(llama_state_set_data)
+
 /* Each member points to the real function. Filled before the first use; constant afterwards. */
 struct kvl_calls {
 #define KVL_X(f) __typeof__(&f) real_##f;

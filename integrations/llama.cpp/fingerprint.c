@@ -18,8 +18,6 @@
 
 #include "calls.h"
 
-extern char **environ;
-
 enum { SAMPLE_BYTES = 4096, SAMPLES = 4, VALUE_BYTES = 8192, SPLITS_MAX = 1024 };
 
 struct text {

@@ -366,18 +366,17 @@ static size_t put_blocks(kvstow_llama *c, kvstow_lease *lease, llama_seq_id seq,
 /* Fills `seq`, which holds `have` tokens, to the end of block `blocks` - 1; returns how many it holds. */
 static size_t fill(kvstow_llama *c, kvstow_lease *lease, llama_seq_id seq, size_t have,
                    size_t blocks) {
-  size_t first = 0, reached;
-  if (plain(c)) {
-    first = have / c->block_tokens;
-    if (have % c->block_tokens != 0)
-      KVL_REAL(llama_memory_seq_rm)(c->memory, seq, (llama_pos)(first * c->block_tokens), -1);
-  } else if (have > 0) {
+  size_t first = have / c->block_tokens, reached;
+  if (have % c->block_tokens != 0 && plain(c)) {
+    KVL_REAL(llama_memory_seq_rm)(c->memory, seq, (llama_pos)(first * c->block_tokens), -1);
+  } else if (have % c->block_tokens != 0) { /* can't be cut back */
     clear(c, seq);
+    first = 0;
   }
   if (c->only_state) { /* the newest state that is good */
-    for (size_t b = blocks; b > 0; b--)
+    for (size_t b = blocks; b > first; b--)
       if (put_blocks(c, lease, seq, b - 1, b) == b) return b * c->block_tokens;
-    return 0;
+    return held_tokens(c, seq);
   }
   reached = put_blocks(c, lease, seq, first, blocks);
   const size_t tokens = reached * c->block_tokens;

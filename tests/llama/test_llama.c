@@ -195,10 +195,16 @@ static size_t run(struct host *h, llama_seq_id seq, const llama_token *prompt, s
   return restored;
 }
 
+static uint32_t bits(float f) {
+  uint32_t u;
+  memcpy(&u, &f, sizeof u);
+  return u;
+}
+
 static void assert_same(const struct answer *a, const struct answer *b) {
   for (int i = 0; i < ANSWER; i++)
     for (int t = 0; t < VOCABULARY; t++)
-      if (memcmp(&a->logits[i][t], &b->logits[i][t], sizeof(float)) != 0)
+      if (bits(a->logits[i][t]) != bits(b->logits[i][t]))
         fail_msg("logit %d after %d tokens: %g, recomputed %g", t, i, (double)b->logits[i][t],
                  (double)a->logits[i][t]);
 }
