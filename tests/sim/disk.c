@@ -13,12 +13,12 @@
 
 #include "tests/sim/sched.h"
 
-#define FILES_MAX 96
-#define NAMES_MAX 96
+#define FILES_MAX 256
+#define NAMES_MAX 300
 #define FILE_BYTES ((uint64_t)SIM_SEGMENT_BYTES)
 #define SECTOR 512u
 #define SECTORS (FILE_BYTES / SECTOR)
-#define FDS_MAX 256
+#define FDS_MAX 512
 #define DIR_FD 1000
 #define DIR_BYTES 4096u
 #define PENDING_MAX 1024
