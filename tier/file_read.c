@@ -75,7 +75,7 @@ static int landing_init(landing *l, const kvstow_file *file, uint64_t offset, ui
 
 /* Puts what has landed where it belongs: the middle first, before the ends are laid around it. */
 static void landing_settle(const landing *l, uint64_t offset, uint8_t *to, size_t bytes) {
-  if (!l->bounce) return;
+  if (!l->bounce || !to) return;
   const size_t lead = (size_t)(offset - l->offset); /* not wanted, at the front */
   if (l->head + l->middle == 0) {
     memcpy(to, l->bounce + lead, bytes);
