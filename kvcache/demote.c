@@ -17,6 +17,7 @@
 #include "kvcache/thread.h"
 
 #define SKIPS_MAX 64u
+#define RUN_BYTES ((uint64_t)64 << 10)
 #define RECLAIM_TRIES 8u
 #define IDLE_MS 500u
 
@@ -28,6 +29,7 @@ struct record {
   kvstow_key key;
   uint64_t parent_lo;
   uint32_t padded_bytes, planes;
+  uint64_t reserved; /* of the daily limit */
 };
 
 struct batch {
@@ -75,12 +77,23 @@ void kvs_demoter_check(kvstow *store) {
     pthread_cond_signal(&store->demote_wake);
 }
 
+/* The same with what may lie before it if it begins a run: if it does not extend the last block of the
+ * batch, nor that one it. */
+static uint64_t cost_max(const struct batch *batch, const struct kvs_entry *entry) {
+  const struct record *last = batch->count == 0 ? NULL : &batch->record[batch->count - 1];
+  const bool joins =
+      last != NULL && (entry->parent_lo == last->key.lo || last->parent_lo == entry->key.lo);
+  return cost(entry->padded_bytes) + (joins ? 0 : RUN_BYTES);
+}
+
 static void batch_add(struct batch *batch, uint32_t id, bool victim, bool again) {
   kvstow *store = batch->store;
   struct kvs_entry *entry = kvs_entry(&store->index, id);
   const uint32_t layers = store->roots.rows[entry->root].layers;
   entry->flags |= KVS_DEMOTING;
   entry->ram_pins++;
+  const uint64_t reserved = cost_max(batch, entry);
+  store->writing_bytes += reserved;
   if (victim) store->demoting_bytes += cost(entry->padded_bytes);
   batch->record[batch->count++] = (struct record){.id = id,
                                                   .depth = entry->depth,
@@ -91,6 +104,7 @@ static void batch_add(struct batch *batch, uint32_t id, bool victim, bool again)
                                                   .key = entry->key,
                                                   .parent_lo = entry->parent_lo,
                                                   .padded_bytes = entry->padded_bytes,
+                                                  .reserved = reserved,
                                                   .planes = layers == 0 ? 1 : layers};
   batch->bytes += cost(entry->padded_bytes);
 }
@@ -101,7 +115,7 @@ static bool batch_full(const struct batch *batch) {
          batch->bytes >= (quarter < KVS_BATCH_BYTES ? quarter : KVS_BATCH_BYTES);
 }
 
-/* What may still be written today. */
+/* What may still be written today, what is under way included. */
 static uint64_t allowance(const kvstow *store) {
   if (store->options.write_bytes_a_day == 0) return UINT64_MAX;
   kvstow_tier_stats stats = {.size = sizeof stats};
@@ -127,7 +141,7 @@ static void gather_victims(struct batch *batch, uint64_t allowed) {
       kvs_ssd_use(store, id, &access);
       kvs_clean_push(store, id);
       freed = true;
-    } else if (batch->bytes + cost(entry->padded_bytes) > allowed) {
+    } else if (store->writing_bytes + cost_max(batch, entry) > allowed) {
       store->count.admission_refused++;
       kvs_clean_push(store, id);
       freed = true;
@@ -155,7 +169,7 @@ static void gather_wanted(struct batch *batch, uint64_t allowed) {
     if (!lacking || entry->frame == KVS_NO_FRAME || (entry->flags & KVS_DEMOTING) != 0) continue;
     if ((entry->flags & KVS_CLEAN) != 0) kvs_clean_remove(store, wanted->id);
     const bool victim = (entry->flags & (KVS_RAM_POLICY | KVS_PINNED)) == 0;
-    if (batch->bytes + cost(entry->padded_bytes) > allowed) {
+    if (store->writing_bytes + cost_max(batch, entry) > allowed) {
       store->count.admission_refused++;
       note_error(store, KVSTOW_ENOSPC);
       if (victim) kvs_clean_push(store, wanted->id);
@@ -204,7 +218,8 @@ static struct batch *gather(kvstow *store) {
   batch->bytes = 0;
   const uint64_t allowed = allowance(store);
   gather_wanted(batch, allowed);
-  gather_victims(batch, allowed);
+  /* The second half waits for what is to be moved into it. */
+  if (!store->half_full || !store->moving) gather_victims(batch, allowed);
   if (batch->count == 0) {
     free(batch);
     pthread_cond_broadcast(&store->changed); /* what was wanted may have been refused */
@@ -252,6 +267,7 @@ static void finish_record(struct batch *batch, uint32_t i, int result) {
   } else {
     note_error(store, result);
   }
+  store->writing_bytes -= record->reserved;
   if (record->victim) store->demoting_bytes -= cost(record->padded_bytes);
   if ((entry->flags & (KVS_PINNED | KVS_RAM_POLICY)) != 0) return;
   if (record->victim && !rescued)
@@ -338,9 +354,12 @@ static void prepare(struct batch *batch) {
   }
 }
 
-static bool beyond_middle(const kvstow *store, const kvstow_record_write *write, uint64_t bytes) {
-  return write->loc.segment < store->segments_count &&
-         (uint64_t)write->loc.page * KVSTOW_PAGE_BYTES + bytes > store->segment_bytes / 2;
+/* How full the open segment is, for those who look after the next one. */
+static void note_placed(kvstow *store, const kvstow_record_write *write, uint64_t bytes) {
+  if (write->loc.segment >= store->segments_count) return;
+  store->half_full =
+      (uint64_t)write->loc.page * KVSTOW_PAGE_BYTES + bytes > store->segment_bytes / 2;
+  store->look_ahead |= store->half_full || write->loc.page == 0;
 }
 
 /* Hands `count` records to the tier. 0, or why it took none. */
@@ -357,8 +376,7 @@ static int append_piece(struct batch *batch, uint32_t first, uint32_t count) {
   if (rc != 0) batch->refs--;
   for (uint32_t i = first; rc == 0 && i < first + count; i++) { /* our reference keeps the batch */
     count_pending(store, &batch->write[i], 1);
-    if (beyond_middle(store, &batch->write[i], cost(batch->record[i].padded_bytes)))
-      store->half_full = true;
+    note_placed(store, &batch->write[i], cost(batch->record[i].padded_bytes));
   }
   pthread_mutex_unlock(&store->lock);
   if (rc != 0) free(piece);

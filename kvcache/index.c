@@ -156,7 +156,8 @@ void kvs_shard_remove(struct kvs_index *index, uint32_t id) {
 }
 
 uint64_t kvs_index_bytes(const struct kvs_index *index) {
-  uint64_t bytes = index->used * sizeof(struct kvs_entry); /* the rest of a chunk is untouched */
+  uint64_t bytes = (uint64_t)index->chunks_count * CHUNK_ENTRIES * sizeof(struct kvs_entry);
+  bytes += index->chunks_max * (sizeof *index->chunks + 2 * sizeof *index->ram_nodes);
   for (uint32_t i = 0; i < KVS_SHARDS; i++)
     bytes += ((uint64_t)index->shards[i].mask + 1) * sizeof(uint32_t);
   return bytes;

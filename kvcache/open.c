@@ -77,7 +77,11 @@ void kvstow_message(const kvstow *store, char *text, size_t bytes) {
 }
 
 void kvstow_region(const kvstow *store, void **base, size_t *bytes) {
-  kvs_pool_region(store->pool, base, bytes);
+  void *at = NULL;
+  size_t length = 0;
+  if (store != NULL) kvs_pool_region(store->pool, &at, &length);
+  if (base != NULL) *base = at;
+  if (bytes != NULL) *bytes = length;
 }
 
 /* ---- options -------------------------------------------------------------------------------- */
@@ -322,6 +326,8 @@ static int destroy(kvstow *store) {
   free(store->roots.buckets);
   free(store->wanted);
   free(store->buried);
+  for (uint32_t i = 0; store->segments != NULL && i < store->segments_count; i++)
+    kvs_segment_clear(&store->segments[i]);
   free(store->segments);
   free(store->loads);
   pthread_cond_destroy(&store->changed);

@@ -22,12 +22,12 @@
 #define SLAB_BYTES_EASY ((size_t)16 << 20)
 #define SHARE_ENOUGH 0.95
 #define SMALL_REGION_BYTES ((uint64_t)256 << 20)
-#define CLASSES_MAX 256u
 #define SLAB_BYTES_MIN ((uint64_t)16 << 10) /* sizes the table of slabs, no more */
 
 struct slab {
   char *base; /* NULL: this table row is unused */
   uint32_t class_index;
+  uint32_t slot_bytes; /* its class's; read without the lock, which guards the classes */
   uint32_t slots;
   uint32_t used;
   uint32_t prev, next; /* among the class's slabs with free slots; next: free rows too */
@@ -48,8 +48,8 @@ struct kvs_pool {
   struct kvs_region *region;
   struct slab *slabs; /* never moves: addresses of frames in use are computed without the lock */
   uint32_t slabs_count, slabs_room, slabs_free; /* rows used so far, rows there, list of unused */
-  struct size_class classes[CLASSES_MAX];       /* [0] is headers */
-  uint32_t classes_count;
+  struct size_class *classes;                   /* [0] is headers; a row without slots is free */
+  uint32_t classes_count, classes_room;
   uint64_t slab_bytes, metadata_bytes;
 };
 
@@ -75,13 +75,28 @@ static uint32_t best_slots(const struct kvs_pool *pool, uint32_t slot_bytes) {
   return best;
 }
 
+static bool more_classes(struct kvs_pool *pool) {
+  const uint32_t room = pool->classes_room == 0 ? 8 : 2 * pool->classes_room;
+  struct size_class *grown = realloc(pool->classes, room * sizeof *grown);
+  if (grown == NULL) return false;
+  pool->metadata_bytes += (room - pool->classes_room) * sizeof *grown;
+  pool->classes = grown;
+  pool->classes_room = room;
+  return true;
+}
+
+/* The class of a size, perhaps in the place of one that has no slabs any more. */
 static uint32_t find_class(struct kvs_pool *pool, uint32_t slot_bytes, uint32_t first) {
-  for (uint32_t i = first; i < pool->classes_count; i++)
+  uint32_t row = pool->classes_count;
+  for (uint32_t i = first; i < pool->classes_count; i++) {
     if (pool->classes[i].slot_bytes == slot_bytes) return i;
-  if (pool->classes_count == CLASSES_MAX) return NONE;
-  pool->classes[pool->classes_count] = (struct size_class){
+    if (pool->classes[i].slots == 0) row = i;
+  }
+  if (row == pool->classes_room && !more_classes(pool)) return NONE;
+  if (row == pool->classes_count) pool->classes_count++;
+  pool->classes[row] = (struct size_class){
       .slot_bytes = slot_bytes, .best_slots = best_slots(pool, slot_bytes), .partial = NONE};
-  return pool->classes_count++;
+  return row;
 }
 
 /* ---- slabs ---------------------------------------------------------------------------------- */
@@ -144,6 +159,7 @@ static uint32_t make_slab(struct kvs_pool *pool, uint32_t class_index) {
   memset(slab, 0, sizeof *slab);
   slab->base = base;
   slab->class_index = class_index;
+  slab->slot_bytes = class->slot_bytes;
   slab->slots = slots;
   slab->header = numbers;
   slab->owner = numbers == NULL ? NULL : numbers + slots;
@@ -189,8 +205,7 @@ static void give_slot(struct kvs_pool *pool, uint32_t number) {
 
 static char *slot_address(const struct kvs_pool *pool, uint32_t number) {
   const struct slab *slab = &pool->slabs[number >> SLOT_BITS];
-  return slab->base +
-         (size_t)(number & (SLOTS_MAX - 1)) * pool->classes[slab->class_index].slot_bytes;
+  return slab->base + (size_t)(number & (SLOTS_MAX - 1)) * slab->slot_bytes;
 }
 
 /* ---- frames --------------------------------------------------------------------------------- */
@@ -271,6 +286,7 @@ void kvs_pool_destroy(struct kvs_pool *pool) {
     }
   kvs_region_destroy(pool->region);
   free(pool->slabs);
+  free(pool->classes);
   free(pool);
 }
 

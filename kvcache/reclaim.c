@@ -7,11 +7,12 @@
  * if they are within reinsert_pct of the segment (pinned blocks always); the rest is forgotten.
  * `kvstow replay --sim --tiers engine` follows the same rules.
  *
- * It begins ahead of need: when the last segment is half full. What is to be kept is brought to
- * RAM and written again at the head while its old record is still good, then made durable. So a full
- * segment finds the next one ready to be given up in one step without I/O, and what was flushed
- * stays flushed. When need comes first, what could not be moved in time loses its SSD copy but not
- * its RAM copy, and is written with the next batch.
+ * It begins ahead of need: when the last segment is opened. What is to be kept is brought to RAM
+ * and written again at the head while its old record is still good, then made durable; the head's
+ * second half waits for that. So a full segment finds the next one ready to be given up in one step
+ * without I/O, and what was flushed stays flushed. Where need comes first (no frame to be had, blocks
+ * nearly as large as segments), what could not be moved in time loses its SSD copy but not its RAM
+ * copy, and is written with the next batch.
  *
  * A segment that holds a leased block SSD alone has is passed over: a lease's bytes stay.
  *
@@ -26,20 +27,19 @@
 #define TRIES 16u
 
 struct row {
-  kvstow_key key, root;
+  kvstow_key key;
   kvstow_loc loc;
+  uint32_t id;
   bool kept;   /* to be written again */
   bool asked;  /* demotion has been told so */
   bool loaded; /* its RAM copy is there for that alone */
   bool gone;   /* the cache has let go of it */
 };
 
-/* The records of a segment, as its footer lists them. */
+/* What the cache has in a segment. */
 struct listing {
-  kvstow *store;
   struct row *row;
-  size_t count, room;
-  bool failed; /* no memory for all */
+  size_t count;
 };
 
 /* The segment that goes next. Only the demotion thread changes it, the rows under store->lock. */
@@ -50,53 +50,37 @@ struct kvs_reclaim {
   bool settled; /* nothing is left to move, or on its way */
 };
 
-static bool list_add(struct listing *list, kvstow_key key, kvstow_key root, kvstow_loc loc) {
-  if (list->count == list->room) {
-    const size_t room = list->room == 0 ? 256 : list->room * 2;
-    void *grown = realloc(list->row, room * sizeof *list->row);
-    if (grown == NULL) {
-      list->failed = true;
-      return false;
-    }
-    list->row = grown;
-    list->room = room;
+/* The entry whose SSD copy is this record, or NULL: it was moved, or is no more. Store's lock. */
+static struct kvs_entry *listed_entry(const kvstow *store, const struct row *row) {
+  struct kvs_entry *entry = kvs_entry(&store->index, row->id);
+  return kvs_entry_listed(entry) && kvs_key_equal(entry->key, row->key) &&
+                 kvs_ssd_is_at(store, row->id, row->loc)
+             ? entry
+             : NULL;
+}
+
+static bool lies_in(const kvstow *store, uint32_t id, uint32_t segment) {
+  const struct kvs_entry *entry = kvs_entry(&store->index, id);
+  return kvs_entry_listed(entry) && (entry->flags & KVS_SSD) != 0 && entry->loc.segment == segment;
+}
+
+/* Lists the segment's blocks: from its own list of ids, or if that is incomplete from all, at length.
+ * An id may be in its list twice. Store's lock. false: out of memory. */
+static bool list_blocks(kvstow *store, uint32_t number, struct listing *list) {
+  const struct kvs_segment *segment = &store->segments[number];
+  const uint32_t count = segment->ids_lost ? store->index.used : segment->ids_count;
+  list->row = calloc(segment->records + 1, sizeof *list->row);
+  if (list->row == NULL) return false;
+  for (uint32_t i = 0; i < count && list->count < segment->records; i++) {
+    const uint32_t id = segment->ids_lost ? i : segment->ids[i];
+    struct kvs_entry *entry = kvs_entry(&store->index, id);
+    if (!lies_in(store, id, number) || (entry->flags & KVS_LISTED) != 0) continue;
+    entry->flags |= KVS_LISTED;
+    list->row[list->count++] = (struct row){.key = entry->key, .loc = entry->loc, .id = id};
   }
-  list->row[list->count++] = (struct row){.key = key, .root = root, .loc = loc};
+  for (size_t i = 0; i < list->count; i++)
+    kvs_entry(&store->index, list->row[i].id)->flags &= (uint16_t)~KVS_LISTED;
   return true;
-}
-
-static bool list_record(void *arg, const kvstow_record *record) {
-  kvstow_block_info info;
-  if (kvstow_tag_describe(record->tag, &info) != 0) return true;
-  return list_add(arg, record->key, info.root, record->loc);
-}
-
-/* The footer can't be read: ask the index instead, at length. */
-static void list_index(struct listing *list, uint32_t segment) {
-  kvstow *store = list->store;
-  list->count = 0;
-  pthread_mutex_lock(&store->lock);
-  for (uint32_t id = 0; id < store->index.used; id++) {
-    const struct kvs_entry *entry = kvs_entry(&store->index, id);
-    if (kvs_entry_listed(entry) && (entry->flags & KVS_SSD) != 0 && entry->loc.segment == segment &&
-        !list_add(list, entry->key, store->roots.rows[entry->root].id, entry->loc))
-      break;
-  }
-  pthread_mutex_unlock(&store->lock);
-}
-
-/* The entry whose SSD copy is this record, or KVS_NO_ENTRY. Store's lock. */
-static uint32_t listed_entry(kvstow *store, const struct listing *list, size_t i) {
-  const kvstow_key none = {0, 0};
-  const uint32_t root = kvs_root_take(store, list->row[i].root, none, false);
-  if (root == KVS_NO_ENTRY) return KVS_NO_ENTRY;
-  const kvstow_key key = list->row[i].key;
-  kvs_shard_lock(&store->index, key);
-  const uint32_t id = kvs_shard_find(&store->index, key, root);
-  kvs_shard_unlock(&store->index, key);
-  kvs_root_give(store, root);
-  if (id == KVS_NO_ENTRY) return id;
-  return kvs_ssd_is_at(store, id, list->row[i].loc) ? id : KVS_NO_ENTRY;
 }
 
 /* ---- which ---------------------------------------------------------------------------------- */
@@ -163,8 +147,7 @@ static void mark_kept(kvstow *store, struct kvs_reclaim *reclaim) {
     const bool all =
         (uint64_t)count * 100 <= (uint64_t)reclaim->records * store->options.reinsert_pct;
     for (size_t i = 0; i < list->count; i++) {
-      const uint32_t id = listed_entry(store, list, i);
-      const struct kvs_entry *entry = id == KVS_NO_ENTRY ? NULL : kvs_entry(&store->index, id);
+      const struct kvs_entry *entry = listed_entry(store, &list->row[i]);
       if (pass == 0)
         count += list->row[i].kept || (entry != NULL && worthy(entry));
       else if (entry != NULL && (pinned(entry) || (all && worthy(entry))))
@@ -175,12 +158,12 @@ static void mark_kept(kvstow *store, struct kvs_reclaim *reclaim) {
 }
 
 /* To be written again: into the hands of the demotion, out of the policy if it is in RAM for that alone. */
-static bool ask_to_move(kvstow *store, struct row *row, uint32_t id) {
-  struct kvs_entry *entry = kvs_entry(&store->index, id);
-  if ((entry->flags & KVS_DEMOTING) != 0 || !kvs_demote_want(store, id, true)) return false;
+static bool ask_to_move(kvstow *store, struct row *row) {
+  struct kvs_entry *entry = kvs_entry(&store->index, row->id);
+  if ((entry->flags & KVS_DEMOTING) != 0 || !kvs_demote_want(store, row->id, true)) return false;
   row->asked = true;
   entry->flags |= KVS_MOVING;
-  if (row->loaded || (entry->flags & KVS_CLEAN) != 0) kvs_ram_unlist(store, id);
+  if (row->loaded || (entry->flags & KVS_CLEAN) != 0) kvs_ram_unlist(store, row->id);
   return true;
 }
 
@@ -190,21 +173,23 @@ static bool move_kept(kvstow *store, struct kvs_reclaim *reclaim, struct kvs_rea
   struct listing *list = &reclaim->list;
   bool progress = false;
   reclaim->settled = true;
+  store->moving = false;
   for (size_t i = 0; i < list->count; i++) {
     struct row *row = &list->row[i];
     if (!row->kept) continue;
-    const uint32_t id = listed_entry(store, list, i);
-    if (id == KVS_NO_ENTRY) continue; /* moved, or gone */
-    const struct kvs_entry *entry = kvs_entry(&store->index, id);
+    const struct kvs_entry *entry = listed_entry(store, row);
+    if (entry == NULL) continue;
     if (!row->asked && entry->frame != KVS_NO_FRAME) {
-      if (ask_to_move(store, row, id)) progress = reclaim->moved = true;
+      if (ask_to_move(store, row)) progress = reclaim->moved = true;
     } else if (!row->asked && (entry->flags & KVS_LOADING) == 0) {
       row->kept = !row->loaded; /* else it was tried in vain */
-      row->loaded = row->kept && kvs_load_start(store, id, KVSTOW_PREFETCH, false, reads) == 0;
+      row->loaded = row->kept && kvs_load_start(store, row->id, KVSTOW_DEMAND, false, reads) == 0;
       progress |= row->loaded;
       if (!row->kept) continue;
     }
-    if (!row->asked || (entry->flags & KVS_MOVING) != 0) reclaim->settled = false;
+    const bool moving = (entry->flags & (KVS_MOVING | KVS_LOADING)) != 0;
+    if (!row->asked || moving) reclaim->settled = false;
+    store->moving |= moving;
   }
   return progress;
 }
@@ -213,10 +198,8 @@ static bool move_kept(kvstow *store, struct kvs_reclaim *reclaim, struct kvs_rea
 static void wait_loads(kvstow *store, const struct listing *list) {
   const uint64_t deadline = kvs_deadline(store, 0);
   for (size_t i = 0; i < list->count;) {
-    const uint32_t id = listed_entry(store, list, i);
-    const bool loading =
-        id != KVS_NO_ENTRY && (kvs_entry(&store->index, id)->flags & KVS_LOADING) != 0;
-    if (!loading)
+    const struct kvs_entry *entry = listed_entry(store, &list->row[i]);
+    if (entry == NULL || (entry->flags & KVS_LOADING) == 0)
       i++;
     else if (!kvs_wait_until(store, deadline))
       break;
@@ -224,8 +207,9 @@ static void wait_loads(kvstow *store, const struct listing *list) {
 }
 
 /* The block's SSD copy goes. false: it must not, somebody leases it. */
-static bool let_go(kvstow *store, uint32_t id, struct row *row) {
-  struct kvs_entry *entry = kvs_entry(&store->index, id);
+static bool let_go(kvstow *store, struct row *row) {
+  const uint32_t id = row->id;
+  const struct kvs_entry *entry = kvs_entry(&store->index, id);
   if (entry->frame == KVS_NO_FRAME) {
     const kvstow_loc loc = entry->loc;
     if ((entry->flags & (KVS_LOADING | KVS_PINNED)) != 0) return false;
@@ -236,9 +220,19 @@ static bool let_go(kvstow *store, uint32_t id, struct row *row) {
     kvs_ssd_gain(store, id, loc, &access);
     return false;
   }
-  if ((row->kept || pinned(entry)) && !row->asked) (void)ask_to_move(store, row, id);
+  if ((row->kept || pinned(entry)) && !row->asked) (void)ask_to_move(store, row);
   kvs_ssd_lose(store, id, false);
   return true;
+}
+
+/* Ends with this segment, one way or the other. */
+static void drop(kvstow *store) {
+  struct kvs_reclaim *reclaim = store->reclaim;
+  store->reclaim = NULL;
+  store->preparing = store->moving = false;
+  if (reclaim == NULL) return;
+  free(reclaim->list.row);
+  free(reclaim);
 }
 
 /* Lets go of all blocks of the segment and gives it up: in one step, for a forget that comes between
@@ -249,9 +243,8 @@ static int give_up(kvstow *store, struct kvs_reclaim *reclaim) {
   int rc = 0;
   pthread_mutex_lock(&store->lock);
   for (size_t i = 0; i < list->count && rc == 0; i++) {
-    const uint32_t id = listed_entry(store, list, i);
-    if (id == KVS_NO_ENTRY) continue;
-    list->row[i].gone = let_go(store, id, &list->row[i]);
+    if (listed_entry(store, &list->row[i]) == NULL) continue;
+    list->row[i].gone = let_go(store, &list->row[i]);
     if (!list->row[i].gone) rc = KVSTOW_EBUSY;
   }
   if (rc == 0) rc = kvstow_tier_reclaim(store->tier, reclaim->segment);
@@ -259,38 +252,27 @@ static int give_up(kvstow *store, struct kvs_reclaim *reclaim) {
   for (size_t i = 0; i < list->count && rc != 0; i++)
     if (list->row[i].gone) kvs_bury(store, list->row[i].loc);
   if (rc != 0) kvs_reclaim_bury_moved(store);
-  store->count.segments_reclaimed += rc == 0;
+  if (rc == 0) {
+    kvs_segment_clear(&store->segments[reclaim->segment]);
+    store->count.segments_reclaimed++;
+  }
+  drop(store);
   pthread_mutex_unlock(&store->lock);
   return rc;
 }
 
 static bool any_leased(kvstow *store, const struct listing *list) {
   bool leased = false;
-  pthread_mutex_lock(&store->lock);
   for (size_t i = 0; i < list->count && !leased; i++) {
-    const uint32_t id = listed_entry(store, list, i);
-    if (id == KVS_NO_ENTRY) continue;
-    const struct kvs_entry *entry = kvs_entry(&store->index, id);
+    const struct kvs_entry *entry = kvs_entry(&store->index, list->row[i].id);
     kvs_shard_lock(&store->index, entry->key);
     leased = entry->frame == KVS_NO_FRAME && entry->leases > 0;
     kvs_shard_unlock(&store->index, entry->key);
   }
-  pthread_mutex_unlock(&store->lock);
   return leased;
 }
 
 /* ---- the steps ------------------------------------------------------------------------------ */
-
-static void drop(kvstow *store) {
-  pthread_mutex_lock(&store->lock);
-  struct kvs_reclaim *reclaim = store->reclaim;
-  store->reclaim = NULL;
-  store->preparing = false;
-  pthread_mutex_unlock(&store->lock);
-  if (reclaim == NULL) return;
-  free(reclaim->list.row);
-  free(reclaim);
-}
 
 /* One step of moving: asks, loads, or makes durable. Store's lock, let go of meanwhile. true: it did
  * something. */
@@ -310,25 +292,21 @@ static bool step(kvstow *store, struct kvs_reclaim *reclaim) {
   return true;
 }
 
-/* Lists the segment and begins to move what is kept. 0, KVSTOW_EBUSY (leased) or KVSTOW_ENOMEM. */
+/* Lists the segment and begins to move what is kept. Store's lock. 0, KVSTOW_EBUSY (leased) or
+ * KVSTOW_ENOMEM. */
 static int begin(kvstow *store, uint32_t segment, uint32_t records) {
-  struct kvs_reclaim *reclaim = calloc(1, sizeof *reclaim);
-  if (reclaim == NULL) return KVSTOW_ENOMEM;
-  *reclaim = (struct kvs_reclaim){.list = {.store = store}, .segment = segment, .records = records};
-  struct listing *list = &reclaim->list;
-  int rc = kvstow_tier_scan(store->tier, segment, list_record, list);
-  if (rc != 0) list_index(list, segment);
-  rc = list->failed ? KVSTOW_ENOMEM : 0;
-  if (rc == 0 && any_leased(store, list)) rc = KVSTOW_EBUSY;
-  pthread_mutex_lock(&store->lock);
-  store->reclaim = reclaim;
-  if (rc == 0) {
-    mark_kept(store, reclaim);
-    (void)step(store, reclaim);
+  store->reclaim = calloc(1, sizeof *store->reclaim);
+  if (store->reclaim == NULL) return KVSTOW_ENOMEM;
+  *store->reclaim = (struct kvs_reclaim){.segment = segment, .records = records};
+  int rc = list_blocks(store, segment, &store->reclaim->list) ? 0 : KVSTOW_ENOMEM;
+  if (rc == 0 && any_leased(store, &store->reclaim->list)) rc = KVSTOW_EBUSY;
+  if (rc != 0) {
+    drop(store);
+    return rc;
   }
-  pthread_mutex_unlock(&store->lock);
-  if (rc != 0) drop(store);
-  return rc;
+  mark_kept(store, store->reclaim);
+  (void)step(store, store->reclaim);
+  return 0;
 }
 
 /* Waits for writes under way; false if there are none. */
@@ -355,9 +333,9 @@ static int begin_some(kvstow *store, bool *skip, kvstow_segment_info *info, bool
     if (any_free && !need) return KVSTOW_EBUSY;
     pthread_mutex_lock(&store->lock);
     const uint32_t segment = choose(store, &(struct choice){skip, info});
+    const int rc = segment == UINT32_MAX ? 0 : begin(store, segment, info[segment].records);
     pthread_mutex_unlock(&store->lock);
     if (segment != UINT32_MAX) {
-      const int rc = begin(store, segment, info[segment].records);
       if (rc != KVSTOW_EBUSY) return rc;
       skip[segment] = true;
     } else if (!need) {
@@ -382,8 +360,8 @@ static int begin_next(kvstow *store, bool need, bool *skip) {
 }
 
 bool kvs_reclaim_ahead(kvstow *store) {
-  const bool soon = store->half_full;
-  store->half_full = false;
+  const bool soon = store->look_ahead;
+  store->look_ahead = false;
   if (store->reclaim != NULL) {
     if (soon) mark_kept(store, store->reclaim); /* used since */
     return step(store, store->reclaim);
@@ -412,7 +390,6 @@ int kvs_reclaim(kvstow *store) {
     if (flush) (void)kvstow_tier_flush(store->tier);
     skip[reclaim->segment] = true;
     rc = give_up(store, reclaim);
-    drop(store);
   }
   free(skip);
   return rc == KVSTOW_EBUSY ? KVSTOW_ENOSPC : rc;
@@ -423,7 +400,7 @@ void kvs_reclaim_bury_moved(kvstow *store) {
   if (reclaim == NULL) return;
   for (size_t i = 0; i < reclaim->list.count; i++)
     if (reclaim->list.row[i].asked && !reclaim->list.row[i].gone &&
-        listed_entry(store, &reclaim->list, i) == KVS_NO_ENTRY)
+        listed_entry(store, &reclaim->list.row[i]) == NULL)
       kvs_bury(store, reclaim->list.row[i].loc);
 }
 

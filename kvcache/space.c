@@ -75,15 +75,15 @@ void kvstow_space_options_init(kvstow_space_options *options) {
 }
 
 uint32_t kvstow_space_block_tokens(const kvstow_space *space) {
-  return space->layout.block_tokens;
+  return space == NULL ? 0 : space->layout.block_tokens;
 }
 
 uint32_t kvstow_space_plane_bytes(const kvstow_space *space) {
-  return space->plane_bytes;
+  return space == NULL ? 0 : space->plane_bytes;
 }
 
 uint32_t kvstow_space_payload_bytes(const kvstow_space *space) {
-  return space->padded_bytes;
+  return space == NULL ? 0 : space->padded_bytes;
 }
 
 static uint64_t page_up(uint64_t bytes) {

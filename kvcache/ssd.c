@@ -30,12 +30,35 @@ static void policy_insert(kvstow *store, uint32_t id, const kvstow_access *acces
   store->ssd.ops->insert(store->ssd.self, id, access);
 }
 
+/* For reclaim, which would have to ask the disk, behind all that is being written. */
+static void note_id(struct kvs_segment *segment, uint32_t id) {
+  if (segment->ids_count == segment->ids_room) {
+    const uint32_t room = segment->ids_room == 0 ? 8 : segment->ids_room * 2;
+    uint32_t *grown = realloc(segment->ids, room * sizeof *grown);
+    if (grown == NULL) {
+      segment->ids_lost = true;
+      return;
+    }
+    segment->ids = grown;
+    segment->ids_room = room;
+  }
+  segment->ids[segment->ids_count++] = id;
+}
+
+void kvs_segment_clear(struct kvs_segment *segment) {
+  free(segment->ids);
+  segment->ids = NULL;
+  segment->ids_count = segment->ids_room = 0;
+  segment->ids_lost = false;
+}
+
 void kvs_ssd_gain(kvstow *store, uint32_t id, kvstow_loc loc, const kvstow_access *access) {
   struct kvs_entry *entry = kvs_entry(&store->index, id);
   entry->loc = loc;
   entry->flags |= KVS_SSD;
   entry->flags &= (uint16_t)~KVS_SSD_USED;
   store->segments[loc.segment].records++;
+  note_id(&store->segments[loc.segment], id);
   store->ssd_records++;
   store->both_blocks += entry->frame != KVS_NO_FRAME;
   policy_insert(store, id, access);
@@ -47,6 +70,7 @@ void kvs_ssd_move(kvstow *store, uint32_t id, kvstow_loc loc) {
   struct kvs_segment *from = &store->segments[entry->loc.segment];
   struct kvs_segment *to = &store->segments[loc.segment];
   from->records--, to->records++;
+  note_id(to, id);
   from->valued -= valued, to->valued += valued;
   entry->loc = loc;
   entry->flags &= (uint16_t)~KVS_SSD_USED;

@@ -11,6 +11,17 @@
 
 #include "kvcache/store.h"
 
+/* All that is allocated in proportion to blocks, segments or roots. */
+static uint64_t metadata_bytes(const kvstow *store, const struct kvs_pool_stats *pool) {
+  uint64_t ids = 0;
+  for (uint32_t i = 0; i < store->segments_count; i++) ids += store->segments[i].ids_room;
+  return kvs_index_bytes(&store->index) + pool->metadata_bytes + ids * sizeof(uint32_t) +
+         store->segments_count * sizeof *store->segments +
+         store->wanted_room * sizeof *store->wanted + store->buried_room * sizeof *store->buried +
+         store->loads_room * sizeof(*store->loads) +
+         store->roots.room * (sizeof *store->roots.rows + sizeof *store->roots.buckets);
+}
+
 static void get_occupancy(const kvstow *store, kvstow_stats *s) {
   struct kvs_pool_stats pool;
   kvs_pool_get_stats(store->pool, &pool);
@@ -24,7 +35,7 @@ static void get_occupancy(const kvstow *store, kvstow_stats *s) {
   s->ram_payload_bytes = pool.payload_bytes;
   s->ram_used_bytes = pool.slab_bytes;
   s->ram_capacity_blocks = pool.capacity_frames;
-  s->metadata_bytes = kvs_index_bytes(&store->index) + pool.metadata_bytes;
+  s->metadata_bytes = metadata_bytes(store, &pool);
   s->metadata_bytes_a_block = /* memory is not given back: over the most blocks held at once */
       store->index.used == 0 ? 0 : (double)s->metadata_bytes / (double)store->index.used;
   s->fragmentation =

@@ -85,6 +85,9 @@ struct kvs_wanted {
 
 /* Per segment, what the cache has in it. */
 struct kvs_segment {
+  uint32_t *ids; /* of all blocks written to it; some have left since */
+  uint32_t ids_count, ids_room;
+  bool ids_lost; /* not all: there was no memory */
   uint32_t records; /* entries whose loc is here */
   uint32_t valued;  /* of them in the SSD policy or pinned */
   int32_t
@@ -142,7 +145,8 @@ struct kvstow {
   uint64_t wanted_in, wanted_out; /* ever */
   uint64_t batches_begun;
   uint64_t batches[KVS_BATCHES_MAX]; /* numbers of those in flight; 0 free */
-  uint64_t demoting_bytes;
+  uint64_t demoting_bytes; /* of victims */
+  uint64_t writing_bytes;  /* of all under way: the most it may come to */
   uint64_t pressed_bytes; /* somebody waits for so much RAM */
   uint64_t write_errors;  /* blocks that could not be written, ever; */
   int write_error;        /* why the newest could not */
@@ -154,8 +158,10 @@ struct kvstow {
   uint32_t segments_count, segment_bytes;
   uint64_t ssd_records, ssd_valued;
   struct kvs_reclaim *reclaim; /* the segment that goes next; NULL: not chosen yet */
-  bool preparing;              /* blocks are on their way out of it: the demotion thread looks on */
-  bool half_full;              /* an append has passed the middle of its segment */
+  bool preparing;  /* blocks are to be moved out of it: the demotion thread looks on; */
+  bool moving;     /* of them, some are being read or written */
+  bool half_full;  /* the open segment is */
+  bool look_ahead; /* and has changed so that the next one is to be looked at */
 
   /* promotion */
   struct kvs_load **loads;
@@ -289,6 +295,8 @@ void kvs_ssd_lose(kvstow *store, uint32_t id, bool bury);
 void kvs_ssd_use(kvstow *store, uint32_t id, const kvstow_access *access);
 /* Starts or stops counting a copy as valued without asking the policy: for pins. */
 void kvs_ssd_value(kvstow *store, uint32_t id, bool valued);
+/* Forgets which blocks were written to it. */
+void kvs_segment_clear(struct kvs_segment *segment);
 /* Is that where the block lies on SSD? It may have moved since a read of it began. */
 bool kvs_ssd_is_at(const kvstow *store, uint32_t id, kvstow_loc loc);
 void kvs_bury(kvstow *store, kvstow_loc loc);
@@ -364,7 +372,7 @@ bool kvs_reclaim_ahead(kvstow *store);
 bool kvs_reclaim_covers(const kvstow *store, uint32_t segment);
 /* Those blocks may have been forgotten since: buries the old records as well. */
 void kvs_reclaim_bury_moved(kvstow *store);
-void kvs_reclaim_finish(kvstow *store); /* lock NOT held */
+void kvs_reclaim_finish(kvstow *store);
 
 /* ---- read.c --------------------------------------------------------------------------------- */
 

@@ -68,6 +68,24 @@ static void a_region_emptied_of_one_size_serves_another(void **state) {
   kvs_pool_destroy(pool);
 }
 
+/* Its table of sizes was full after 255, for good. */
+static void as_many_sizes_as_may_be(void **state) {
+  (void)state;
+  struct kvs_pool *pool = make_pool(8192 * MIB); /* not touched */
+  uint32_t frames[300];
+  for (uint32_t turn = 0; turn < 3; turn++) {
+    for (uint32_t i = 0; i < 300; i++) {
+      frames[i] = kvs_pool_take(pool, (turn * 300 + i + 1) * PAGE);
+      if (frames[i] == KVS_NO_FRAME) fail_msg("turn %u: no frame of size %u", turn, i);
+    }
+    for (uint32_t i = 0; i < 300; i++) kvs_pool_give(pool, frames[i]);
+  }
+  struct kvs_pool_stats stats;
+  kvs_pool_get_stats(pool, &stats);
+  if (stats.metadata_bytes > 128 * KIB) fail_msg("%" PRIu64 " bytes kept", stats.metadata_bytes);
+  kvs_pool_destroy(pool);
+}
+
 struct taken {
   uint32_t frame, size;
   uint64_t mark;
@@ -179,6 +197,7 @@ int main(void) {
       cmocka_unit_test(holds_at_least_92_percent_payload_for_any_block_size),
       cmocka_unit_test(a_region_emptied_of_one_size_serves_another),
       cmocka_unit_test(frames_are_aligned_in_the_region_and_never_overlap),
+      cmocka_unit_test(as_many_sizes_as_may_be),
       cmocka_unit_test(a_fork_of_the_host_does_not_inherit_the_region),
       cmocka_unit_test(index_finds_what_was_inserted_and_nothing_else),
   };

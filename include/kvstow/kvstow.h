@@ -6,8 +6,11 @@
  *    salt and space you asked for. Whatever came from SSD was checked against its plane checksums
  *    and its own record of the tokens; a failed check is a miss and a counter.
  *  - After kvstow_flush() returns 0, all blocks stored before it survive kill -9 and power loss,
- *    until they are evicted or forgotten. Anything not flushed may be lost in a crash. An
- *    orderly kvstow_close() flushes.
+ *    until SSD evicts them or they are forgotten. Anything not flushed may be lost in a crash. An
+ *    orderly kvstow_close() flushes. (SSD evicts a segment at a time. What it keeps of one is durable
+ *    elsewhere before the old record is overwritten; where there is no room for that it counts as
+ *    evicted. A block RAM holds too may lose its SSD copy so, and has one again when RAM gives
+ *    it up or at the next flush.)
  *  - ram_bytes bounds the one region that holds all payloads and header pages; the index lies beside
  *    it, at most 128 bytes a block (kvstow_stats.metadata_bytes). ssd_bytes bounds the directories,
  *    metadata included.
@@ -99,8 +102,10 @@ typedef struct kvstow_options {
   kvstow_write_mode write_mode;
   uint32_t high_watermark_pct; /* demotion starts when so much of RAM is dirty or hot */
   uint32_t low_watermark_pct;  /* and goes on down to this */
-  uint32_t reinsert_pct;       /* of a reclaimed segment, what may be rewritten; 0: nothing */
-  uint64_t write_bytes_a_day;  /* to SSD; beyond it demotion is refused. 0: no limit */
+  uint32_t reinsert_pct;       /* of a reclaimed segment, what may be rewritten; 0: nothing. Only
+                                  blocks used since they were written are */
+  uint64_t write_bytes_a_day;  /* to SSD, segments' own tables apart; beyond it demotion is refused.
+                                  0: no limit */
   uint32_t load_timeout_ms;    /* what timeout_ms 0 means */
   uint32_t store_timeout_ms;   /* how long a store may wait for dirty RAM to be written */
   kvstow_tuning tuning;        /* prefetch and the read scheduler */
@@ -115,7 +120,9 @@ typedef struct kvstow_options {
 KVSTOW_API void kvstow_options_init(kvstow_options *options);
 
 /* Opens or creates a store. `why` (may be NULL; KVSTOW_MESSAGE_BYTES suffice) gets the cause of a
- * failure in words. Blocking, in proportion to segments, not bytes. Errors: those of
+ * failure in words. Blocking, in proportion to segments, not bytes. ssd_bytes holds as many whole
+ * segments as fit beside the super block, the lock and the directories themselves (together well under
+ * 1 MiB a directory): a budget of exactly N segments gives N - 1. Errors: those of
  * kvstow_tier_open, EPOLICY, and EBUDGET for a RAM budget too small. */
 KVSTOW_API int kvstow_open(const kvstow_options *options, kvstow **store, char *why,
                            size_t why_bytes);
@@ -138,7 +145,7 @@ KVSTOW_API int kvstow_close(kvstow *store);
 KVSTOW_API void kvstow_message(const kvstow *store, char *text, size_t bytes);
 
 /* The RAM region: one mapping, never moved, never purged, until close. For pinning it to a GPU or
- * registering it with a NIC. */
+ * registering it with a NIC. NULL: none, of 0 bytes. */
 KVSTOW_API void kvstow_region(const kvstow *store, void **base, size_t *bytes);
 
 /* ---- spaces --------------------------------------------------------------------------------- */
@@ -165,7 +172,7 @@ KVSTOW_API void kvstow_space_options_init(kvstow_space_options *options);
 KVSTOW_API int kvstow_space_open(kvstow *store, const kvstow_space_options *options,
                                  kvstow_space **space);
 
-/* Tokens in a block. */
+/* Tokens in a block. 0 for NULL, as the next two. */
 KVSTOW_API uint32_t kvstow_space_block_tokens(const kvstow_space *space);
 /* Stride of planes and size of a block's payload as stored, padding included. */
 KVSTOW_API uint32_t kvstow_space_plane_bytes(const kvstow_space *space);
