@@ -40,6 +40,7 @@ static const struct {
   tier_limit *limit;
   const char *fio;
 } ops[TIER_OPS] = {
+    [TIER_WRITE] = {"write", tier_write_run, tier_write_limit, "write"},
     [TIER_READ] = {"read", tier_file_run, tier_file_limit, "read"},
     [TIER_RANDOM] = {"random", tier_file_run, tier_file_limit, "randread"},
     [TIER_FRAGMENTED] = {"fragmented", tier_file_run, tier_file_limit, NULL},
@@ -344,7 +345,7 @@ static void measure(struct tier_bed *bed) {
   struct tier_tally *tally = tier_tally_create();
   bool ok = true;
   for (enum tier_op op = 0; op < TIER_OPS && ok; op++) {
-    if (ops[op].run == NULL || !bench_picks(bed->args->op, ops[op].name)) continue;
+    if (!bench_picks(bed->args->op, ops[op].name)) continue;
     if (of_log(op) && bed->log_limit_fd < 0) ok = tier_log_open(bed, run_max_bytes(bed->args));
     ok = ok && measure_op(bed, op, tally);
   }
@@ -353,7 +354,7 @@ static void measure(struct tier_bed *bed) {
 
 static bool known_op(const char *name) {
   for (int op = 0; op < TIER_OPS; op++)
-    if (ops[op].name != NULL && bench_picks(name, ops[op].name)) return true;
+    if (bench_picks(name, ops[op].name)) return true;
   return false;
 }
 

@@ -104,14 +104,15 @@ static bool is_shown(const json_t *row) {
 }
 
 /* The original's table. */
-static void add_change(struct tier_contest *c, kvstow_engine engine, double change) {
+static void add_change(struct tier_contest *c, kvstow_engine engine, const struct tier_series *off,
+                       const struct tier_series *on, double change) {
   json_t *row = json_object();
   bench_text(row, "op", tier_op_name(c->cell.op));
   bench_count(row, "block_bytes", c->cell.block_bytes);
   bench_count(row, "depth", c->cell.depth);
   bench_text(row, "engine", tier_engine_name(engine));
-  bench_real(row, "baseline_mb_s", mb_s(c, series_of(c, engine, false, false)));
-  bench_real(row, "optimized_mb_s", mb_s(c, series_of(c, engine, true, true)));
+  bench_real(row, "baseline_mb_s", mb_s(c, off));
+  bench_real(row, "optimized_mb_s", mb_s(c, on));
   bench_real(row, "change", change - 1);
   json_array_append_new(json_object_get(c->bed->report->root, "changes"), row);
 }
@@ -151,7 +152,7 @@ static void tally_changes(struct tier_contest *c, struct tier_tally *t) {
     const struct tier_series *on = series_of(c, tier_engines[e], true, true);
     if (off == NULL || on == NULL) continue;
     const double change = quotient(c, off, on);
-    add_change(c, tier_engines[e], change);
+    add_change(c, tier_engines[e], off, on, change);
     least(&t->worst_change, change);
     if (c->cell.op == TIER_READ && c->cell.depth == 1) least(&t->worst_sequential_gain, change);
   }

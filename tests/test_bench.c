@@ -188,6 +188,7 @@ static void tier_has_a_row_of_every_kind(void **state) {
   assert_tier_rows("read", "64KiB", 12);
   assert_tier_rows("random", "4096", 12);
   assert_tier_rows("fragmented", "64KiB", 4);
+  assert_tier_rows("write", "64KiB", 4);
   assert_tier_rows("append", "1MiB", 2);
   assert_tier_rows("record_read", "64KiB", 4);
 }
