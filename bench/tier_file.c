@@ -64,12 +64,25 @@ static void swap(uint64_t *a, uint64_t *b) {
   *b = was;
 }
 
-/* Batches lie anywhere; the blocks of one are neighbours, and shuffled. */
+static uint64_t common_divisor(uint64_t a, uint64_t b) {
+  while (b != 0) {
+    const uint64_t rest = a % b;
+    a = b;
+    b = rest;
+  }
+  return a;
+}
+
+/* Batches lie all over the file, none twice: what was read ahead once must not serve again. The blocks of one
+ * are neighbours, and shuffled. */
 static void plan_fragments(struct tier_bed *bed, const struct tier_cell *cell, uint64_t seed) {
   const uint64_t region = (uint64_t)TIER_FRAGMENTS * cell->block_bytes;
+  const uint64_t regions = bed->file_bytes / region, start = next_random(&seed) % regions;
+  uint64_t stride = regions * 5 / 8 + 1;
+  while (common_divisor(stride, regions) != 1) stride++;
   for (size_t at = 0; at < cell->count; at += TIER_FRAGMENTS) {
     uint64_t *batch = bed->offsets + at;
-    const uint64_t base = next_random(&seed) % (bed->file_bytes / region) * region;
+    const uint64_t base = (start + at / TIER_FRAGMENTS * stride) % regions * region;
     for (size_t i = 0; i < TIER_FRAGMENTS; i++) batch[i] = base + i * cell->block_bytes;
     for (size_t i = TIER_FRAGMENTS - 1; i > 0; i--)
       swap(&batch[i], &batch[next_random(&seed) % (i + 1)]);
