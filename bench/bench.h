@@ -20,6 +20,7 @@ extern const bench bench_table[];
 int bench_store_run(int argc, char **argv);
 int bench_match_run(int argc, char **argv);
 int bench_restore_run(int argc, char **argv);
+int bench_stream_run(int argc, char **argv);
 int bench_tier_run(int argc, char **argv);
 int bench_gguf_run(int argc, char **argv);
 

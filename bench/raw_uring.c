@@ -3,11 +3,14 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "bench/raw_uring.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { CREATE_BLOCK_BYTES = 4 << 20, CREATE_DEPTH = 8 };
@@ -122,6 +125,32 @@ int raw_uring_run(const struct raw_uring_job *job, struct raw_uring_result *resu
 int raw_uring_open(const char *path, bool write) {
   const int fd = open(path, (write ? O_RDWR : O_RDONLY) | O_DIRECT | O_CLOEXEC);
   return fd < 0 ? -errno : fd;
+}
+
+int raw_uring_open_dir(const char *dir, uint64_t least_bytes, struct raw_extent *extents,
+                       size_t max) {
+  struct dirent **names;
+  const int found = scandir(dir, &names, NULL, alphasort);
+  if (found < 0) return -errno;
+  int count = 0;
+  for (int i = 0; i < found; i++) {
+    char path[4096];
+    struct stat st;
+    snprintf(path, sizeof path, "%s/%s", dir, names[i]->d_name);
+    free(names[i]);
+    if (count < 0 || (size_t)count == max || stat(path, &st) != 0 || !S_ISREG(st.st_mode) ||
+        (uint64_t)st.st_size < least_bytes)
+      continue;
+    const int fd = raw_uring_open(path, false);
+    if (fd >= 0) {
+      extents[count++] = (struct raw_extent){fd, 0, (uint64_t)st.st_size};
+      continue;
+    }
+    while (count > 0) close(extents[--count].fd);
+    count = fd;
+  }
+  free(names);
+  return count;
 }
 
 int raw_uring_create(const char *path, uint64_t bytes) {

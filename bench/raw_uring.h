@@ -43,6 +43,11 @@ int raw_uring_run(const struct raw_uring_job *job, struct raw_uring_result *resu
 /* Opens for direct I/O; negative errno where there is none: page-cache speed is not the SSD's. */
 int raw_uring_open(const char *path, bool write);
 
+/* Opens the files of a directory that are no shorter than `least_bytes`, by name, whole: the segments
+ * of a store. How many, at most `max`, or a negative errno. The descriptors are the caller's. */
+int raw_uring_open_dir(const char *dir, uint64_t least_bytes, struct raw_extent *extents,
+                       size_t max);
+
 /* A new file of `bytes`, preallocated and written once, so that what is timed is an overwrite. A
  * descriptor, or a negative errno. */
 int raw_uring_create(const char *path, uint64_t bytes);

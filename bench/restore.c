@@ -13,13 +13,11 @@
  * `promote` brings blocks to RAM and views them there; from RAM, `copy`, beside memcpy.
  *
  * SPDX-License-Identifier: Apache-2.0 */
-#include <dirent.h>
 #include <errno.h>
 #include <kvstow/kvstow.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "bench/bench.h"
@@ -190,33 +188,12 @@ static bool fill(struct bed *bed) {
   return rc == 0;
 }
 
-static int by_name(const void *a, const void *b) {
-  return strcmp(*(char **)a, *(char **)b);
-}
-
 /* The segment files, for the limit. */
 static bool open_extents(struct bed *bed) {
-  char *names[SEGMENTS_MAX];
-  size_t count = 0;
-  DIR *dir = opendir(bed->dir);
-  for (const struct dirent *e; dir != NULL && (e = readdir(dir)) != NULL;)
-    if (count < SEGMENTS_MAX && (names[count] = strdup(e->d_name)) != NULL) count++;
-  if (dir != NULL) closedir(dir);
-  qsort(names, count, sizeof *names, by_name);
-  for (size_t i = 0; i < count; i++) {
-    char path[2 * BENCH_PATH_BYTES];
-    struct stat st;
-    snprintf(path, sizeof path, "%s/%s", bed->dir, names[i]);
-    free(names[i]);
-    if (stat(path, &st) != 0 || st.st_size < LIMIT_BLOCK_BYTES) continue;
-    const int fd = raw_uring_open(path, false);
-    if (fd < 0) {
-      bench_fail(bed->report, "the limit needs O_DIRECT: %s", strerror(-fd));
-      return false;
-    }
-    bed->extents[bed->extents_count++] = (struct raw_extent){fd, 0, (uint64_t)st.st_size};
-  }
-  return bed->extents_count > 0;
+  const int count = raw_uring_open_dir(bed->dir, LIMIT_BLOCK_BYTES, bed->extents, SEGMENTS_MAX);
+  if (count < 0) bench_fail(bed->report, "the limit needs O_DIRECT: %s", strerror(-count));
+  bed->extents_count = count < 0 ? 0 : (size_t)count;
+  return count > 0;
 }
 
 /* ---- contestants ---------------------------------------------------------------------------- */

@@ -70,7 +70,6 @@ static void get_counters(const kvstow *store, kvstow_stats *s) {
   s->stored_waits = c->stored_waits;
   s->prefetch_chain = c->chain;
   s->prefetch_layer = c->layer;
-  s->prefetch_learned = c->learned;
   s->corrupt_blocks = c->corrupt_blocks;
   s->failed_loads = c->failed_loads;
   s->timeouts = c->timeouts;
@@ -169,7 +168,6 @@ static const struct field FIELDS[] = {CACHE(blocks, U64, GAUGE),
                                       CACHE(write_amplification, F64, GAUGE),
                                       PREFETCH(chain),
                                       PREFETCH(layer),
-                                      PREFETCH(learned),
                                       CACHE(corrupt_blocks, U64, COUNTER),
                                       CACHE(failed_loads, U64, COUNTER),
                                       CACHE(timeouts, U64, COUNTER),

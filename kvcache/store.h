@@ -103,7 +103,7 @@ struct kvs_counters {
   uint64_t demoted_blocks, demoted_bytes, first_demoted_bytes, promoted_blocks, promoted_bytes;
   uint64_t evicted_blocks, forgotten_blocks, ram_evictions, reinserted_blocks, admission_refused;
   uint64_t segments_reclaimed, stored_waits;
-  kvstow_prefetch_stats chain, layer, learned;
+  kvstow_prefetch_stats chain, layer;
   uint64_t corrupt_blocks, failed_loads, timeouts, cancels, collisions, expired_blocks;
   uint64_t recovered_blocks, recovery_us;
 };

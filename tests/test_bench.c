@@ -54,6 +54,34 @@ static void write_model(const void *bytes, size_t count) {
   assert_int_equal(fclose(file), 0);
 }
 
+/* ---- stream ------------------------------------------------------------------------------------- */
+
+static void stream_compares_prefetch_on_and_off(void **state) {
+  (void)state;
+  json_t *root =
+      run_json("bench stream --quick --rounds 1 --shape deepseek-v3 --json --dir " SCRATCH);
+  const json_t *rows = json_object_get(root, "rows");
+  assert_int_equal(json_array_size(rows), 6);
+  size_t i, on = 0;
+  json_t *row;
+  json_array_foreach(rows, i, row) {
+    const bool ahead = strcmp(text_of(row, "prefetch"), "on") == 0;
+    on += ahead;
+    assert_string_equal(text_of(row, "shape"), "deepseek-v3");
+    assert_true(number_of(row, "tok_s") > 0 && number_of(row, "mb_s") > 0);
+    assert_true(number_of(row, "limit_mb_s") > 0 && number_of(row, "ratio") > 0);
+    assert_true(number_of(row, "mmap_ratio") > 0);
+    const double overlap = number_of(row, "overlap");
+    assert_true(overlap >= 0 && overlap <= 1);
+    if (!ahead) assert_true(number_of(row, "issued") == 0);
+    if (ahead && number_of(row, "context_over_ram") > 1) {
+      assert_true(number_of(row, "issued") > 0 && number_of(row, "cold_share") > 0.1);
+    }
+  }
+  assert_int_equal(on, 3);
+  json_decref(root);
+}
+
 /* ---- gguf --------------------------------------------------------------------------------------- */
 
 static void gguf_streams_what_it_generated(void **state) {
@@ -251,6 +279,7 @@ static void tier_bad_usage(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(stream_compares_prefetch_on_and_off),
       cmocka_unit_test(gguf_streams_what_it_generated),
       cmocka_unit_test(gguf_refuses_other_files_by_name),
       cmocka_unit_test(gguf_refuses_half_a_file),

@@ -404,9 +404,8 @@ typedef struct kvstow_stats {
   uint64_t segments_reclaimed, stored_waits;
   double write_amplification; /* bytes to SSD / bytes of blocks demoted the first time */
   /* What was read ahead of demand. chain: the blocks of a match, in order. layer: the next layer of a
-   * context that is read layer by layer, in planes of blocks. learned: blocks of the chain that
-   * followed this one before. */
-  kvstow_prefetch_stats prefetch_chain, prefetch_layer, prefetch_learned;
+   * context that is read layer by layer, in planes of blocks. */
+  kvstow_prefetch_stats prefetch_chain, prefetch_layer;
   /* trouble */
   uint64_t corrupt_blocks, failed_loads, timeouts, cancels, collisions, expired_blocks;
   uint64_t events_dropped;
