@@ -230,8 +230,8 @@ static bool run_rounds(struct tier_contest *c) {
   c->bed->every_byte = false;
   for (unsigned r = 0; r < c->bed->args->rounds; r++) {
     if (!of_log(c->cell.op)) tier_file_plan(c->bed, &c->cell, r);
-    for (size_t i = 0; i < who; i++)
-      if (!record(c, (i + r) % who, r)) return false;
+    for (size_t i = 0; i < who; i++) /* forwards, then backwards: nobody always follows the same */
+      if (!record(c, (r % 2 == 0 ? i + r : who - 1 - i + r) % who, r)) return false;
     if (c->bed->fio) run_fio(c);
   }
   return true;
