@@ -11,6 +11,7 @@ const bench bench_table[] = {
     {"restore", "how fast a prefix comes back, beside a bare io_uring loop", bench_restore_run},
     {"stream", "decoding over a context longer than RAM, layer by layer", bench_stream_run},
     {"tier", "the SSD tier's reads and writes, beside a bare io_uring loop", bench_tier_run},
+    {"overhead", "what metrics, tracking and detection cost", bench_overhead_run},
     {"gguf", "a model file through the tier, beside mmap and pread, cold", bench_gguf_run},
     {NULL, NULL, NULL},
 };

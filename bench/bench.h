@@ -22,6 +22,7 @@ int bench_match_run(int argc, char **argv);
 int bench_restore_run(int argc, char **argv);
 int bench_stream_run(int argc, char **argv);
 int bench_tier_run(int argc, char **argv);
+int bench_overhead_run(int argc, char **argv);
 int bench_gguf_run(int argc, char **argv);
 
 #endif

@@ -373,7 +373,7 @@ static kvstow_op *op_new(kvstow_queue *queue, enum kind kind, uint32_t timeout_m
   op->queue = queue;
   op->kind = kind;
   op->user = user;
-  op->begun_ns = kvs_now_ns();
+  op->begun_ns = kvs_clock(queue->store);
   op->deadline_us = kvs_deadline(queue->store, timeout_ms);
   return op;
 }

@@ -89,7 +89,6 @@ static void load_done(kvstow_record_read *read) {
   pthread_mutex_lock(&store->lock);
   const uint32_t id = load->id;
   struct kvs_entry *entry = kvs_entry(&store->index, id);
-  const uint64_t ns = kvs_now_ns() - load->started_ns;
   int result = read->result;
   if (result == 0) result = kvs_load_check(store, id, read->header);
   store->loads[entry->load] = NULL;
@@ -109,7 +108,7 @@ static void load_done(kvstow_record_read *read) {
   if (load->awaited || store->waiters > 0) pthread_cond_broadcast(&store->changed);
   kvs_async_wake(store);
   pthread_mutex_unlock(&store->lock);
-  kvs_histogram_add(&store->load_time, ns);
+  kvs_clock_stop(&store->load_time, load->started_ns);
   free(load);
 }
 
@@ -146,7 +145,7 @@ int kvs_load_start(kvstow *store, uint32_t id, kvstow_priority priority, bool ah
       .store = store,
       .id = id,
       .frame = frame,
-      .started_ns = kvs_now_ns(),
+      .started_ns = kvs_clock(store),
       .urged = priority == KVSTOW_DEMAND,
   };
   const kvstow_key key = entry->key;

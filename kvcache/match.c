@@ -102,6 +102,7 @@ static void lease_use(kvstow_lease *lease, const kvstow_prefix *prefix, kvstow_h
 }
 
 static void count_match(kvstow *store, const struct kvs_chain *chain, const kvstow_held *held) {
+  if (!store->options.metrics) return;
   store->count.matches++;
   store->count.match_blocks_asked += chain->blocks;
   store->count.match_tokens_asked += chain->prefix->tokens_count;
@@ -117,7 +118,9 @@ int kvstow_match(const kvstow_prefix *prefix, uint32_t flags, kvstow_lease **out
   *out = NULL;
   if (held_out != NULL) *held_out = held;
   const uint64_t start =
-      prefix != NULL && prefix->space != NULL ? kvs_clock_sample(prefix->space->store) : 0;
+      prefix != NULL && prefix->space != NULL
+          ? kvs_clock_sample(prefix->space->store, &prefix->space->store->match_time)
+          : 0;
   struct kvs_chain chain;
   int rc = kvs_chain_init(&chain, prefix, SIZE_MAX, false);
   if (rc != 0) return rc;

@@ -411,15 +411,15 @@ void kvs_read_job_end(struct kvs_read_job *job, int rc, uint64_t begun_ns) {
   if (rc != 0)
     kvs_fail(store, rc, "read: block %zu of a lease of %zu: %s", job->next, lease->blocks,
              kvstow_strerror(rc));
-  pthread_mutex_lock(&store->lock);
-  if (rc == 0) {
+  if (rc == 0 && store->options.metrics) {
+    pthread_mutex_lock(&store->lock);
     const bool rows = job->payloads == NULL;
     store->count.read_tokens += rows ? job->range.token_count : job->count * layout->block_tokens;
     store->count.read_bytes += rows ? job->range.token_count * job->range.layer_count *
                                           ((uint64_t)layout->k_bytes + layout->v_bytes)
                                     : (uint64_t)job->count * lease->space->payload_bytes;
+    pthread_mutex_unlock(&store->lock);
   }
-  pthread_mutex_unlock(&store->lock);
   if (job->stream)
     kvs_layers_end(job, rc == 0);
   else if (job->window != NULL)
@@ -429,8 +429,9 @@ void kvs_read_job_end(struct kvs_read_job *job, int rc, uint64_t begun_ns) {
 }
 
 static int run_and_count(struct kvs_read_job *job, uint32_t timeout_ms) {
-  const uint64_t begun_ns = kvs_clock(job->lease->store);
-  const int rc = job_run(job, kvs_deadline(job->lease->store, timeout_ms));
+  kvstow *store = job->lease->store;
+  const uint64_t begun_ns = kvs_clock_sample(store, &store->read_time);
+  const int rc = job_run(job, kvs_deadline(store, timeout_ms));
   kvs_read_job_end(job, rc, begun_ns);
   return rc;
 }

@@ -125,7 +125,6 @@ struct kvstow {
   struct kvstow_space *spaces;
 
   struct kvs_policy ram, ssd;
-  _Atomic uint32_t sample_turn;
   uint64_t request_clock; /* counts matches and stores: kvstow_access.request */
 
   /* the clean list: ids linked through ram_node[0] (previous) and [1] (next) */
@@ -189,16 +188,13 @@ struct kvstow {
 int kvs_fail(kvstow *store, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 uint64_t kvs_now_us(void); /* monotonic; no lock */
-/* The beginning of what a histogram will count, and its end; nothing without metrics. No lock. */
+/* When what a histogram counts began; 0 without metrics. Ended by kvs_clock_stop. No lock. */
 static inline uint64_t kvs_clock(const kvstow *store) {
   return store->options.metrics ? kvs_now_ns() : 0;
 }
-/* The same for calls shorter than the clock is slow: every eighth is timed. */
-#define KVS_SAMPLE 8u
-static inline uint64_t kvs_clock_sample(kvstow *store) {
-  if (!store->options.metrics) return 0;
-  const uint32_t turn = atomic_fetch_add_explicit(&store->sample_turn, 1, memory_order_relaxed);
-  return turn % KVS_SAMPLE == 0 ? kvs_now_ns() : 0;
+/* The same for calls that are hardly longer than reading the clock: one in many is timed. */
+static inline uint64_t kvs_clock_sample(const kvstow *store, struct kvs_histogram *histogram) {
+  return store->options.metrics && kvs_histogram_turn(histogram) ? kvs_now_ns() : 0;
 }
 static inline void kvs_clock_stop(struct kvs_histogram *histogram, uint64_t started_ns) {
   if (started_ns != 0) kvs_histogram_add(histogram, kvs_now_ns() - started_ns);

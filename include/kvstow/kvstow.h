@@ -110,7 +110,7 @@ typedef struct kvstow_options {
   uint32_t store_timeout_ms;   /* how long a store may wait for dirty RAM to be written */
   kvstow_tuning tuning;        /* prefetch and the read scheduler */
   bool populate;               /* touch the region's pages at open, in the background */
-  bool metrics;                /* latencies, and counts of what goes well; off, those stay 0 */
+  bool metrics;                /* latencies, and counts of matches and reads; off, those stay 0 */
   uint64_t hash_seed;          /* of a RAM-only store; 0: random. On SSD the directory has it. */
   kvstow_event_fn on_event;    /* may be NULL */
   void *event_arg;
@@ -376,7 +376,8 @@ KVSTOW_API int kvstow_forget_space(kvstow_space *space, size_t *blocks);
 
 /* ---- statistics ----------------------------------------------------------------------------- */
 
-/* Latency of one kind of call, microseconds, from a histogram with 3 % wide buckets. */
+/* Latency of one kind of call, microseconds, from a histogram with 3 % wide buckets. Of
+ * matches and blocking reads one in 16 is timed: `count` is how many were. */
 typedef struct kvstow_latency {
   uint64_t count;
   double mean_us, p50_us, p99_us, p999_us, max_us;
