@@ -73,6 +73,27 @@ int kvs_describe_format(void *page, const kvstow_block_info *info, const kvstow_
   return kvstow_record_format(page, &record, owner.bytes, owner_bytes);
 }
 
+bool kvs_describe_is(const void *page, kvstow_key parent, const kvstow_token *tokens,
+                     uint32_t count) {
+  uint32_t bytes;
+  const struct owner_area *area = kvstow_record_owner(page, &bytes); /* 8-aligned in its page */
+  return bytes == kvs_describe_bytes(count) && area->magic == OWNER_MAGIC &&
+         area->tokens_count == count && kvs_key_equal(area->parent, parent) &&
+         memcmp(area + 1, tokens, count * sizeof *tokens) == 0;
+}
+
+#define LINE_BYTES 64u
+
+void kvs_describe_fetch(const void *page, uint32_t planes, uint32_t tokens) {
+  const char *at = page;
+  const uint64_t end = KVSTOW_PAGE_BYTES - (uint64_t)kvstow_record_owner_max_bytes(planes) +
+                       kvs_describe_bytes(tokens);
+  const uint64_t begin = end - kvs_describe_bytes(tokens);
+  __builtin_prefetch(at); /* lengths */
+  for (uint64_t i = begin / LINE_BYTES * LINE_BYTES; i < end; i += LINE_BYTES)
+    __builtin_prefetch(at + i);
+}
+
 int kvstow_block_describe(const void *header_page, kvstow_block_info *info) {
   uint32_t bytes;
   const unsigned char *owner = kvstow_record_owner(header_page, &bytes);

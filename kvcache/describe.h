@@ -18,4 +18,10 @@ uint32_t kvs_describe_bytes(uint32_t tokens);
  * tokens. Plane checksums stay zero. KVSTOW_EINVAL if it does not fit. */
 int kvs_describe_format(void *page, const kvstow_block_info *info, const kvstow_record *shape);
 
+/* Is this the header page of a block of these tokens with this parent? */
+bool kvs_describe_is(const void *page, kvstow_key parent, const kvstow_token *tokens,
+                     uint32_t count);
+/* Fetches into the caches what kvs_describe_is will look at. */
+void kvs_describe_fetch(const void *page, uint32_t planes, uint32_t tokens);
+
 #endif

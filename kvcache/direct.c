@@ -300,7 +300,7 @@ static int check(kvstow_lease *lease, struct cell *cell) {
   const size_t block = cell->block;
   const uint32_t id = lease->block[block].id;
   int rc = cell->read.result;
-  const bool same = rc != 0 || lease->tokens == NULL || /* NULL: all were compared by the match */
+  const bool same = rc != 0 || lease->kept == NULL || /* NULL: all were compared by the match */
                     kvs_lease_tokens_equal(lease, block, cell->read.header);
   pthread_mutex_lock(&store->lock);
   const uint16_t flags = kvs_entry(&store->index, id)->flags;

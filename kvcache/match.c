@@ -12,16 +12,17 @@
 
 #include "kvcache/store.h"
 
+#define SPARE_TOKENS_BYTES_MAX ((size_t)4 << 20)
+
 int kvstow_exists(const kvstow_prefix *prefix, kvstow_held *held) {
   if (held == NULL) return KVSTOW_EINVAL;
   *held = (kvstow_held){0};
   struct kvs_chain chain;
-  const int rc = kvs_chain_init(&chain, prefix, SIZE_MAX, false);
+  const int rc = kvs_chain_begin(&chain, prefix, SIZE_MAX, false);
   if (rc != 0) return rc;
   bool in_ram;
   for (size_t i = 0; i < chain.blocks; i++) {
-    kvs_chain_ahead(&chain, i);
-    if (kvs_chain_find(&chain, i, false, &in_ram) == KVS_NO_ENTRY) break;
+    if (kvs_chain_next(&chain, i, false, &in_ram) == KVS_NO_ENTRY) break;
     held->blocks++;
     held->ram_blocks += in_ram;
     held->ssd_blocks += !in_ram;
@@ -40,14 +41,31 @@ int kvstow_exists_batch(const kvstow_prefix *prefixes, size_t count, kvstow_held
 
 /* ---- leases --------------------------------------------------------------------------------- */
 
+/* The first touch of fresh memory costs more than all else in a long match: one room is kept. */
+static struct kvs_tokens *take_tokens(kvstow *store, size_t bytes) {
+  struct kvs_tokens *room = atomic_exchange(&store->spare_tokens, NULL);
+  if (room != NULL && room->bytes >= bytes) return room;
+  free(room);
+  room = malloc(sizeof *room + bytes);
+  if (room != NULL) room->bytes = bytes;
+  return room;
+}
+
+static void give_tokens(kvstow *store, struct kvs_tokens *room) {
+  if (room == NULL || room->bytes > SPARE_TOKENS_BYTES_MAX)
+    free(room);
+  else
+    free(atomic_exchange(&store->spare_tokens, room));
+}
+
 static int keep_tokens(kvstow_lease *lease, const kvstow_prefix *prefix) {
   bool all_verified = true;
   for (size_t i = 0; i < lease->blocks; i++) all_verified &= lease->block[i].verified;
   if (all_verified) return 0;
   const size_t bytes = lease->blocks * lease->space->layout.block_tokens * sizeof(kvstow_token);
-  lease->tokens = malloc(bytes);
-  if (lease->tokens == NULL) return KVSTOW_ENOMEM;
-  memcpy(lease->tokens, prefix->tokens, bytes);
+  lease->kept = take_tokens(lease->store, bytes);
+  if (lease->kept == NULL) return KVSTOW_ENOMEM;
+  memcpy(lease->kept->token, prefix->tokens, bytes);
   return 0;
 }
 
@@ -63,8 +81,7 @@ static kvstow_lease *lease_find(struct kvs_chain *chain, int *rc) {
   *lease = (kvstow_lease){.store = chain->store, .space = chain->space, .root = chain->root};
   for (size_t i = 0; i < chain->blocks; i++) {
     bool in_ram;
-    kvs_chain_ahead(chain, i);
-    const uint32_t id = kvs_chain_find(chain, i, true, &in_ram);
+    const uint32_t id = kvs_chain_next(chain, i, true, &in_ram);
     if (id == KVS_NO_ENTRY) break;
     lease->block[lease->blocks++] = (struct kvs_lease_block){.id = id, .verified = in_ram};
   }
@@ -122,7 +139,7 @@ int kvstow_match(const kvstow_prefix *prefix, uint32_t flags, kvstow_lease **out
           ? kvs_clock_sample(prefix->space->store, &prefix->space->store->match_time)
           : 0;
   struct kvs_chain chain;
-  int rc = kvs_chain_init(&chain, prefix, SIZE_MAX, false);
+  int rc = kvs_chain_begin(&chain, prefix, SIZE_MAX, false);
   if (rc != 0) return rc;
   kvstow *store = chain.store;
   kvstow_lease *lease = lease_find(&chain, &rc);
@@ -156,7 +173,7 @@ int kvstow_match_batch(const kvstow_prefix *prefixes, size_t count, uint32_t fla
 
 int kvstow_prefetch(const kvstow_prefix *prefix) {
   struct kvs_chain chain;
-  int rc = kvs_chain_init(&chain, prefix, SIZE_MAX, false);
+  int rc = kvs_chain_begin(&chain, prefix, SIZE_MAX, false);
   if (rc != 0) return rc;
   kvstow *store = chain.store;
   kvstow_lease *lease = lease_find(&chain, &rc);
@@ -187,7 +204,7 @@ void kvstow_lease_release(kvstow_lease *lease) {
   store->leases--;
   pthread_cond_broadcast(&store->changed);
   pthread_mutex_unlock(&store->lock);
-  free(lease->tokens);
+  give_tokens(store, lease->kept);
   free(lease);
 }
 
@@ -204,7 +221,7 @@ bool kvs_lease_tokens_equal(const kvstow_lease *lease, size_t i, const void *hea
   const uint32_t tokens = lease->space->layout.block_tokens;
   kvstow_block_info info;
   return kvstow_block_describe(header, &info) == 0 && info.tokens_count == tokens &&
-         memcmp(info.tokens, lease->tokens + i * tokens, tokens * sizeof(kvstow_token)) == 0;
+         memcmp(info.tokens, lease->kept->token + i * tokens, tokens * sizeof(kvstow_token)) == 0;
 }
 
 /* ---- promotion of a lease ------------------------------------------------------------------- */

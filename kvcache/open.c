@@ -330,6 +330,7 @@ static int destroy(kvstow *store) {
     kvs_segment_clear(&store->segments[i]);
   free(store->segments);
   free(store->loads);
+  free(store->spare_tokens);
   pthread_cond_destroy(&store->changed);
   pthread_cond_destroy(&store->demote_wake);
   pthread_mutex_destroy(&store->message_lock);

@@ -412,13 +412,14 @@ void kvs_read_job_end(struct kvs_read_job *job, int rc, uint64_t begun_ns) {
     kvs_fail(store, rc, "read: block %zu of a lease of %zu: %s", job->next, lease->blocks,
              kvstow_strerror(rc));
   if (rc == 0 && store->options.metrics) {
-    pthread_mutex_lock(&store->lock);
     const bool rows = job->payloads == NULL;
-    store->count.read_tokens += rows ? job->range.token_count : job->count * layout->block_tokens;
-    store->count.read_bytes += rows ? job->range.token_count * job->range.layer_count *
-                                          ((uint64_t)layout->k_bytes + layout->v_bytes)
-                                    : (uint64_t)job->count * lease->space->payload_bytes;
-    pthread_mutex_unlock(&store->lock);
+    const uint64_t tokens =
+        rows ? job->range.token_count : job->count * (uint64_t)layout->block_tokens;
+    const uint64_t bytes = rows ? job->range.token_count * job->range.layer_count *
+                                      ((uint64_t)layout->k_bytes + layout->v_bytes)
+                                : (uint64_t)job->count * lease->space->payload_bytes;
+    atomic_fetch_add_explicit(&store->count.read_tokens, tokens, memory_order_relaxed);
+    atomic_fetch_add_explicit(&store->count.read_bytes, bytes, memory_order_relaxed);
   }
   if (job->stream)
     kvs_layers_end(job, rc == 0);

@@ -209,8 +209,8 @@ out_free:
 
 /* ---- chains --------------------------------------------------------------------------------- */
 
-int kvs_chain_init(struct kvs_chain *chain, const kvstow_prefix *prefix, size_t blocks,
-                   bool create_root) {
+int kvs_chain_begin(struct kvs_chain *chain, const kvstow_prefix *prefix, size_t blocks,
+                    bool create_root) {
   if (prefix == NULL || prefix->size < sizeof *prefix || prefix->space == NULL ||
       (prefix->tokens == NULL && prefix->tokens_count > 0) ||
       (prefix->salt == NULL && prefix->salt_bytes > 0))
@@ -232,9 +232,7 @@ int kvs_chain_init(struct kvs_chain *chain, const kvstow_prefix *prefix, size_t 
   chain->root_id =
       kvs_root_id(store->seed, space->id, &space->layout, prefix->salt, prefix->salt_bytes);
   chain->keys[0] = chain->root_id;
-  for (size_t i = 0; i < chain->blocks; i++)
-    chain->keys[i + 1] = kvs_block_key(&store->secret, chain->keys[i], kvs_chain_tokens(chain, i),
-                                       space->layout.block_tokens);
+  chain->named = 0;
   pthread_mutex_lock(&store->lock);
   chain->root = kvs_root_take(store, chain->root_id, space->id, create_root);
   if (chain->root != KVS_NO_ENTRY) {
@@ -249,6 +247,24 @@ int kvs_chain_init(struct kvs_chain *chain, const kvstow_prefix *prefix, size_t 
     return KVSTOW_ENOMEM;
   }
   return 0;
+}
+
+static void name_upto(struct kvs_chain *chain, size_t blocks) {
+  if (blocks > chain->blocks) blocks = chain->blocks;
+  for (size_t i = chain->named; i < blocks; i++) {
+    chain->keys[i + 1] =
+        kvs_block_key(&chain->store->secret, chain->keys[i], kvs_chain_tokens(chain, i),
+                      chain->space->layout.block_tokens);
+    kvs_shard_ahead(&chain->store->index, chain->keys[i + 1]);
+    chain->named = i + 1;
+  }
+}
+
+int kvs_chain_init(struct kvs_chain *chain, const kvstow_prefix *prefix, size_t blocks,
+                   bool create_root) {
+  const int rc = kvs_chain_begin(chain, prefix, blocks, create_root);
+  if (rc == 0) name_upto(chain, SIZE_MAX);
+  return rc;
 }
 
 void kvs_chain_finish(struct kvs_chain *chain) {
@@ -270,38 +286,48 @@ bool kvs_expired(const struct kvstow_space *space, const struct kvs_entry *entry
   return ttl_s != 0 && (int64_t)kvs_now_s() - entry->written_s > (int64_t)ttl_s;
 }
 
-#define AHEAD_BUCKET 16u
+#define AHEAD_NAME 16u
 #define AHEAD_ENTRY 8u
-#define AHEAD_HEADER 2u
+#define AHEAD_HEADER 3u
 
-/* A chain's keys are known before its first block is looked up: what the look-up of later blocks will
- * miss in the caches is fetched while earlier ones are compared. */
-void kvs_chain_ahead(const struct kvs_chain *chain, size_t block) {
+/* Of a block in RAM, what will be compared. */
+static void fetch_header(const struct kvs_chain *chain, size_t block) {
   struct kvs_index *index = &chain->store->index;
-  if (block == 0)
-    for (size_t i = 0; i < AHEAD_BUCKET && i < chain->blocks; i++)
-      kvs_shard_ahead(index, chain->keys[i + 1]);
-  if (block + AHEAD_BUCKET < chain->blocks)
-    kvs_shard_ahead(index, chain->keys[block + AHEAD_BUCKET + 1]);
-  if (block + AHEAD_ENTRY < chain->blocks) {
-    const kvstow_key key = chain->keys[block + AHEAD_ENTRY + 1];
-    kvs_shard_lock(index, key);
-    kvs_shard_ahead_entry(index, key);
-    kvs_shard_unlock(index, key);
+  const kvstow_key key = chain->keys[block + 1];
+  kvs_shard_lock(index, key);
+  const uint32_t id = kvs_shard_find(index, key, chain->root);
+  const uint32_t frame = id == KVS_NO_ENTRY ? KVS_NO_FRAME : kvs_entry(index, id)->frame;
+  kvs_shard_unlock(index, key);
+  if (frame == KVS_NO_FRAME) return;
+  const char *page = kvs_pool_header(chain->store->pool, frame);
+  kvs_describe_fetch(page, chain->space->planes, chain->space->layout.block_tokens);
+}
+
+static void fetch_entry(const struct kvs_chain *chain, size_t block) {
+  const kvstow_key key = chain->keys[block + 1];
+  kvs_shard_lock(&chain->store->index, key);
+  kvs_shard_ahead_entry(&chain->store->index, key);
+  kvs_shard_unlock(&chain->store->index, key);
+}
+
+/* A look-up is a chain of cache misses: bucket, entry, header page. What later blocks will miss is fetched
+ * while earlier ones are compared. Tokens are hashed only a little ahead: then they are still in the nearest
+ * cache when they are compared, and a prefix that is not held costs no more than its first blocks. */
+static void look_ahead(struct kvs_chain *chain, size_t block) {
+  if (block == 0) {
+    name_upto(chain, AHEAD_NAME);
+    for (size_t i = 0; i < AHEAD_ENTRY && i < chain->blocks; i++) fetch_entry(chain, i);
+    for (size_t i = 0; i < AHEAD_HEADER && i < chain->blocks; i++) fetch_header(chain, i);
   }
-  if (block + AHEAD_HEADER < chain->blocks) {
-    const kvstow_key key = chain->keys[block + AHEAD_HEADER + 1];
-    kvs_shard_lock(index, key);
-    const uint32_t id = kvs_shard_find(index, key, chain->root);
-    const uint32_t frame = id == KVS_NO_ENTRY ? KVS_NO_FRAME : kvs_entry(index, id)->frame;
-    if (frame != KVS_NO_FRAME) {
-      const char *page = kvs_pool_header(chain->store->pool, frame);
-      __builtin_prefetch(page);
-      page += 128 + chain->space->planes * 8; /* about where tokens begin */
-      for (unsigned line = 0; line < 18; line++) __builtin_prefetch(page + line * 64);
-    }
-    kvs_shard_unlock(index, key);
-  }
+  name_upto(chain, block + 1 + AHEAD_NAME);
+  if (block + AHEAD_ENTRY < chain->blocks) fetch_entry(chain, block + AHEAD_ENTRY);
+  if (block + AHEAD_HEADER < chain->blocks) fetch_header(chain, block + AHEAD_HEADER);
+}
+
+uint32_t kvs_chain_next(struct kvs_chain *chain, size_t block, bool lease, bool *in_ram) {
+  if (chain->root == KVS_NO_ENTRY) return KVS_NO_ENTRY;
+  look_ahead(chain, block);
+  return kvs_chain_find(chain, block, lease, in_ram);
 }
 
 uint32_t kvs_chain_find(struct kvs_chain *chain, size_t block, bool lease, bool *in_ram) {
@@ -320,11 +346,9 @@ uint32_t kvs_chain_find(struct kvs_chain *chain, size_t block, bool lease, bool 
       id = KVS_NO_ENTRY;
       chain->expired++;
     } else if (entry->frame != KVS_NO_FRAME) {
-      kvstow_block_info info;
       *in_ram = true;
-      if (kvstow_block_describe(kvs_pool_header(store->pool, entry->frame), &info) != 0 ||
-          info.tokens_count != tokens || !kvs_key_equal(info.parent, chain->keys[block]) ||
-          memcmp(info.tokens, kvs_chain_tokens(chain, block), tokens * sizeof(kvstow_token)) != 0) {
+      if (!kvs_describe_is(kvs_pool_header(store->pool, entry->frame), chain->keys[block],
+                           kvs_chain_tokens(chain, block), tokens)) {
         id = KVS_NO_ENTRY;
         chain->collisions++;
       }

@@ -99,7 +99,7 @@ struct kvs_counters {
   uint64_t matches, match_blocks_asked, match_tokens_asked, ram_hit_blocks, ssd_hit_blocks,
       hit_tokens;
   uint64_t stored_blocks, stored_tokens, stored_bytes, duplicate_blocks, store_refused;
-  uint64_t read_tokens, read_bytes;
+  _Atomic uint64_t read_tokens, read_bytes; /* counted without the lock */
   uint64_t demoted_blocks, demoted_bytes, first_demoted_bytes, promoted_blocks, promoted_bytes;
   uint64_t evicted_blocks, forgotten_blocks, ram_evictions, reinserted_blocks, admission_refused;
   uint64_t segments_reclaimed, stored_waits;
@@ -169,6 +169,7 @@ struct kvstow {
   uint64_t loads_bytes;
 
   uint64_t leases, sequences, queues, reservations;
+  _Atomic(struct kvs_tokens *) spare_tokens;       /* the room of a lease given back, or NULL */
   uint64_t ram_blocks, both_blocks, pinned_blocks; /* entries with a frame; of them on SSD too */
   struct kvs_events *events;
   struct kvs_async *async;
@@ -220,15 +221,19 @@ struct kvs_chain {
   kvstow_key root_id;
   size_t blocks;
   kvstow_key *keys; /* [0] is the root, [i + 1] block i */
+  size_t named;     /* blocks whose keys are known */
   kvstow_key room[65];
   const kvstow_prefix *prefix;
   uint64_t expired, collisions; /* met by kvs_chain_find */
 };
 
-/* Computes the keys of the first `blocks` blocks (SIZE_MAX: all whole ones). No lock held. 0,
- * KVSTOW_EINVAL, KVSTOW_ENOMEM. Ended by kvs_chain_finish, also without the lock. */
+/* Takes the first `blocks` blocks of a prefix (SIZE_MAX: all whole ones) and computes their keys. No lock
+ * held. 0, KVSTOW_EINVAL, KVSTOW_ENOMEM. Ended by kvs_chain_finish, also without the lock. */
 int kvs_chain_init(struct kvs_chain *chain, const kvstow_prefix *prefix, size_t blocks,
                    bool create_root);
+/* The same for a walk with kvs_chain_next: keys are computed as it goes. */
+int kvs_chain_begin(struct kvs_chain *chain, const kvstow_prefix *prefix, size_t blocks,
+                    bool create_root);
 void kvs_chain_finish(struct kvs_chain *chain);
 const kvstow_token *kvs_chain_tokens(const struct kvs_chain *chain, size_t block);
 
@@ -237,7 +242,8 @@ bool kvs_expired(const struct kvstow_space *space, const struct kvs_entry *entry
 /* Finds a block; `lease`: raises its leases. No lock held. KVS_NO_ENTRY: not held, expired, or
  * another block's (a collision). *in_ram tells whether its tokens were compared. */
 uint32_t kvs_chain_find(struct kvs_chain *chain, size_t block, bool lease, bool *in_ram);
-void kvs_chain_ahead(const struct kvs_chain *chain, size_t block);
+/* The same for blocks in order, from 0 on: what comes next is fetched into the caches meanwhile. */
+uint32_t kvs_chain_next(struct kvs_chain *chain, size_t block, bool lease, bool *in_ram);
 
 /* Lowers the leases of an entry; frees it if it was unlinked. Store's lock NOT held. */
 void kvs_lease_drop(kvstow *store, uint32_t id);
@@ -389,6 +395,12 @@ struct kvs_layers {
   struct kvs_window *window; /* NULL: not streaming */
 };
 
+/* Tokens that a lease keeps. */
+struct kvs_tokens {
+  size_t bytes; /* room */
+  kvstow_token token[];
+};
+
 struct kvstow_lease {
   kvstow *store;
   struct kvstow_space *space;
@@ -397,8 +409,8 @@ struct kvstow_lease {
   uint64_t promote_bytes; /* that may still be brought to RAM for it; UINT64_MAX: all of it fits */
   struct kvs_layers layers;
   size_t blocks;
-  _Atomic size_t good;  /* leading blocks not known to be bad */
-  kvstow_token *tokens; /* of all blocks; NULL if none needs comparing */
+  _Atomic size_t good;     /* leading blocks not known to be bad */
+  struct kvs_tokens *kept; /* of all blocks; NULL if none needs comparing */
   struct kvs_lease_block block[];
 };
 
