@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -172,7 +173,10 @@ static void append_token(const struct turns *turns, size_t token) {
 static void take_turns(struct turns *turns, size_t who) {
   const size_t tokens = turns->doc->blocks * turns->doc->shape->block_tokens;
   for (size_t token; (token = atomic_load_explicit(&turns->next, memory_order_acquire)) < tokens;) {
-    if (token / turns->stay % 2 != who) continue;
+    if (token / turns->stay % 2 != who) {
+      sched_yield();
+      continue;
+    }
     append_token(turns, token);
     atomic_store_explicit(&turns->next, token + 1, memory_order_release);
   }

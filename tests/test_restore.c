@@ -1108,6 +1108,21 @@ static void statistics_count_what_was_done(void **state) {
   tear_down(&f);
 }
 
+static void without_metrics_nothing_is_timed(void **state) {
+  (void)state;
+  fixture f;
+  set_up(&f, RAM, AMPLE, SEGMENT);
+  f.options.metrics = false;
+  open_store(&f);
+  put(&f, 1, 16);
+  KV_CHECK(get(&f, 1, 16, 0) == 16, "not restored");
+  const kvstow_stats s = kv_stats(f.store);
+  KV_CHECK(s.match_latency.count + s.store_latency.count + s.read_latency.count == 0, "timed");
+  KV_CHECK(s.matches == 0 && s.read_tokens == 0, "counted");
+  KV_CHECK(s.stored_blocks == 16 && s.ram_blocks == 16, "what is held must be known");
+  tear_down(&f);
+}
+
 static void metadata_stays_small(void **state) {
   (void)state;
   static const kv_shape tiny = {1, 16, 16, 16, 0}; /* a page a block */
@@ -1260,6 +1275,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(corruption_is_an_event),
     cmocka_unit_test(statistics_can_be_read_by_programs),
     cmocka_unit_test(statistics_count_what_was_done),
+    cmocka_unit_test(without_metrics_nothing_is_timed),
     cmocka_unit_test(metadata_stays_small),
     cmocka_unit_test(daily_write_limit_refuses_demotion),
     cmocka_unit_test(region_is_one_and_fixed),
