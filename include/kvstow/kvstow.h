@@ -12,7 +12,7 @@
  *    evicted. A block RAM holds too may lose its SSD copy so, and has one again when RAM gives
  *    it up or at the next flush.)
  *  - ram_bytes bounds the one region that holds all payloads and header pages; the index lies beside
- *    it, at most 128 bytes a block (kvstow_stats.metadata_bytes). ssd_bytes bounds the directories,
+ *    it, at most 64 KiB and 128 bytes a block (kvstow_stats.metadata_bytes). ssd_bytes bounds the directories,
  *    metadata included.
  *  - One process owns a directory at a time. Do not use a handle across fork().
  *  - The library never exits, aborts, prints, or touches signals.

@@ -26,16 +26,18 @@ step 'names'
 strays=$(nm -D --defined-only "$library" | awk '$2 != "A" { print $3 }' |
   grep -v '^kvstow_[a-z]' || true)
 [ -z "$strays" ] || fail "libkvstow.so exports $strays"
-nm -D --defined-only "$library" | grep -q 'kvstow__' && fail 'libkvstow.so exports internals'
+nm -D --defined-only "$library" | grep 'kvstow__' >/dev/null && fail 'libkvstow.so exports internals'
 strays=$(nm -g --defined-only "$archive" | awk 'NF == 3 { print $3 }' |
   grep -vE '^kvstow_[a-z]' || true)
 [ -z "$strays" ] || fail "libkvstow.a has global $strays"
-readelf -d "$library" | grep -q 'SONAME.*libkvstow\.so\.0' || fail 'soname'
-# Every function of the public headers is there.
+readelf -d "$library" | grep 'SONAME.*libkvstow\.so\.0' >/dev/null || fail 'soname'
+# Every function of the public headers is there. (Not a pipe into grep -q: it leaves early, and the pipe's
+# writer dies of it.)
+exported=$(nm -D --defined-only "$library")
 missing=$(cat "$prefix"/include/kvstow/*.h | tr '\n' ' ' |
   grep -oE 'KVSTOW_API [a-z0-9_ ]+[ *]kvstow_[a-z0-9_]+\(' | grep -oE 'kvstow_[a-z0-9_]+\(' |
   tr -d '(' | sort -u | while read -r name; do
-    nm -D --defined-only "$library" | grep -qE " T $name(@|$)" || echo "$name"
+    grep -qE " T $name(@|$)" <<<"$exported" || echo "$name"
   done)
 [ -z "$missing" ] || fail "declared, but not in the library: $missing"
 
