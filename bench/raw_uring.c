@@ -143,7 +143,9 @@ int raw_uring_open_dir(const char *dir, uint64_t least_bytes, struct raw_extent 
       continue;
     const int fd = raw_uring_open(path, false);
     if (fd >= 0) {
-      extents[count++] = (struct raw_extent){fd, 0, (uint64_t)st.st_size};
+      /* What is preallocated and was never written reads as zeros, without the device. */
+      const off_t written = lseek(fd, 0, SEEK_HOLE);
+      extents[count++] = (struct raw_extent){fd, 0, (uint64_t)(written < 0 ? st.st_size : written)};
       continue;
     }
     while (count > 0) close(extents[--count].fd);

@@ -43,8 +43,9 @@ int raw_uring_run(const struct raw_uring_job *job, struct raw_uring_result *resu
 /* Opens for direct I/O; negative errno where there is none: page-cache speed is not the SSD's. */
 int raw_uring_open(const char *path, bool write);
 
-/* Opens the files of a directory that are no shorter than `least_bytes`, by name, whole: the segments
- * of a store. How many, at most `max`, or a negative errno. The descriptors are the caller's. */
+/* Opens the files of a directory that are no shorter than `least_bytes`, by name, up to their first
+ * byte never written: the segments of a store. How many, at most `max`, or a negative errno. The
+ * descriptors are the caller's. */
 int raw_uring_open_dir(const char *dir, uint64_t least_bytes, struct raw_extent *extents,
                        size_t max);
 

@@ -1,8 +1,8 @@
 /* tier/pump.c - see pump.h.
  *
  * One turn of the loop: take the inbox, fill the device, reap, run what completed (state only),
- * fill again, and only then verify and call back, a few megabytes at a time: the device never waits
- * for a checksum. The thread sleeps only in the engine's reap, and only after it has seen, under
+ * fill again, and only then sum and call back, a megabyte at a time: the device does not wait for a
+ * checksum. The thread sleeps only in the engine's reap, and only after it has seen, under
  * inbox_lock, that the inbox is empty and has left `asleep` there: who fills the inbox afterwards
  * sees the flag and wakes it.
  *
@@ -18,7 +18,9 @@
 #include "tier/descriptors.h"
 
 #define WINDOW_EXTENTS_MAX 256u
-#define FINISH_BYTES_MAX (4u << 20) /* verified before looking at the device again */
+#define FINISH_BYTES_MAX (1u << 20) /* summed or copied before looking at the device again */
+/* Of reads in flight: with more, all come back at once, when nothing is left to overlap with. */
+#define READ_BYTES_MAX (24u << 20)
 #define SCRATCH_BYTES (256u << 10)
 
 typedef struct op_list {
@@ -33,8 +35,10 @@ struct kvstow__pump {
   kvstow__engine *engine;
   op_list lanes[KVSTOW__LANES];
   uint32_t in_flight[KVSTOW__LANES], in_flight_all;
-  op_list early;          /* completed without the engine */
-  extent_list pending[2]; /* by kvstow_priority: not yet planned */
+  uint64_t reading_bytes;           /* in flight */
+  op_list early;                    /* completed without the engine */
+  extent_list pending[2];           /* by kvstow_priority: not yet planned */
+  kvstow__piece *sums, **sums_tail; /* arrived, to be summed */
   kvstow__read_job *reads, **reads_tail;
   kvstow__batch *batches, **batches_tail;
   kvstow__descriptors files;
@@ -105,9 +109,11 @@ static kvstow__lane choose(kvstow_tier *tier) {
   plan(tier, KVSTOW_DEMAND, KVSTOW__LANE_DEMAND);
   if (writes && p->in_flight[KVSTOW__LANE_WRITE] < share(tier->queue_depth, 1))
     return KVSTOW__LANE_WRITE;
-  if (p->lanes[KVSTOW__LANE_DEMAND].first) return KVSTOW__LANE_DEMAND;
+  const bool reads = p->reading_bytes < READ_BYTES_MAX;
+  if (reads && p->lanes[KVSTOW__LANE_DEMAND].first) return KVSTOW__LANE_DEMAND;
   if (writes) return KVSTOW__LANE_WRITE;
-  if (p->in_flight[KVSTOW__LANE_PREFETCH] >= share(tier->queue_depth, 3)) return KVSTOW__LANES;
+  if (!reads || p->in_flight[KVSTOW__LANE_PREFETCH] >= share(tier->queue_depth, 3))
+    return KVSTOW__LANES;
   plan(tier, KVSTOW_PREFETCH, KVSTOW__LANE_PREFETCH);
   return p->lanes[KVSTOW__LANE_PREFETCH].first ? KVSTOW__LANE_PREFETCH : KVSTOW__LANES;
 }
@@ -150,6 +156,7 @@ static void fill(kvstow_tier *tier) {
     op->lane = (uint8_t)lane;
     p->in_flight[lane]++;
     p->in_flight_all++;
+    if (op->kind == KVSTOW__READ) p->reading_bytes += op->length;
     op_list_push(&list, op);
   }
   if (list.first) tier->engine->submit(p->engine, list.first);
@@ -165,6 +172,7 @@ static void complete(kvstow_tier *tier, kvstow__op *list) {
     kvstow__descriptors_release(&p->files, op);
     p->in_flight[op->lane]--;
     p->in_flight_all--;
+    if (op->kind == KVSTOW__READ) p->reading_bytes -= op->length;
     if (op->error) kvstow__count(&tier->counters.io_errors, 1);
     op->complete(op);
   }
@@ -192,16 +200,35 @@ static void finish_batches(kvstow__pump *p) {
   }
 }
 
+static uint64_t sum_some(kvstow_tier *tier) {
+  kvstow__pump *p = tier->pump;
+  uint64_t bytes = 0;
+  while (p->sums && bytes < FINISH_BYTES_MAX) {
+    kvstow__piece *piece = p->sums, *next = piece->next;
+    if (!kvstow__read_sum(tier, piece, FINISH_BYTES_MAX - bytes, &bytes)) break;
+    p->sums = next;
+    if (!next) p->sums_tail = &p->sums;
+  }
+  return bytes;
+}
+
 static void finish_some(kvstow_tier *tier) {
   kvstow__pump *p = tier->pump;
   finish_batches(p);
-  size_t bytes = 0;
+  uint64_t bytes = sum_some(tier);
   while (p->reads && bytes < FINISH_BYTES_MAX) {
     kvstow__read_job *job = p->reads;
     p->reads = job->next;
     if (!p->reads) p->reads_tail = &p->reads;
     bytes += job->finish(tier, job);
   }
+}
+
+void kvstow__pump_sum(kvstow_tier *tier, kvstow__piece *piece) {
+  kvstow__pump *p = tier->pump;
+  piece->next = NULL;
+  *p->sums_tail = piece;
+  p->sums_tail = &piece->next;
 }
 
 void kvstow__pump_finish_read(kvstow_tier *tier, kvstow__read_job *job) {
@@ -348,7 +375,7 @@ static void take_inbox(kvstow_tier *tier) {
 }
 
 static bool has_work(const kvstow__pump *p) {
-  return p->early.first || p->reads || p->batches;
+  return p->early.first || p->sums || p->reads || p->batches;
 }
 
 static bool has_queued(const kvstow__pump *p) {
@@ -452,6 +479,7 @@ static kvstow__pump *pump_new(const kvstow_tier *tier, kvstow_engine wanted) {
   for (int lane = 0; lane < KVSTOW__LANES; lane++) op_list_init(&p->lanes[lane]);
   op_list_init(&p->early);
   for (int i = 0; i < 2; i++) p->pending[i].tail = &p->pending[i].first;
+  p->sums_tail = &p->sums;
   p->reads_tail = &p->reads;
   p->batches_tail = &p->batches;
   p->scratch = aligned_alloc(KVSTOW_PAGE_BYTES, SCRATCH_BYTES);

@@ -89,12 +89,15 @@ static void round_out(builder *b) {
 static void close_request(builder *b) {
   if (b->start == b->end) return;
   b->iov[0].iov_len = 0;
+  const uint64_t wanted_offset = b->start, wanted_end = b->end;
   round_out(b);
   const uint32_t skip = b->iov[0].iov_len > 0 ? 0 : 1;
   const kvstow__request request = {
       .file = b->file,
       .offset = b->start,
       .length = b->end - b->start,
+      .wanted_offset = wanted_offset,
+      .wanted_end = wanted_end,
       .iov = b->iov + skip,
       .iov_count = b->count - skip,
       .scratch = b->scratch,

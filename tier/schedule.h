@@ -42,7 +42,8 @@ typedef struct kvstow__limits {
 typedef struct kvstow__request {
   uint32_t file;
   uint64_t offset, length;
-  const struct iovec *iov; /* valid during emit */
+  uint64_t wanted_offset, wanted_end; /* before rounding: what the extents get */
+  const struct iovec *iov;            /* valid during emit */
   uint32_t iov_count;
   bool scratch;                   /* some vectors are scratch */
   kvstow__extent *const *extents; /* those it carries, whole or in part; valid during emit */

@@ -33,6 +33,7 @@ typedef struct kvstow__job kvstow__job;
 typedef struct kvstow__batch kvstow__batch;
 typedef struct kvstow__read_job kvstow__read_job;
 typedef struct kvstow__readahead kvstow__readahead;
+typedef struct kvstow__piece kvstow__piece;
 
 /* kvstow_tuning as it is read while it may change. */
 typedef struct kvstow__tuning {
@@ -136,12 +137,28 @@ struct kvstow__read_job {
   kvstow__life life;
   bool pinned;
   atomic_bool cancel, urgent;
+  /* the I/O thread's from here on */
+  uint8_t priority; /* as queued */
+  bool header_good; /* has arrived and is the right one */
+  uint8_t again;    /* bits: extents to be read once more when no sum is under way */
   uint32_t extents_left;
-  int error;        /* a KVSTOW_E code */
-  int cause;        /* errno behind EIO */
-  uint8_t priority; /* pump: as queued */
+  uint32_t sums_left;   /* pieces whose planes are being summed */
+  uint32_t *missing;    /* pages of each plane that have not arrived */
+  kvstow__piece *early; /* came before the header */
+  int error;            /* a KVSTOW_E code */
+  int cause;            /* errno behind EIO */
   kvstow__extent extents[2];
   kvstow__read_job *next;
+};
+
+/* What one device request brought of one extent, and the planes it completed. */
+struct kvstow__piece {
+  kvstow__extent *extent;
+  struct kvstow__read_request *request;
+  uint64_t offset, length; /* in the extent */
+  uint32_t plane, planes;  /* of the read, not of the record */
+  uint32_t summed;         /* of the planes, from the front */
+  kvstow__piece *next;
 };
 
 typedef struct kvstow__counters {
@@ -278,6 +295,15 @@ void kvstow__job_free(kvstow__job *job);
 /* read.c, on the I/O thread */
 void kvstow__read_plan(kvstow_tier *tier, kvstow__extent **window, size_t count);
 bool kvstow__read_skip(kvstow_tier *tier, kvstow__extent *extent); /* unwanted: settled instead */
+/* Sums planes of the piece, about `bytes` at a time; adds what it did to *done. True: through. */
+bool kvstow__read_sum(kvstow_tier *tier, kvstow__piece *piece, uint64_t bytes, uint64_t *done);
+
+/* verify.c. A KVSTOW_E code each; the message tells place, expected and found. */
+int kvstow__verify_header(kvstow_tier *tier, const kvstow__read_job *job);
+/* Sums the piece's next planes, at least one and about `bytes` of them; adds what it summed to *done.
+ * The piece is through when all are summed or one was wrong. */
+int kvstow__verify_planes(kvstow_tier *tier, kvstow__piece *piece, uint64_t bytes, uint64_t *done);
+int kvstow__verify_unread(kvstow_tier *tier, const kvstow__read_job *job); /* EIO */
 
 /* Of an op that read_plan pushed: all the reads it carries are cancelled or overdue; any is urgent. */
 bool kvstow__read_op_unwanted(const kvstow__op *op);
