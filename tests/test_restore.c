@@ -955,10 +955,10 @@ static void corruption_is_an_event(void **state) {
   log.count = 0;
   open_store(&f);
   for (uint64_t doc = 0; doc < 8; doc++) get(&f, doc, 16, 0);
-  const uint64_t corrupt = kv_stats(f.store).corrupt_blocks;
-  KV_CHECK(corrupt > 0, "nothing noticed");
+  KV_CHECK(kv_stats(f.store).corrupt_blocks > 0, "nothing noticed");
   wait_for_events(&log, KVSTOW_EVENT_CORRUPT, 1);
-  KV_CHECK(events_of(&log, KVSTOW_EVENT_CORRUPT) <= corrupt, "more events than blocks");
+  const uint64_t events = events_of(&log, KVSTOW_EVENT_CORRUPT); /* first: loads may still fail */
+  KV_CHECK(events <= kv_stats(f.store).corrupt_blocks, "more events than blocks");
   tear_down(&f);
 }
 
