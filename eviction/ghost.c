@@ -57,7 +57,7 @@ int kvstow__ghost_resize(struct ghost *ghost, uint64_t capacity) {
   if (rc < 0) return rc;
   for (uint32_t at = ghost->capacity > 0 ? ghost->tail : NONE; at != NONE;
        at = ghost->entries[at].newer)
-    kvstow__ghost_push(&resized, ghost->entries[at].key);
+    kvstow__ghost_push_note(&resized, ghost->entries[at].key, ghost->entries[at].note);
   kvstow__ghost_finish(ghost);
   *ghost = resized;
   return 0;
@@ -82,6 +82,10 @@ static void forget(struct ghost *ghost, uint32_t at) {
 }
 
 void kvstow__ghost_push(struct ghost *ghost, uint64_t key) {
+  kvstow__ghost_push_note(ghost, key, (struct ghost_note){0});
+}
+
+void kvstow__ghost_push_note(struct ghost *ghost, uint64_t key, struct ghost_note note) {
   if (ghost->capacity == 0) return;
   if (!kvstow__ghost_take(ghost, key) && ghost->count == ghost->capacity)
     forget(ghost, ghost->tail);
@@ -89,7 +93,8 @@ void kvstow__ghost_push(struct ghost *ghost, uint64_t key) {
   struct ghost_entry *entry = &ghost->entries[at];
   uint32_t *bucket = bucket_of(ghost, key);
   ghost->free = entry->newer;
-  *entry = (struct ghost_entry){.key = key, .newer = NONE, .older = ghost->head, .next = *bucket};
+  *entry = (struct ghost_entry){
+      .key = key, .note = note, .newer = NONE, .older = ghost->head, .next = *bucket};
   *bucket = at;
   if (ghost->head != NONE)
     ghost->entries[ghost->head].newer = at;
@@ -104,8 +109,14 @@ bool kvstow__ghost_has(const struct ghost *ghost, uint64_t key) {
 }
 
 bool kvstow__ghost_take(struct ghost *ghost, uint64_t key) {
+  struct ghost_note note;
+  return kvstow__ghost_take_note(ghost, key, &note);
+}
+
+bool kvstow__ghost_take_note(struct ghost *ghost, uint64_t key, struct ghost_note *note) {
   const uint32_t at = find(ghost, key);
   if (at == NONE) return false;
+  *note = ghost->entries[at].note;
   forget(ghost, at);
   return true;
 }

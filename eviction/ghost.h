@@ -11,8 +11,14 @@
 
 #include <kvstow/policy.h>
 
+/* What a policy wants to know of a block again when it comes back. */
+struct ghost_note {
+  uint32_t time, facts;
+};
+
 struct ghost_entry {
   uint64_t key;
+  struct ghost_note note;
   uint32_t newer, older; /* in the queue; `newer` also chains free entries */
   uint32_t next;         /* in the bucket */
 };
@@ -33,13 +39,21 @@ void kvstow__ghost_finish(struct ghost *ghost);
 /* Keeps the youngest keys that fit. KVSTOW_ENOMEM changes nothing. */
 int kvstow__ghost_resize(struct ghost *ghost, uint64_t capacity);
 
-/* Remembers a key as the youngest. */
+/* Remembers a key as the youngest; with a note, or one of zeros. */
 void kvstow__ghost_push(struct ghost *ghost, uint64_t key);
+void kvstow__ghost_push_note(struct ghost *ghost, uint64_t key, struct ghost_note note);
 
 bool kvstow__ghost_has(const struct ghost *ghost, uint64_t key);
 
 /* Forgets a key; whether it was remembered. */
 bool kvstow__ghost_take(struct ghost *ghost, uint64_t key);
+bool kvstow__ghost_take_note(struct ghost *ghost, uint64_t key, struct ghost_note *note);
+
+/* The note of the key that the next push forgets; NULL while there is room. */
+static inline const struct ghost_note *ghost_leaving(const struct ghost *ghost) {
+  const bool full = ghost->capacity > 0 && ghost->count == ghost->capacity;
+  return full ? &ghost->entries[ghost->tail].note : NULL;
+}
 
 void kvstow__ghost_drop_oldest(struct ghost *ghost);
 

@@ -45,6 +45,20 @@ static inline void list_push(struct list *list, const kvstow_nodes *nodes, uint3
   list->count++;
 }
 
+/* Puts `id` on the old side of `place`, which is in the list. */
+static inline void list_push_behind(struct list *list, const kvstow_nodes *nodes, uint32_t id,
+                                    uint32_t place) {
+  struct link *link = list_link(nodes, id), *before = list_link(nodes, place);
+  link->newer = place;
+  link->older = before->older;
+  if (before->older != KVSTOW_NO_ID)
+    list_link(nodes, before->older)->newer = id;
+  else
+    list->tail = id;
+  before->older = id;
+  list->count++;
+}
+
 static inline void list_remove(struct list *list, const kvstow_nodes *nodes, uint32_t id) {
   struct link *link = list_link(nodes, id);
   assert(list->count > 0);

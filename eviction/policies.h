@@ -18,5 +18,6 @@ extern const kvstow_policy_ops kvstow__policy_slru;
 extern const kvstow_policy_ops kvstow__policy_arc;
 extern const kvstow_policy_ops kvstow__policy_gdsf;
 extern const kvstow_policy_ops kvstow__policy_random;
+extern const kvstow_policy_ops kvstow__policy_lifetime;
 
 #endif

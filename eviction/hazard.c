@@ -1,0 +1,222 @@
+/* eviction/hazard.c - counts, hazards, and the index made from them; see hazard.h.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "eviction/hazard.h"
+
+#include <stdbool.h>
+#include <string.h>
+
+const uint32_t kvstow__hazard_values[HAZARD_TRAITS] = {4, 7, 2, 2};
+
+#define PRIOR_HAZARD 0.3 /* times 1 / age */
+#define PRIOR_YOUNG 128  /* ticks below which an age is not told apart from another */
+#define PRIOR_BLOCKS 1   /* the prior's weight, in blocks that were watched at each age */
+#define DEPARTURE 30 /* uses after which a trait, or a class, is as much itself as like others */
+#define SWEEPS 3     /* of fitting the traits' factors: they hardly move after two */
+
+/* The first age in a bin: 0, 2, 3, 4, 6, 8, 12, ... */
+static double bin_start(uint32_t bin) {
+  if (bin == 0) return 0;
+  const uint32_t octave = (bin + 1) / 2;
+  const double power = (double)(UINT64_C(1) << octave);
+  return (bin + 1) % 2 != 0 ? power * 1.5 : power;
+}
+
+static double bin_width(uint32_t bin) {
+  return bin_start(bin + 1) - bin_start(bin);
+}
+
+/* ---- counting ---- */
+
+void kvstow__hazard_init(struct hazard *hazard, uint32_t now) {
+  memset(hazard, 0, sizeof *hazard);
+  hazard->epoch = now / HAZARD_EPOCH;
+  kvstow__hazard_weigh(hazard, now);
+}
+
+static void end(struct hazard *hazard, uint32_t class, uint32_t age, double blocks) {
+  const uint32_t bin = hazard_bin(age);
+  hazard->ended[class][bin] += blocks;
+  hazard->partial[class][bin] += blocks * (age - bin_start(bin));
+}
+
+/* Epochs from `since` to `now`, whose numbers wrap with the ticks. */
+static uint32_t epochs_between(uint32_t since, uint32_t now) {
+  return (now / HAZARD_EPOCH - since / HAZARD_EPOCH) % (UINT32_MAX / HAZARD_EPOCH + 1);
+}
+
+/* Opens the epoch of `now`. What still waits since one as old as there are epochs is lost. */
+static void advance(struct hazard *hazard, uint32_t now) {
+  const uint32_t epoch = now / HAZARD_EPOCH;
+  for (uint32_t steps = 0; hazard->epoch != epoch && steps < HAZARD_EPOCHS; steps++) {
+    hazard->epoch = (hazard->epoch + 1) % (UINT32_MAX / HAZARD_EPOCH + 1);
+    uint32_t *row = hazard->waiting[hazard->epoch % HAZARD_EPOCHS];
+    for (uint32_t class = 0; class < HAZARD_CLASSES; class ++) {
+      if (row[class] == 0) continue;
+      end(hazard, class, (HAZARD_EPOCHS - 1) * HAZARD_EPOCH, row[class]);
+      row[class] = 0;
+    }
+  }
+  hazard->epoch = epoch;
+}
+
+void kvstow__hazard_wait(struct hazard *hazard, uint32_t class, uint32_t since, uint32_t now) {
+  advance(hazard, now);
+  if (epochs_between(since, now) < HAZARD_EPOCHS)
+    hazard->waiting[since / HAZARD_EPOCH % HAZARD_EPOCHS][class]++;
+}
+
+/* Whether the wait was still counted. */
+static bool stop_waiting(struct hazard *hazard, uint32_t class, uint32_t since, uint32_t now) {
+  advance(hazard, now);
+  uint32_t *waiting = &hazard->waiting[since / HAZARD_EPOCH % HAZARD_EPOCHS][class];
+  if (epochs_between(since, now) >= HAZARD_EPOCHS || *waiting == 0) return false;
+  --*waiting;
+  end(hazard, class, now - since, 1);
+  return true;
+}
+
+void kvstow__hazard_use(struct hazard *hazard, uint32_t class, uint32_t since, uint32_t now) {
+  if (stop_waiting(hazard, class, since, now)) hazard->uses[class][hazard_bin(now - since)]++;
+}
+
+void kvstow__hazard_lose(struct hazard *hazard, uint32_t class, uint32_t since, uint32_t now) {
+  stop_waiting(hazard, class, since, now);
+}
+
+void kvstow__hazard_fade(struct hazard *hazard) {
+  for (uint32_t class = 0; class < HAZARD_CLASSES; class ++) {
+    for (uint32_t bin = 0; bin < HAZARD_BINS; bin++) {
+      hazard->uses[class][bin] /= 2;
+      hazard->ended[class][bin] /= 2;
+      hazard->partial[class][bin] /= 2;
+    }
+  }
+}
+
+/* ---- weighing ---- */
+
+/* Ticks that blocks of a class spent unused, by age. */
+static void exposure(const struct hazard *hazard, uint32_t class, uint32_t now,
+                     double ticks[HAZARD_BINS]) {
+  double waits[HAZARD_BINS], beyond = 0;
+  for (uint32_t bin = 0; bin < HAZARD_BINS; bin++) {
+    waits[bin] = hazard->ended[class][bin];
+    ticks[bin] = hazard->partial[class][bin];
+  }
+  for (uint32_t past = 0; past < HAZARD_EPOCHS; past++) {
+    const uint32_t blocks = hazard->waiting[(hazard->epoch - past) % HAZARD_EPOCHS][class];
+    if (blocks == 0) continue;
+    const uint32_t under_way = now % HAZARD_EPOCH; /* they began somewhere in their epoch */
+    const uint32_t age =
+        past == 0 ? under_way / 2 : under_way + past * HAZARD_EPOCH - HAZARD_EPOCH / 2;
+    const uint32_t bin = hazard_bin(age);
+    waits[bin] += blocks;
+    ticks[bin] += blocks * (age - bin_start(bin));
+  }
+  for (uint32_t bin = HAZARD_BINS; bin-- > 0;) {
+    ticks[bin] += beyond * bin_width(bin);
+    beyond += waits[bin];
+  }
+}
+
+/* A stretch of ages: probability of a use in it, ticks spent in it, probability to survive it. */
+struct stretch {
+  double use, ticks, survive;
+};
+
+/* The Gittins index at the start of each bin. From the last bin back: a stretch is joined with the
+ * one after it while that one is the better. */
+static void index_of(const double hazard[HAZARD_BINS], float worth[HAZARD_BINS]) {
+  struct stretch stack[HAZARD_BINS];
+  uint32_t depth = 0;
+  for (uint32_t bin = HAZARD_BINS; bin-- > 0;) {
+    const double survive = 1 / (1 + hazard[bin] * bin_width(bin));
+    struct stretch now = {
+        .use = 1 - survive, .ticks = bin_width(bin) * survive, .survive = survive};
+    for (; depth > 0; depth--) {
+      const struct stretch *next = &stack[depth - 1];
+      if (next->use * now.ticks <= now.use * next->ticks) break;
+      now.use += now.survive * next->use;
+      now.ticks += now.survive * next->ticks;
+      now.survive *= next->survive;
+    }
+    worth[bin] = (float)(now.use / now.ticks);
+    stack[depth++] = now;
+  }
+}
+
+struct weighing {
+  double ticks[HAZARD_CLASSES][HAZARD_BINS];
+  double common[HAZARD_BINS];                   /* hazard of all classes together */
+  double uses[HAZARD_CLASSES];                  /* seen */
+  double expected[HAZARD_CLASSES];              /* were the class like all others */
+  double factor[HAZARD_TRAITS][HAZARD_CLASSES]; /* by trait and value */
+};
+
+static void weigh_common(const struct hazard *hazard, struct weighing *w) {
+  for (uint32_t bin = 0; bin < HAZARD_BINS; bin++) {
+    double ticks = PRIOR_BLOCKS * bin_width(bin);
+    double uses = ticks * PRIOR_HAZARD / (bin_start(bin + 1) + PRIOR_YOUNG);
+    for (uint32_t class = 0; class < HAZARD_CLASSES; class ++) {
+      uses += hazard->uses[class][bin];
+      ticks += w->ticks[class][bin];
+    }
+    w->common[bin] = uses / ticks;
+  }
+  for (uint32_t class = 0; class < HAZARD_CLASSES; class ++) {
+    w->uses[class] = w->expected[class] = 0;
+    for (uint32_t bin = 0; bin < HAZARD_BINS; bin++) {
+      w->uses[class] += hazard->uses[class][bin];
+      w->expected[class] += w->common[bin] * w->ticks[class][bin];
+    }
+  }
+}
+
+static uint32_t value_of(uint32_t class, uint32_t trait) {
+  for (uint32_t t = HAZARD_TRAITS - 1; t > trait; t--) class /= kvstow__hazard_values[t];
+  return class % kvstow__hazard_values[trait];
+}
+
+/* What the traits make of a class, all but one of them. */
+static double factors(const struct weighing *w, uint32_t class, uint32_t without) {
+  double product = 1;
+  for (uint32_t trait = 0; trait < HAZARD_TRAITS; trait++)
+    if (trait != without) product *= w->factor[trait][value_of(class, trait)];
+  return product;
+}
+
+static void weigh_trait(struct weighing *w, uint32_t trait) {
+  double uses[HAZARD_CLASSES], expected[HAZARD_CLASSES];
+  for (uint32_t value = 0; value < kvstow__hazard_values[trait]; value++)
+    uses[value] = expected[value] = DEPARTURE;
+  for (uint32_t class = 0; class < HAZARD_CLASSES; class ++) {
+    const uint32_t value = value_of(class, trait);
+    uses[value] += w->uses[class];
+    expected[value] += w->expected[class] * factors(w, class, trait);
+  }
+  for (uint32_t value = 0; value < kvstow__hazard_values[trait]; value++)
+    w->factor[trait][value] = uses[value] / expected[value];
+}
+
+void kvstow__hazard_weigh(struct hazard *hazard, uint32_t now) {
+  struct weighing w;
+  advance(hazard, now);
+  for (uint32_t class = 0; class < HAZARD_CLASSES; class ++)
+    exposure(hazard, class, now, w.ticks[class]);
+  weigh_common(hazard, &w);
+  for (uint32_t trait = 0; trait < HAZARD_TRAITS; trait++)
+    for (uint32_t value = 0; value < HAZARD_CLASSES; value++) w.factor[trait][value] = 1;
+  for (uint32_t sweep = 0; sweep < SWEEPS; sweep++)
+    for (uint32_t trait = 0; trait < HAZARD_TRAITS; trait++) weigh_trait(&w, trait);
+  for (uint32_t class = 0; class < HAZARD_CLASSES; class ++) {
+    const double product = factors(&w, class, HAZARD_TRAITS);
+    double own[HAZARD_BINS];
+    for (uint32_t bin = 0; bin < HAZARD_BINS; bin++) {
+      const double believed = w.common[bin] * product;
+      own[bin] =
+          (hazard->uses[class][bin] + DEPARTURE) / (w.ticks[class][bin] + DEPARTURE / believed);
+    }
+    index_of(own, hazard->worth[class]);
+  }
+}

@@ -1,0 +1,401 @@
+/* eviction/lifetime.c - learns how long blocks live, and evicts those least worth their room.
+ *
+ * What a request leaves behind is used again by the next turn of the same conversation, or never.
+ * How likely, and when, can be told from a few traits of the chain, and is learned from the traffic
+ * itself (hazard.h): no look-ahead, and no number fitted to a workload. The traits:
+ *
+ *   turn     1, 2, 3-4, 5 or more uses; a new block at the end of a known chain continues its turns
+ *   gap      how long the chain paused before this turn, against the size of the cache
+ *   own      whether the block itself was used before, or just continues a chain that was
+ *   partial  the last block of a chain, not full: the next turn has another in its place
+ *
+ * A chain is known by its deepest block seen before, be it held or only remembered. It continues if
+ * that block lay in the second half of the chain it was last used in; else what both share is a
+ * system prompt, and the request begins a conversation.
+ *
+ * Blocks of a class wait in one queue, oldest use last. Worth rises with age, then falls, so the
+ * least worth is at an end of some queue: the oldest, past hope; or the youngest, which stands for
+ * not admitting what came last, while others that have waited longer are closer to their next use.
+ * Blocks of one request stand side by side, and the deepest of them goes first: no block outlives
+ * its ancestors of the same request.
+ *
+ * Time is counted in accesses, as the blocks of one request share one time; a tick is such that
+ * the cache holds 8192 to 16383 of them. Parameter: ghost (8), keys remembered, in capacities.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <assert.h>
+#include <stdlib.h>
+
+#include "eviction/ghost.h"
+#include "eviction/hazard.h"
+#include "eviction/list.h"
+#include "eviction/params.h"
+#include "eviction/policies.h"
+
+enum {
+  TURN_MAX = 5,
+  TURN_MASK = 7,
+  LATE = 8,       /* lies in the second half of the chain it was last used in */
+  CONTINUES = 16, /* was so at the use before: what follows it now is the same conversation */
+  OWN = 2,        /* in a class: the last two traits */
+  PARTIAL = 1,
+  GAPS = 7, /* none, then octaves from an eighth of the capacity */
+  CAPACITY_TICKS_LOG2 = 13,
+  GROUP_MAX = 1024,      /* blocks walked to find the end of a request's group */
+  WEIGH_EVERY_MIN = 128, /* accesses */
+  WEIGH_EVERY_MAX = 1024,
+  FADE_EVERY = 4096, /* capacities of accesses: what was learned then counts half */
+};
+
+static_assert(4 * GAPS * 4 == HAZARD_CLASSES, "the traits make the classes");
+
+struct lifetime_node {
+  struct link link;
+  uint32_t key;  /* folded: two keys alike cost one wrong guess */
+  uint32_t time; /* of the last use, in ticks */
+  uint16_t depth;
+  uint8_t class, facts; /* facts: turn, LATE, CONTINUES */
+};
+
+struct queue {
+  struct list list;
+  uint32_t cut; /* the oldest of those that share the head's time, or KVSTOW_NO_ID: not known */
+};
+
+/* The deepest block of the request under way that was seen before. */
+struct trail {
+  bool found;
+  uint32_t depth;
+  uint8_t class, facts; /* as its use now made them */
+};
+
+/* The end of a queue that victims come from, until something less worth turns up. */
+struct choice {
+  bool valid, young;
+  uint32_t class, time;
+  float worth;
+};
+
+struct lifetime {
+  const kvstow_nodes *nodes;
+  uint64_t capacity;
+  int shift; /* ticks = accesses >> shift, or << -shift */
+  uint64_t accesses, next_weigh, next_fade;
+  uint64_t request;
+  uint32_t now; /* of the request under way */
+  uint32_t full_tokens;
+  struct trail trail;
+  struct choice choice;
+  double ghost_share;
+  struct ghost ghost;
+  struct queue queues[HAZARD_CLASSES];
+  struct hazard hazard;
+};
+
+static struct lifetime_node *node_of(const struct lifetime *life, uint32_t id) {
+  return kvstow_node(life->nodes, id);
+}
+
+/* ---- time ---- */
+
+static int shift_of(uint64_t capacity) {
+  return 63 - __builtin_clzll(capacity) - CAPACITY_TICKS_LOG2;
+}
+
+static uint32_t ticks(const struct lifetime *life, uint64_t accesses) {
+  return (uint32_t)(life->shift >= 0 ? accesses >> life->shift : accesses << -life->shift);
+}
+
+static void weigh(struct lifetime *life) {
+  if (life->accesses >= life->next_fade) {
+    kvstow__hazard_fade(&life->hazard);
+    life->next_fade = life->accesses + FADE_EVERY * life->capacity;
+  }
+  kvstow__hazard_weigh(&life->hazard, life->now);
+  uint64_t pause = life->accesses / 8;
+  if (pause < WEIGH_EVERY_MIN) pause = WEIGH_EVERY_MIN;
+  if (pause > WEIGH_EVERY_MAX) pause = WEIGH_EVERY_MAX;
+  life->next_weigh = life->accesses + pause;
+}
+
+static void count_access(struct lifetime *life, const kvstow_access *access) {
+  life->accesses++;
+  if (access->request != 0 && access->request == life->request) return;
+  life->request = access->request;
+  life->now = ticks(life, life->accesses);
+  life->trail.found = false;
+  life->choice.valid = false;
+  if (life->accesses >= life->next_weigh) weigh(life);
+}
+
+/* ---- classes ---- */
+
+static uint32_t turn_trait(uint32_t turn) {
+  return turn <= 2 ? turn - 1 : turn < TURN_MAX ? 2 : 3;
+}
+
+/* Octaves of the gap from an eighth of the capacity on; 0 on a first turn, which follows none. */
+static uint32_t gap_trait(const struct lifetime *life, uint32_t gap) {
+  const uint64_t eighths = UINT64_C(8) * gap / ticks(life, life->capacity);
+  if (eighths < 2) return 1;
+  const uint32_t octave = 63u - (uint32_t)__builtin_clzll(eighths);
+  return octave + 1 < GAPS ? octave + 1 : GAPS - 1;
+}
+
+static uint8_t class_of(uint32_t turn, uint32_t gap, uint32_t own_and_partial) {
+  return (uint8_t)((turn_trait(turn) * GAPS + gap) * 4 + own_and_partial);
+}
+
+static uint32_t gap_of_class(uint8_t class) {
+  return class / 4 % GAPS;
+}
+
+static uint32_t partial_trait(struct lifetime *life, const kvstow_access *access) {
+  if (access->tokens > life->full_tokens) life->full_tokens = access->tokens;
+  return access->depth + 1 == access->chain_blocks && access->tokens < life->full_tokens ? PARTIAL
+                                                                                         : 0;
+}
+
+static uint8_t late_fact(const kvstow_access *access) {
+  return (access->depth + 1) * UINT64_C(2) >= access->chain_blocks ? LATE : 0;
+}
+
+/* A block was used again after it had waited since `time`: class and facts are of then. */
+static void describe_again(struct lifetime *life, struct lifetime_node *node, uint32_t time,
+                           uint8_t class, uint8_t facts, const kvstow_access *access) {
+  const uint32_t turn = (facts & TURN_MASK) < TURN_MAX ? (facts & TURN_MASK) + 1u : TURN_MAX;
+  const uint32_t gap = gap_trait(life, life->now - time);
+  kvstow__hazard_use(&life->hazard, class, time, life->now);
+  node->class = class_of(turn, gap, OWN | partial_trait(life, access));
+  node->facts =
+      (uint8_t)(turn | late_fact(access) | ((facts & LATE) != 0 ? (unsigned)CONTINUES : 0));
+  if (life->trail.found && life->trail.depth > access->depth) return;
+  life->trail = (struct trail){
+      .found = true, .depth = access->depth, .class = node->class, .facts = node->facts};
+}
+
+/* A block never seen: it continues the chain it hangs on, or begins one. */
+static void describe_new(struct lifetime *life, struct lifetime_node *node,
+                         const kvstow_access *access) {
+  struct trail trail = life->trail;
+  if (!trail.found && access->parent != KVSTOW_NO_ID) {
+    const struct lifetime_node *parent = node_of(life, access->parent);
+    trail = (struct trail){.found = true, .class = parent->class, .facts = parent->facts};
+  }
+  uint32_t turn = 1, gap = 0;
+  if (trail.found && (trail.facts & CONTINUES) != 0) {
+    turn = trail.facts & TURN_MASK;
+    gap = gap_of_class(trail.class);
+  }
+  node->class = class_of(turn, gap, partial_trait(life, access));
+  node->facts = (uint8_t)(turn | late_fact(access) | (turn > 1 ? (unsigned)CONTINUES : 0));
+}
+
+/* ---- queues ---- */
+
+static void queue_push(struct lifetime *life, uint32_t id) {
+  struct lifetime_node *node = node_of(life, id);
+  struct queue *queue = &life->queues[node->class];
+  const uint32_t head = queue->list.head;
+  node->time = life->now;
+  kvstow__hazard_wait(&life->hazard, node->class, node->time, life->now);
+  const bool joins = queue->cut != KVSTOW_NO_ID && node_of(life, head)->time == life->now;
+  if (joins && node->depth > node_of(life, queue->cut)->depth) {
+    list_push_behind(&queue->list, life->nodes, id, queue->cut);
+    queue->cut = id;
+  } else {
+    list_push(&queue->list, life->nodes, id);
+    if (!joins) queue->cut = id;
+  }
+  if (hazard_worth(&life->hazard, node->class, 0) < life->choice.worth) life->choice.valid = false;
+}
+
+static void queue_remove(struct lifetime *life, uint32_t id) {
+  struct lifetime_node *node = node_of(life, id);
+  struct queue *queue = &life->queues[node->class];
+  if (queue->cut == id) queue->cut = node->link.newer;
+  list_remove(&queue->list, life->nodes, id);
+}
+
+/* The deepest of the youngest request in the queue. */
+static uint32_t youngest(const struct lifetime *life, struct queue *queue) {
+  if (queue->cut != KVSTOW_NO_ID) return queue->cut;
+  uint32_t id = queue->list.head;
+  const uint32_t time = node_of(life, id)->time;
+  for (int steps = 0; steps < GROUP_MAX; steps++) {
+    const uint32_t older = node_of(life, id)->link.older;
+    if (older == KVSTOW_NO_ID || node_of(life, older)->time != time) break;
+    id = older;
+  }
+  queue->cut = id;
+  return id;
+}
+
+/* ---- leaving ---- */
+
+static void consider(struct lifetime *life, uint32_t class, bool young) {
+  const struct list *list = &life->queues[class].list;
+  const uint32_t time = node_of(life, young ? list->head : list->tail)->time;
+  const float worth = hazard_worth(&life->hazard, class, life->now - time);
+  if (life->choice.valid && worth >= life->choice.worth) return;
+  life->choice =
+      (struct choice){.valid = true, .young = young, .class = class, .time = time, .worth = worth};
+}
+
+static bool still_good(const struct lifetime *life) {
+  if (!life->choice.valid) return false;
+  const struct list *list = &life->queues[life->choice.class].list;
+  const uint32_t end = life->choice.young ? list->head : list->tail;
+  return end != KVSTOW_NO_ID && node_of(life, end)->time == life->choice.time;
+}
+
+static void choose(struct lifetime *life) {
+  life->choice.valid = false;
+  for (uint32_t class = 0; class < HAZARD_CLASSES; class ++) {
+    if (life->queues[class].list.count == 0) continue;
+    consider(life, class, false);
+    consider(life, class, true);
+  }
+}
+
+/* Takes a block out and remembers it. */
+static void leave(struct lifetime *life, uint32_t id) {
+  const struct lifetime_node *node = node_of(life, id);
+  const struct ghost_note *gone = ghost_leaving(&life->ghost);
+  queue_remove(life, id);
+  if (gone != NULL) kvstow__hazard_lose(&life->hazard, (uint8_t)gone->facts, gone->time, life->now);
+  kvstow__ghost_push_note(
+      &life->ghost, node->key,
+      (struct ghost_note){.time = node->time, .facts = node->class | (uint32_t)node->facts << 8});
+}
+
+/* ---- the policy ---- */
+
+static int lifetime_create(const kvstow_policy_config *config, void **policy) {
+  int rc = kvstow__policy_config_check(config);
+  if (rc < 0) return rc;
+  struct lifetime *life = calloc(1, sizeof *life);
+  if (life == NULL) return KVSTOW_ENOMEM;
+  life->nodes = config->nodes;
+  life->ghost_share = 8;
+  const struct param params[] = {{"ghost", 0, 64, &life->ghost_share}};
+  rc = kvstow__params_parse(config->params, params, sizeof params / sizeof params[0]);
+  if (rc == 0)
+    rc = kvstow__ghost_init(&life->ghost, (uint64_t)((double)config->capacity * life->ghost_share));
+  if (rc < 0) {
+    free(life);
+    return rc;
+  }
+  life->capacity = config->capacity;
+  life->shift = shift_of(life->capacity);
+  life->next_fade = FADE_EVERY * life->capacity;
+  for (uint32_t class = 0; class < HAZARD_CLASSES; class ++) {
+    list_init(&life->queues[class].list);
+    life->queues[class].cut = KVSTOW_NO_ID;
+  }
+  kvstow__hazard_init(&life->hazard, 0);
+  *policy = life;
+  return 0;
+}
+
+static void lifetime_destroy(void *policy) {
+  struct lifetime *life = policy;
+  if (life != NULL) kvstow__ghost_finish(&life->ghost);
+  free(life);
+}
+
+static uint32_t fold(uint64_t key) {
+  return (uint32_t)(key ^ key >> 32);
+}
+
+static void lifetime_insert(void *policy, uint32_t id, const kvstow_access *access) {
+  struct lifetime *life = policy;
+  struct lifetime_node *node = node_of(life, id);
+  struct ghost_note note;
+  count_access(life, access);
+  node->key = fold(access->key_lo);
+  node->depth = access->depth < UINT16_MAX ? (uint16_t)access->depth : UINT16_MAX;
+  if (kvstow__ghost_take_note(&life->ghost, node->key, &note))
+    describe_again(life, node, note.time, (uint8_t)note.facts, (uint8_t)(note.facts >> 8), access);
+  else
+    describe_new(life, node, access);
+  queue_push(life, id);
+}
+
+static void lifetime_touch(void *policy, uint32_t id, const kvstow_access *access) {
+  struct lifetime *life = policy;
+  struct lifetime_node *node = node_of(life, id);
+  count_access(life, access);
+  if (node->time == life->now) return; /* twice in a request is once */
+  queue_remove(life, id);
+  node->depth = access->depth < UINT16_MAX ? (uint16_t)access->depth : UINT16_MAX;
+  describe_again(life, node, node->time, node->class, node->facts, access);
+  queue_push(life, id);
+}
+
+static uint32_t lifetime_victim(void *policy, const kvstow_access *incoming) {
+  struct lifetime *life = policy;
+  (void)incoming;
+  if (!still_good(life)) choose(life);
+  if (!life->choice.valid) return KVSTOW_NO_ID;
+  struct queue *queue = &life->queues[life->choice.class];
+  const uint32_t id = life->choice.young ? youngest(life, queue) : queue->list.tail;
+  leave(life, id);
+  return id;
+}
+
+static void lifetime_remove(void *policy, uint32_t id) {
+  leave(policy, id);
+}
+
+/* Ages keep their meaning in accesses. A tick of another length makes what was learned worthless. */
+static void rescale(struct lifetime *life, int shift) {
+  const uint32_t before = life->now;
+  const int longer = shift - life->shift;
+  life->shift = shift;
+  life->now = ticks(life, life->accesses);
+  kvstow__hazard_init(&life->hazard, life->now);
+  for (uint32_t class = 0; class < HAZARD_CLASSES; class ++) {
+    for (uint32_t id = life->queues[class].list.head; id != KVSTOW_NO_ID;) {
+      struct lifetime_node *node = node_of(life, id);
+      const uint64_t age = before - node->time;
+      node->time = life->now - (uint32_t)(longer >= 0 ? age >> longer : age << -longer);
+      kvstow__hazard_wait(&life->hazard, node->class, node->time, life->now);
+      id = node->link.older;
+    }
+    life->queues[class].cut = KVSTOW_NO_ID;
+  }
+  kvstow__ghost_finish(&life->ghost);
+  life->choice.valid = false;
+}
+
+static int lifetime_resize(void *policy, uint64_t capacity) {
+  struct lifetime *life = policy;
+  const uint64_t ghosts = (uint64_t)((double)capacity * life->ghost_share);
+  if (shift_of(capacity) == life->shift) {
+    const int rc = kvstow__ghost_resize(&life->ghost, ghosts);
+    if (rc == 0) life->capacity = capacity;
+    return rc;
+  }
+  struct ghost fresh;
+  const int rc = kvstow__ghost_init(&fresh, ghosts);
+  if (rc < 0) return rc;
+  rescale(life, shift_of(capacity));
+  life->ghost = fresh;
+  life->capacity = capacity;
+  return 0;
+}
+
+const kvstow_policy_ops kvstow__policy_lifetime = {
+    .abi = KVSTOW_POLICY_ABI,
+    .node_bytes = sizeof(struct lifetime_node),
+    .name = "lifetime",
+    .summary = "learns when chains are used again; evicts the least uses per room and time",
+    .create = lifetime_create,
+    .destroy = lifetime_destroy,
+    .insert = lifetime_insert,
+    .touch = lifetime_touch,
+    .victim = lifetime_victim,
+    .remove = lifetime_remove,
+    .resize = lifetime_resize,
+};

@@ -1,0 +1,185 @@
+/* tests/test_policy_lifetime.c - what `lifetime` learns, and the index it ranks by.
+ *
+ * The contract that all policies keep is tested in test_policy_model.c.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "eviction/hazard.h"
+#include "kvstow/policy.h"
+
+/* ---- the index ---- */
+
+enum { CLASS = 0, OTHER = 5, BLOCKS = 4000, AGE = 3000 };
+
+static struct hazard *learner(void) {
+  struct hazard *hazard = malloc(sizeof *hazard);
+  assert_non_null(hazard);
+  kvstow__hazard_init(hazard, 0);
+  return hazard;
+}
+
+static void worth_falls_with_age_when_nothing_is_known(void **state) {
+  (void)state;
+  struct hazard *hazard = learner();
+  for (uint32_t age = 256; age < 1u << 20; age *= 2)
+    for (uint32_t class = 0; class < HAZARD_CLASSES; class ++)
+      assert_true(hazard_worth(hazard, class, age) < hazard_worth(hazard, class, age / 2));
+  free(hazard);
+}
+
+/* All are used at one age: until then a block gets more worth with every tick, then it has none. */
+static void worth_rises_towards_a_pause_and_falls_after_it(void **state) {
+  (void)state;
+  struct hazard *hazard = learner();
+  uint32_t now = 0;
+  for (uint32_t i = 0; i < BLOCKS; i++, now += 7) {
+    kvstow__hazard_wait(hazard, CLASS, now, now);
+    if (now >= AGE) kvstow__hazard_use(hazard, CLASS, now - AGE, now);
+  }
+  kvstow__hazard_weigh(hazard, now);
+  assert_true(hazard_worth(hazard, CLASS, 0) < hazard_worth(hazard, CLASS, 1500));
+  assert_true(hazard_worth(hazard, CLASS, 1500) < hazard_worth(hazard, CLASS, AGE - 200));
+  assert_true(hazard_worth(hazard, CLASS, 2 * AGE) < hazard_worth(hazard, CLASS, AGE) / 10);
+  /* One use in AGE ticks, to the precision of a bin. */
+  assert_true(hazard_worth(hazard, CLASS, 0) > 0.5f / AGE);
+  assert_true(hazard_worth(hazard, CLASS, 0) < 1.4f / AGE);
+  free(hazard);
+}
+
+/* Blocks that were never used again are evidence, too, also while nobody has given them up. */
+static void waiting_in_vain_counts(void **state) {
+  (void)state;
+  struct hazard *hazard = learner();
+  uint32_t now = 0;
+  for (uint32_t i = 0; i < BLOCKS; i++, now += 7) {
+    kvstow__hazard_wait(hazard, CLASS, now, now);
+    kvstow__hazard_wait(hazard, OTHER, now, now);
+    if (now >= AGE) kvstow__hazard_use(hazard, CLASS, now - AGE, now);
+  }
+  kvstow__hazard_weigh(hazard, now);
+  for (uint32_t age = 8; age < AGE - 200; age *= 2)
+    assert_true(hazard_worth(hazard, OTHER, age) < hazard_worth(hazard, CLASS, age) / 4);
+  free(hazard);
+}
+
+static void memory_of_the_past_is_bounded_and_time_may_wrap(void **state) {
+  (void)state;
+  struct hazard *hazard = learner();
+  uint32_t now = UINT32_MAX - 3 * HAZARD_EPOCH;
+  kvstow__hazard_init(hazard, now);
+  kvstow__hazard_wait(hazard, CLASS, now, now);
+  kvstow__hazard_wait(hazard, CLASS, now, now);
+  const uint32_t since = now;
+  now += 6 * HAZARD_EPOCH; /* past zero */
+  kvstow__hazard_use(hazard, CLASS, since, now);
+  assert_true(hazard->uses[CLASS][hazard_bin(6 * HAZARD_EPOCH)] == 1);
+  now += 2 * HAZARD_EPOCHS * HAZARD_EPOCH;
+  kvstow__hazard_use(hazard, CLASS, since, now); /* too late: lost from sight */
+  double uses = 0, ended = 0;
+  for (uint32_t bin = 0; bin < HAZARD_BINS; bin++) {
+    uses += hazard->uses[CLASS][bin];
+    ended += hazard->ended[CLASS][bin];
+  }
+  assert_true(uses == 1 && ended == 2);
+  free(hazard);
+}
+
+/* ---- the policy ---- */
+
+enum { CAPACITY = 120, CHAIN = 10, CHAINS = 40, IDS = 65536, REQUESTS = 4000 };
+
+struct cache {
+  const kvstow_policy_ops *ops;
+  void *policy;
+  char *chunk;
+  kvstow_nodes nodes;
+  unsigned char held[IDS];
+  uint32_t count;
+  uint64_t requests;
+};
+
+static void cache_init(struct cache *cache, const char *policy) {
+  memset(cache, 0, sizeof *cache);
+  cache->chunk = calloc(IDS, KVSTOW_POLICY_NODE_BYTES);
+  assert_non_null(cache->chunk);
+  cache->nodes =
+      (kvstow_nodes){.chunks = &cache->chunk, .shift = 31, .stride = KVSTOW_POLICY_NODE_BYTES};
+  const kvstow_policy_config config = {
+      .size = sizeof config, .nodes = &cache->nodes, .capacity = CAPACITY, .seed = 1};
+  assert_int_equal(kvstow_policy_find(policy, &cache->ops, NULL, 0), 0);
+  assert_int_equal(cache->ops->create(&config, &cache->policy), 0);
+}
+
+static void cache_finish(struct cache *cache) {
+  cache->ops->destroy(cache->policy);
+  free(cache->chunk);
+}
+
+/* Uses the chain of ids [first, first + CHAIN); how many of its blocks were held. */
+static uint32_t request(struct cache *cache, uint32_t first) {
+  kvstow_access access = {.request = ++cache->requests, .chain_blocks = CHAIN, .tokens = 16};
+  uint32_t hits = 0;
+  access.parent = KVSTOW_NO_ID;
+  for (uint32_t i = 0; i < CHAIN; i++) {
+    const uint32_t id = first + i;
+    access.depth = i;
+    access.key_lo = id * UINT64_C(0x9e3779b97f4a7c15);
+    if (cache->held[id] != 0) {
+      cache->ops->touch(cache->policy, id, &access);
+      hits++;
+    } else {
+      if (cache->count == CAPACITY) {
+        cache->held[cache->ops->victim(cache->policy, &access)] = 0;
+        cache->count--;
+      }
+      memset(cache->chunk + (size_t)id * KVSTOW_POLICY_NODE_BYTES, 0, KVSTOW_POLICY_NODE_BYTES);
+      cache->ops->insert(cache->policy, id, &access);
+      cache->held[id] = 1;
+      cache->count++;
+    }
+    access.parent = id;
+  }
+  return hits;
+}
+
+/* Three times more blocks than fit, in turn, between prompts that nobody asks for twice. */
+static double hit_share(const char *policy) {
+  struct cache cache;
+  uint32_t hits = 0, asked = 0;
+  cache_init(&cache, policy);
+  for (uint32_t i = 0; i < REQUESTS; i++) {
+    const uint32_t turn = i % CHAINS * CHAIN;
+    const uint32_t once = CHAINS * CHAIN + i % 6000 * CHAIN;
+    const uint32_t found = request(&cache, turn);
+    if (i > REQUESTS / 2) hits += found, asked += CHAIN;
+    request(&cache, once);
+  }
+  cache_finish(&cache);
+  return (double)hits / asked;
+}
+
+static void keeps_part_of_a_loop_and_nothing_that_is_used_once(void **state) {
+  (void)state;
+  assert_true(hit_share("lru") < 0.01);
+  assert_true(hit_share("arc") < hit_share("lifetime"));
+  assert_true(hit_share("lifetime") > 0.2); /* 120 of 400 fit: 0.3 at the most */
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(worth_falls_with_age_when_nothing_is_known),
+      cmocka_unit_test(worth_rises_towards_a_pause_and_falls_after_it),
+      cmocka_unit_test(waiting_in_vain_counts),
+      cmocka_unit_test(memory_of_the_past_is_bounded_and_time_may_wrap),
+      cmocka_unit_test(keeps_part_of_a_loop_and_nothing_that_is_used_once),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
