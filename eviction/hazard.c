@@ -187,7 +187,7 @@ static double factors(const struct weighing *w, uint32_t class, uint32_t without
 }
 
 static void weigh_trait(struct weighing *w, uint32_t trait) {
-  double uses[HAZARD_CLASSES], expected[HAZARD_CLASSES];
+  double uses[HAZARD_CLASSES] = {0}, expected[HAZARD_CLASSES] = {0};
   for (uint32_t value = 0; value < kvstow__hazard_values[trait]; value++)
     uses[value] = expected[value] = DEPARTURE;
   for (uint32_t class = 0; class < HAZARD_CLASSES; class ++) {
