@@ -51,10 +51,10 @@ kvstow *kvl_store(void);
 __attribute__((format(printf, 1, 2))) void kvl_log(const char *format, ...);
 /* Options for attaching that come from the environment. */
 void kvl_configure(kvstow_llama_options *options);
-/* Adds to the metrics; written to their file now and then. */
+/* Adds to the metrics; written to their file every second, and at once when tokens were restored or stored. */
 void kvl_count_prompt(size_t tokens, size_t restored);
 void kvl_count_context(const kvstow_llama *cache); /* when it ends */
-void kvl_metrics_tick(void);
+void kvl_metrics_tick(bool changed);
 
 /* ---- preload_track.c ------------------------------------------------------------------------ */
 

@@ -246,7 +246,9 @@ static bool filter(struct work *w, struct llama_batch *rest, void **memory) {
   return true;
 }
 
-static void settle(struct work *w, int32_t rc) {
+/* Whether a block was offered to the store. */
+static bool settle(struct work *w, int32_t rc) {
+  bool stored = false;
   for (int k = 0; k < w->spans_count; k++) {
     struct span *span = &w->spans[k];
     struct kvl_seq *s = span->s;
@@ -256,8 +258,10 @@ static void settle(struct work *w, int32_t rc) {
       s->count = span->end;
       s->ahead = span->present > span->end ? span->present : 0;
       const size_t block = kvstow_llama_block_tokens(w->c->cache);
-      if (s->count / block > s->committed / block)
+      if (s->count / block > s->committed / block) {
         kvstow_llama_commit(w->c->cache, span->seq, s->tokens, s->count);
+        stored = true;
+      }
       s->committed = s->count;
     } else if (rc == 1) { /* the context is as it was: with what was restored */
       s->ahead = span->present > s->count ? span->present : 0;
@@ -265,6 +269,7 @@ static void settle(struct work *w, int32_t rc) {
       kvl_seq_forget(s);
     }
   }
+  return stored;
 }
 
 int32_t kvl_decode(struct kvl_context *c, struct llama_batch batch) {
@@ -300,8 +305,8 @@ int32_t kvl_decode(struct kvl_context *c, struct llama_batch batch) {
     }
     free(memory);
   }
-  settle(w, rc);
+  changed = settle(w, rc) || changed;
   free(w);
-  kvl_metrics_tick();
+  kvl_metrics_tick(changed);
   return rc;
 }

@@ -182,13 +182,13 @@ static void write_metrics(const char *path) {
     unlink(temporary);
 }
 
-void kvl_metrics_tick(void) {
+void kvl_metrics_tick(bool changed) {
   static time_t written; /* under metrics_lock */
   const char *path = getenv("KVSTOW_LLAMA_METRICS");
   if (path == NULL || path[0] == '\0' || pthread_mutex_trylock(&metrics_lock) != 0) return;
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-  if (now.tv_sec - written >= METRICS_EVERY_S) {
+  if (changed || now.tv_sec - written >= METRICS_EVERY_S) {
     write_metrics(path);
     written = now.tv_sec;
   }
