@@ -189,10 +189,10 @@ static uint64_t file_bytes(const char *path) {
   return stat(path, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
 }
 
-/* Conversations of 1,024 common and 256 own tokens; what llama-server's slot files of them take (it saves
+/* Conversations of 1,024 common and 512 own tokens; what llama-server's slot files of them take (it saves
  * with this function), and what the store's records take. */
 static void share(struct bench *b) {
-  enum { CONVERSATIONS = 20, COMMON = 1024, OWN = 256 };
+  enum { CONVERSATIONS = 20, COMMON = 1024, OWN = 512 };
   uint64_t files = 0;
   char path[4096];
   context_open(b, 2048);
