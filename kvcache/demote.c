@@ -270,8 +270,10 @@ static void finish_record(struct batch *batch, uint32_t i, int result) {
   store->writing_bytes -= record->reserved;
   if (record->victim) store->demoting_bytes -= cost(record->padded_bytes);
   if ((entry->flags & (KVS_PINNED | KVS_RAM_POLICY)) != 0) return;
-  if (record->victim && !rescued)
-    kvs_clean_push(store, record->id); /* even unwritten: a failing disk makes a smaller cache */
+  /* One that a disk refused is tried again: elsewhere, or there until the disk is given up. Then, and
+   * where there is no room, it may go unwritten: a smaller cache. */
+  if (record->victim && !rescued && result != KVSTOW_EIO)
+    kvs_clean_push(store, record->id);
   else
     kvs_ram_insert(store, record->id, &access);
 }
@@ -520,6 +522,7 @@ int kvs_flush(kvstow *store) {
   if (flushed != 0) {
     char text[KVSTOW_MESSAGE_BYTES];
     kvstow_tier_message(store->tier, text, sizeof text);
+    kvs_leave_unsure(store);
     return kvs_fail(store, flushed, "flush: %s", text);
   }
   return rc != 0 ? rc : erased;

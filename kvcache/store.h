@@ -376,6 +376,11 @@ bool kvs_reclaim_covers(const kvstow *store, uint32_t segment);
 void kvs_reclaim_bury_moved(kvstow *store);
 void kvs_reclaim_finish(kvstow *store);
 
+/* ---- spoiled.c ------------------------------------------------------------------------------ */
+
+/* Lets go of the copies on SSD that a failed barrier has left unsure. Lock NOT held. */
+void kvs_leave_unsure(kvstow *store);
+
 /* ---- read.c --------------------------------------------------------------------------------- */
 
 struct kvs_lease_block {

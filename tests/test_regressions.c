@@ -18,12 +18,23 @@ enum { RAM = 8 * 1024 * 1024, SEGMENT = 1024 * 1024 };
 
 static _Atomic bool writes_fail;
 static _Atomic unsigned writes_take_ms;
+static const char *_Atomic failing_dir; /* or those below it */
+
+static bool below(int fd, const char *dir) {
+  char link[64], path[1024];
+  snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+  const ssize_t bytes = readlink(link, path, sizeof path - 1);
+  if (bytes <= 0) return false;
+  path[bytes] = 0;
+  return strstr(path, strrchr(dir, '/')) != NULL;
+}
 
 ssize_t pwritev(int fd, const struct iovec *iov, int count, off_t offset) {
   ssize_t (*real)(int, const struct iovec *, int, off_t) =
       (ssize_t(*)(int, const struct iovec *, int, off_t))dlsym(RTLD_NEXT, "pwritev");
   if (writes_take_ms > 0) kv_sleep_ms(writes_take_ms);
-  if (!writes_fail) return real(fd, iov, count, offset);
+  const bool fails = writes_fail || (failing_dir != NULL && below(fd, failing_dir));
+  if (!fails) return real(fd, iov, count, offset);
   errno = EIO;
   return -1;
 }
@@ -74,6 +85,37 @@ static size_t get(const fixture *f, uint64_t number, size_t blocks) {
   const size_t restored = kv_doc_restore(&d, 0);
   kv_doc_finish(&d);
   return restored;
+}
+
+/* One disk of two stops taking writes: what is stored from then on goes to the other, and flushes hold
+ * again once its unsure copies have been let go of. */
+static void a_failing_disk_costs_its_blocks_not_the_store(void **state) {
+  (void)state;
+  fixture f = {.dir = kv_dir("regressions")};
+  const char *both[] = {f.dir, kv_dir("regressions-2")};
+  kv_options(&f.options, both, RAM, 2 * AMPLE, SEGMENT);
+  f.options.dirs_count = 2;
+  f.options.engine = KVSTOW_ENGINE_THREADS;
+  f.store = kv_open(&f.options);
+  f.space = kv_space(f.store, "regressions", &shape);
+  for (uint64_t doc = 1; doc <= 20; doc++) KV_OK(put(&f, doc, 32));
+  KV_OK(kvstow_flush(f.store));
+  failing_dir = both[1];
+  for (uint64_t doc = 101; doc <= 160; doc++) KV_OK(put(&f, doc, 32)); /* 30 MiB through 8 of RAM */
+  int rc = KVSTOW_EIO;
+  for (unsigned tries = 0; rc != 0 && tries < 8; tries++) rc = kvstow_flush(f.store);
+  KV_CHECK(rc == 0, "flush: %s", kvstow_errname(rc));
+  const kvstow_stats stats = kv_stats(f.store);
+  KV_CHECK(stats.tier.dirs_offline == 1 && !stats.tier.offline, "%u directories offline",
+           stats.tier.dirs_offline);
+  for (uint64_t doc = 1; doc <= 20; doc++)
+    KV_CHECK(get(&f, doc, 32) == 32, "document %" PRIu64 ", written before, is lost", doc);
+  for (uint64_t doc = 101; doc <= 160; doc++)
+    KV_CHECK(get(&f, doc, 32) == 32, "document %" PRIu64 " is lost", doc);
+  (void)kvstow_close(f.store);
+  failing_dir = NULL;
+  kv_dir_drop(both[0]);
+  kv_dir_drop(both[1]);
 }
 
 /* ---- demotion ------------------------------------------------------------------------------- */
@@ -397,6 +439,7 @@ static void signals_are_left_to_the_hosts_threads(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(a_failing_disk_costs_its_blocks_not_the_store),
       cmocka_unit_test(ssd_that_can_not_be_written_keeps_what_it_has),
       cmocka_unit_test(blobs_larger_than_their_space_allows_are_misses),
       cmocka_unit_test(reserving_too_many_blocks_leaves_the_slots_alone),

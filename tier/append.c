@@ -50,6 +50,7 @@ static void sketch_make(const kvstow_tier *tier, sketch *s) {
   for (uint32_t d = 0; d < tier->dirs_count; d++) {
     const kvstow__head *head = &tier->heads[d];
     const uint32_t id = head->segment;
+    if (head->offline) continue;
     s->free_slots[d] = head->free_made + (head->denied_until_s <= now_s ? head->free_unmade : 0);
     if (id == KVSTOW__NO_SEGMENT) continue;
     s->heads[d] = (sketch_head){true, tier->segments[id].used_bytes, tier->segments[id].records};
@@ -428,7 +429,7 @@ static int reserve(kvstow_tier *tier, const kvstow_record_write *writes, size_t 
     sketch before, after;
     pthread_mutex_lock(&tier->lock);
     sketch_make(tier, &before);
-    const bool offline = tier->offline;
+    const bool offline = kvstow__dirs_offline(tier) == tier->dirs_count;
     pthread_mutex_unlock(&tier->lock);
     if (offline) return KVSTOW_EOFFLINE;
     after = before;
@@ -494,7 +495,6 @@ size_t kvstow_tier_fits(const kvstow_tier *tier, const kvstow_record_write *writ
   sketch s;
   pthread_mutex_lock(&t->lock);
   sketch_make(t, &s);
-  const bool offline = t->offline;
   pthread_mutex_unlock(&t->lock);
-  return offline ? 0 : sketch_place_all(t, &s, writes, sound, NULL);
+  return sketch_place_all(t, &s, writes, sound, NULL);
 }

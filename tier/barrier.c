@@ -17,6 +17,7 @@ static int sync_failed(kvstow_tier *tier, const kvstow__op *op) {
   pthread_mutex_lock(&tier->lock);
   /* What the device took since the last barrier is unknown: the segment is not to be relied on. */
   kvstow__segment_spoil(tier, op->file);
+  tier->segments[op->file].unsure = true;
   pthread_mutex_unlock(&tier->lock);
   return kvstow__fail(tier, kvstow__code_of_errno(op->error), "%s: fdatasync: %s",
                       kvstow__segment_path(tier, op->file, path),
@@ -55,7 +56,6 @@ int kvstow__sync_dirty(kvstow_tier *tier) {
   pthread_mutex_lock(&tier->lock);
   for (size_t i = 0; i < count; i++) {
     kvstow__segment *segment = &tier->segments[ops[i].file];
-    if (ops[i].error) kvstow__segment_soil(tier, segment);
     kvstow__segment_unpin(tier, segment);
   }
   pthread_mutex_unlock(&tier->lock);
@@ -63,15 +63,28 @@ int kvstow__sync_dirty(kvstow_tier *tier) {
   return code;
 }
 
+/* A kernel that has failed a sync may forget what it could not write, and let the next sync succeed: only
+ * giving those records up makes the rest durable. */
+static int check_unsure(kvstow_tier *tier) {
+  uint32_t unsure = 0;
+  pthread_mutex_lock(&tier->lock);
+  for (uint32_t id = 0; id < tier->segments_count; id++)
+    unsure += tier->segments[id].unsure && tier->segments[id].records > 0;
+  pthread_mutex_unlock(&tier->lock);
+  if (unsure == 0) return 0;
+  return kvstow__fail(tier, KVSTOW_EIO, "%" PRIu32 " segments may not survive power loss", unsure);
+}
+
 int kvstow__flush_locked(kvstow_tier *tier) {
   kvstow__jobs_wait(tier);
   kvstow__count(&tier->counters.flushes, 1);
-  const int code = kvstow__sync_dirty(tier);
+  int code = kvstow__sync_dirty(tier);
   pthread_mutex_lock(&tier->lock);
   const int write_error = tier->write_error;
   tier->write_error = 0;
   pthread_mutex_unlock(&tier->lock);
-  return code ? code : kvstow__code_of_errno(write_error);
+  if (!code) code = kvstow__code_of_errno(write_error);
+  return code ? code : check_unsure(tier);
 }
 
 int kvstow_tier_flush(kvstow_tier *tier) {

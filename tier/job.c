@@ -160,7 +160,7 @@ static void finish_write(kvstow_tier *tier, kvstow__job *job) {
   kvstow__segment *segment = &tier->segments[job->segment];
   pthread_mutex_lock(&tier->lock);
   kvstow__segment_soil(tier, segment);
-  if (!job->error) tier->bad_streak = 0;
+  if (!job->error) tier->heads[kvstow__dir_of(tier, job->segment)].bad_streak = 0;
   if (!job->error && in_same_life(segment, job)) {
     segment->committed = job->records_after;
     segment->committed_bytes = job->end_after;
@@ -204,6 +204,7 @@ static void finish(kvstow_tier *tier, kvstow__job *job) {
     pthread_mutex_lock(&tier->lock);
     if (!tier->write_error) tier->write_error = job->error;
     kvstow__segment_spoil(tier, job->segment);
+    if (job->kind == KVSTOW__JOB_SEAL) segment->unsure = true; /* it syncs */
     pthread_mutex_unlock(&tier->lock);
     if (job->next && !job->next->error) { /* 4.: and so on to the end of the queue */
       job->next->error = job->error;

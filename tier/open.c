@@ -260,7 +260,8 @@ static void stats_of_segments(kvstow_tier *tier, kvstow_tier_stats *s) {
     s->segments_bad += segment->state == KVSTOW_SEGMENT_BAD;
     s->disk_bytes += segment->disk_bytes;
   }
-  s->offline = tier->offline;
+  s->dirs_offline = kvstow__dirs_offline(tier);
+  s->offline = tier->dirs_count > 0 && s->dirs_offline == tier->dirs_count;
   s->bytes_written_today = tier->today == kvstow__now_s(tier) / 86400 ? tier->today_bytes : 0;
   pthread_mutex_unlock(&tier->lock);
 }

@@ -20,7 +20,7 @@
 
 bool kvstow__segment_alive(const kvstow__segment *segment, uint32_t generation) {
   return (segment->state == KVSTOW_SEGMENT_OPEN || segment->state == KVSTOW_SEGMENT_SEALED ||
-          segment->state == KVSTOW_SEGMENT_BAD) &&
+          (segment->state == KVSTOW_SEGMENT_BAD && !segment->given_up)) &&
          (uint32_t)segment->life.sequence == generation;
 }
 
@@ -67,7 +67,14 @@ void kvstow__segment_spoil(kvstow_tier *tier, uint32_t id) {
   segment->ghost = true; /* what failed may have arrived all the same */
   for (uint32_t d = 0; d < tier->dirs_count; d++)
     if (tier->heads[d].segment == id) tier->heads[d].segment = KVSTOW__NO_SEGMENT;
-  if (++tier->bad_streak >= KVSTOW__BAD_STREAK_MAX) tier->offline = true;
+  kvstow__head *head = &tier->heads[kvstow__dir_of(tier, id)];
+  if (++head->bad_streak >= KVSTOW__BAD_STREAK_MAX) head->offline = true;
+}
+
+uint32_t kvstow__dirs_offline(const kvstow_tier *tier) {
+  uint32_t count = 0;
+  for (uint32_t d = 0; d < tier->dirs_count; d++) count += tier->heads[d].offline;
+  return count;
 }
 
 /* ---- tables --------------------------------------------------------------------------------- */
@@ -222,6 +229,8 @@ int kvstow_tier_segment(const kvstow_tier *tier, uint32_t id, kvstow_segment_inf
       .generation = holds ? (uint32_t)segment->life.sequence : 0,
       .records = holds ? segment->records : 0,
       .dir = kvstow__dir_of(t, id),
+      .unsure = segment->unsure,
+      .offline = t->heads[kvstow__dir_of(t, id)].offline,
       .used_bytes = holds ? segment->used_bytes : 0,
       .segment_bytes = t->segment_bytes,
       .opened_s = holds ? segment->opened_s : 0,
@@ -235,16 +244,20 @@ int kvstow_tier_reclaim(kvstow_tier *tier, uint32_t id) {
   if (tier->read_only) return KVSTOW_EACCES;
   pthread_mutex_lock(&tier->lock);
   kvstow__segment *segment = &tier->segments[id];
+  const bool bad = segment->state == KVSTOW_SEGMENT_BAD;
   int code = KVSTOW_ESTATE;
-  if (segment->state == KVSTOW_SEGMENT_SEALED) {
+  if (bad || segment->state == KVSTOW_SEGMENT_SEALED) {
     free(segment->entries);
     segment->entries = NULL;
     segment->entries_max = 0;
     segment->records = segment->committed = 0;
     segment->used_bytes = segment->committed_bytes = 0;
     segment->ghost = true;
-    kvstow__segment_become(tier, segment,
-                           segment->pins > 0 ? KVSTOW_SEGMENT_RECLAIMED : KVSTOW_SEGMENT_FREE);
+    segment->unsure = false;
+    segment->given_up = bad;
+    if (!bad)
+      kvstow__segment_become(tier, segment,
+                             segment->pins > 0 ? KVSTOW_SEGMENT_RECLAIMED : KVSTOW_SEGMENT_FREE);
     code = 0;
   }
   pthread_mutex_unlock(&tier->lock);

@@ -23,7 +23,7 @@
 #include "tier/schedule.h"
 
 #define KVSTOW__NO_SEGMENT UINT32_MAX
-#define KVSTOW__BAD_STREAK_MAX 3u /* segments spoiled in a row before the tier goes offline */
+#define KVSTOW__BAD_STREAK_MAX 3u /* segments spoiled in a row before a directory goes offline */
 #define KVSTOW__SLOTS_MAX 1000000u
 #define KVSTOW__NAME_BYTES 24u
 #define KVSTOW__PATH_TEXT_BYTES 320u
@@ -55,6 +55,8 @@ typedef struct kvstow__segment {
   bool ghost;       /* a life given up is still legible on disk */
   bool dirty;       /* written since the last barrier */
   bool footer_done; /* SEALED: its footer is on disk, entries are but a copy */
+  bool unsure;      /* a barrier failed: what was written since the one before may be lost */
+  bool given_up;    /* BAD, and its records are no longer reachable */
   bool resume;      /* reopened from a clean close: the disk says CLEAN until the next append */
   uint32_t pins;    /* reads, writes and upkeep in flight: the file is not reused meanwhile */
   uint32_t records, committed;          /* accepted; written */
@@ -73,6 +75,8 @@ typedef struct kvstow__head {
   uint32_t free_made, free_unmade; /* slots in the state FREE, with and without a file */
   uint32_t made_hint;              /* slot to look at first */
   uint64_t denied_until_s;         /* no file could be made: not before then */
+  uint32_t bad_streak;             /* segments spoiled since the last good write */
+  bool offline;                    /* too many: nothing is appended here any more */
 } kvstow__head;
 
 typedef struct kvstow__dir {
@@ -201,8 +205,6 @@ struct kvstow_tier {
   uint64_t next_ticket;                   /* lock */
   kvstow__job *jobs_oldest, *jobs_newest; /* lock */
   pthread_cond_t jobs_finished;           /* with lock */
-  uint32_t bad_streak;                    /* lock */
-  bool offline;                           /* lock */
   int write_error;                        /* lock: not yet reported by a flush */
   uint32_t *dirty;                        /* lock: the segments that have the dirty mark */
   uint32_t dirty_count;                   /* lock */
@@ -263,6 +265,7 @@ void kvstow__segment_become(kvstow_tier *tier, kvstow__segment *segment,
 void kvstow__segment_soil(kvstow_tier *tier, kvstow__segment *segment); /* marks it dirty */
 int kvstow__entries_reserve(kvstow__segment *segment, uint64_t records);
 void kvstow__segment_spoil(kvstow_tier *tier, uint32_t id); /* a write failed: BAD */
+uint32_t kvstow__dirs_offline(const kvstow_tier *tier);
 /* Reads, and waits; an errno. */
 int kvstow__read_at(kvstow_tier *tier, uint32_t file, void *to, uint64_t bytes, uint64_t offset);
 /* Walks header pages from *end_offset on, adding to *entries; a life of 0 becomes that of the first

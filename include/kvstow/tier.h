@@ -16,6 +16,7 @@
  *    power loss, until its segment is reclaimed or the record is erased.
  *  - An erase that returned 0 is final: the record is not seen again, whatever happens.
  *  - The directories together never hold more than budget_bytes.
+ *  - A directory whose disk fails costs its records, not the store: appends go to the others.
  *  - No call aborts, prints, or installs a signal handler.
  *
  * Threads. Every call is thread-safe. Completions run on the tier's own thread, one at a time: they
@@ -192,7 +193,9 @@ KVSTOW_API int kvstow_tier_append(kvstow_tier *tier, kvstow_record_write *writes
 KVSTOW_API size_t kvstow_tier_fits(const kvstow_tier *tier, const kvstow_record_write *writes,
                                    size_t count);
 
-/* Makes durable all records whose append has been accepted. One barrier for all. Blocking. */
+/* Makes durable all records whose append has been accepted. One barrier for all. Blocking. EIO, ENOSPC: not
+ * all of them. What a disk has refused once it is not asked for again: those segments are `unsure`, and every
+ * flush fails until they have been reclaimed. */
 KVSTOW_API int kvstow_tier_flush(kvstow_tier *tier);
 
 /* ---- read ----------------------------------------------------------------------------------- */
@@ -305,7 +308,7 @@ typedef enum kvstow_segment_state {
   KVSTOW_SEGMENT_OPEN,
   KVSTOW_SEGMENT_SEALED,
   KVSTOW_SEGMENT_RECLAIMED, /* given up, reads in flight; free when they end */
-  KVSTOW_SEGMENT_BAD,       /* its device failed a write; not used again */
+  KVSTOW_SEGMENT_BAD,       /* its device failed a write; read only, not used again */
 } kvstow_segment_state;
 
 typedef struct kvstow_segment_info {
@@ -313,6 +316,8 @@ typedef struct kvstow_segment_info {
   uint32_t generation;
   uint32_t records;    /* appended, erased ones included */
   uint32_t dir;        /* index into dirs */
+  bool unsure;         /* BAD, and a barrier failed: its records may not survive power loss */
+  bool offline;        /* its directory is: reclaiming it gives no room */
   uint64_t used_bytes; /* from the front, padding included */
   uint64_t segment_bytes;
   uint64_t opened_s; /* Unix time of its first record */
@@ -330,8 +335,8 @@ KVSTOW_API int kvstow_tier_segment(const kvstow_tier *tier, uint32_t id, kvstow_
 KVSTOW_API int kvstow_tier_scan(kvstow_tier *tier, uint32_t segment,
                                 bool (*each)(void *arg, const kvstow_record *record), void *arg);
 
-/* Gives a sealed segment up: its locations die now, its file is overwritten later. ESTATE unless
- * sealed. Does not block. */
+/* Gives a sealed or bad segment up: its locations die now; the file of a sealed one is overwritten later.
+ * ESTATE in other states. Does not block. */
 KVSTOW_API int kvstow_tier_reclaim(kvstow_tier *tier, uint32_t segment);
 
 /* Seals the open segments now, so that all they hold can be reclaimed. Blocking. */
@@ -357,7 +362,9 @@ typedef struct kvstow_tier_stats {
   const char *engine;      /* "io_uring" or "threads"; static storage */
   char engine_reason[128]; /* why this one */
   bool direct_io;          /* O_DIRECT on every directory */
-  bool offline;            /* after too many write errors */
+  bool offline;            /* every directory is */
+  uint32_t dirs_offline;   /* nothing is appended there any more, after writes failed in three
+                              segments in a row; what is there can still be read */
   uint32_t segments, segments_free, segments_sealed, segments_bad;
   uint64_t budget_bytes, disk_bytes;       /* disk_bytes: allocated by all files now */
   uint64_t records_written, bytes_written; /* headers, padding and footers included */

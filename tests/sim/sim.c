@@ -47,6 +47,7 @@ typedef struct model {
   node nodes[USERS_MAX][NODES];
   uint8_t off[LIVES_MAX][USERS_MAX][OPS_MAX]; /* operations left out, when shrinking */
   uint64_t operations, opened, crashes, flushes_kept;
+  uint64_t faults_at_flush; /* done until the last flush that returned 0 */
   char message[1024];
   bool created;
 } model;
@@ -481,6 +482,20 @@ static void do_forget(user *u, kv_rng *rng) {
   }
 }
 
+/* A disk has failed: any block may have gone with it. */
+static void lose_promises(void) {
+  for (unsigned u = 0; u < USERS_MAX; u++)
+    for (int i = 0; i < NODES; i++) m->nodes[u][i].settled = m->nodes[u][i].durable = false;
+}
+
+/* What was flushed must be there: disks that fail have not failed since, and did not fail to read. */
+static bool promises_hold(void) {
+  if (!the_plan.ample) return false;
+  if (healthy()) return true;
+  return the_plan.errors && !the_plan.faults.read_error && !the_plan.faults.no_open &&
+         sim_disk_faults() == m->faults_at_flush;
+}
+
 static void do_flush(user *u, kv_rng *rng, kvstow_queue *queue) {
   static bool before[USERS_MAX][USERS_MAX][NODES];
   for (unsigned w = 0; w < USERS_MAX; w++)
@@ -502,9 +517,11 @@ static void do_flush(user *u, kv_rng *rng, kvstow_queue *queue) {
   }
   trace(u, "flush%s: %s", queue ? " async" : "", kvstow_errname(code));
   check_result("flush", code);
+  if (code != 0) lose_promises();
   if (code != 0 || !the_plan.ample) return;
   (void)rng;
   m->flushes_kept++;
+  m->faults_at_flush = sim_disk_faults();
   for (unsigned w = 0; w < USERS_MAX; w++)
     for (int i = 0; i < NODES; i++)
       if (before[u->number][w][i] && m->nodes[w][i].settled &&
@@ -667,7 +684,7 @@ static void check_promises(void) {
         printf("  life %u: user %u node %d (parent %d) is there\n", the_life, u, i,
                m->nodes[u][i].parent);
       check_held(u, &p, held.blocks, "after opening");
-      if (all && healthy() && the_plan.ample)
+      if (all && promises_hold())
         CHECK(held.blocks == p.blocks,
               "user %u node %d: flushed, and not there after opening (%zu of %zu)", u, i,
               held.blocks, p.blocks);
@@ -689,6 +706,8 @@ static void close_store(bool plain) {
         kvstow_errname(code));
   CHECK(sim_disk_open_files() == 0, "%d descriptors left open", sim_disk_open_files());
   check_budget();
+  if (code != 0) lose_promises();
+  if (code == 0) m->faults_at_flush = sim_disk_faults();
   if (code == 0 && the_plan.ample)
     for (unsigned u = 0; u < USERS_MAX; u++)
       for (int i = 0; i < NODES; i++)
