@@ -17,6 +17,9 @@ extern const kvstow_policy_ops kvstow__policy_two_q;
 extern const kvstow_policy_ops kvstow__policy_slru;
 extern const kvstow_policy_ops kvstow__policy_arc;
 extern const kvstow_policy_ops kvstow__policy_gdsf;
+extern const kvstow_policy_ops kvstow__policy_lirs;
+extern const kvstow_policy_ops kvstow__policy_wtinylfu;
+extern const kvstow_policy_ops kvstow__policy_lecar;
 extern const kvstow_policy_ops kvstow__policy_random;
 extern const kvstow_policy_ops kvstow__policy_lifetime;
 

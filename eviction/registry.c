@@ -13,11 +13,10 @@
 #include "eviction/policies.h"
 
 static const kvstow_policy_ops *const shipped[] = {
-    &kvstow__policy_fifo,     &kvstow__policy_lru,   &kvstow__policy_lfu,
-    &kvstow__policy_adaptive, &kvstow__policy_clock, &kvstow__policy_sieve,
-    &kvstow__policy_s3fifo,   &kvstow__policy_two_q, &kvstow__policy_slru,
-    &kvstow__policy_arc,      &kvstow__policy_gdsf,  &kvstow__policy_random,
-    &kvstow__policy_lifetime,
+    &kvstow__policy_fifo,  &kvstow__policy_lru,   &kvstow__policy_lfu,    &kvstow__policy_adaptive,
+    &kvstow__policy_clock, &kvstow__policy_sieve, &kvstow__policy_s3fifo, &kvstow__policy_two_q,
+    &kvstow__policy_slru,  &kvstow__policy_arc,   &kvstow__policy_lirs,   &kvstow__policy_wtinylfu,
+    &kvstow__policy_lecar, &kvstow__policy_gdsf,  &kvstow__policy_random, &kvstow__policy_lifetime,
 };
 
 enum { SHIPPED = sizeof shipped / sizeof shipped[0] };
