@@ -15,8 +15,9 @@
  * use rescues a block from it. A block without a frame is loaded again on demand. On SSD, victims of
  * the SSD policy are *condemned*: readable until their segment is reclaimed, valued again if used.
  *
- * Locks, in order: store->lock; one shard's lock (index.h); an op's queue. No I/O, no hashing and
- * no copying of payloads under any of them. The tier's completions take store->lock.
+ * Locks, in order: store->lock; one of a shard's lock (index.h), a read window's (direct.c), async->lock;
+ * an op's queue. No I/O, no hashing and no copying of payloads under any of them. The tier's locks come
+ * after store->lock; its completions hold none, and take a window's lock or store->lock.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef KVSTOW_KVCACHE_STORE_H
@@ -87,7 +88,7 @@ struct kvs_wanted {
 struct kvs_segment {
   uint32_t *ids; /* of all blocks written to it; some have left since */
   uint32_t ids_count, ids_room;
-  bool ids_lost; /* not all: there was no memory */
+  bool ids_lost;    /* not all: there was no memory */
   uint32_t records; /* entries whose loc is here */
   uint32_t valued;  /* of them in the SSD policy or pinned */
   int32_t
@@ -144,12 +145,12 @@ struct kvstow {
   uint64_t wanted_in, wanted_out; /* ever */
   uint64_t batches_begun;
   uint64_t batches[KVS_BATCHES_MAX]; /* numbers of those in flight; 0 free */
-  uint64_t demoting_bytes; /* of victims */
-  uint64_t writing_bytes;  /* of all under way: the most it may come to */
-  uint64_t pressed_bytes; /* somebody waits for so much RAM */
-  uint64_t write_errors;  /* blocks that could not be written, ever; */
-  int write_error;        /* why the newest could not */
-  kvstow_loc *buried;     /* records to erase: copies given up without their segment */
+  uint64_t demoting_bytes;           /* of victims */
+  uint64_t writing_bytes;            /* of all under way: the most it may come to */
+  uint64_t pressed_bytes;            /* somebody waits for so much RAM */
+  uint64_t write_errors;             /* blocks that could not be written, ever; */
+  int write_error;                   /* why the newest could not */
+  kvstow_loc *buried;                /* records to erase: copies given up without their segment */
   size_t buried_count, buried_room;
   unsigned erasing; /* threads that have taken some off the list */
   uint64_t erase_errors;
@@ -157,10 +158,10 @@ struct kvstow {
   uint32_t segments_count, segment_bytes;
   uint64_t ssd_records, ssd_valued;
   struct kvs_reclaim *reclaim; /* the segment that goes next; NULL: not chosen yet */
-  bool preparing;  /* blocks are to be moved out of it: the demotion thread looks on; */
-  bool moving;     /* of them, some are being read or written */
-  bool half_full;  /* the open segment is */
-  bool look_ahead; /* and has changed so that the next one is to be looked at */
+  bool preparing;              /* blocks are to be moved out of it: the demotion thread looks on; */
+  bool moving;                 /* of them, some are being read or written */
+  bool half_full;              /* the open segment is */
+  bool look_ahead;             /* and has changed so that the next one is to be looked at */
 
   /* promotion */
   struct kvs_load **loads;
