@@ -290,17 +290,19 @@ bool kvs_expired(const struct kvstow_space *space, const struct kvs_entry *entry
 #define AHEAD_ENTRY 8u
 #define AHEAD_HEADER 3u
 
-/* Of a block in RAM, what will be compared. */
+/* Of a block in RAM, what will be compared. Where that lies is known under the lock alone: then nobody
+ * takes the frame away. */
 static void fetch_header(const struct kvs_chain *chain, size_t block) {
+  const kvstow *store = chain->store;
   struct kvs_index *index = &chain->store->index;
   const kvstow_key key = chain->keys[block + 1];
   kvs_shard_lock(index, key);
   const uint32_t id = kvs_shard_find(index, key, chain->root);
   const uint32_t frame = id == KVS_NO_ENTRY ? KVS_NO_FRAME : kvs_entry(index, id)->frame;
+  if (frame != KVS_NO_FRAME)
+    kvs_describe_fetch(kvs_pool_header(store->pool, frame), chain->space->planes,
+                       chain->space->layout.block_tokens);
   kvs_shard_unlock(index, key);
-  if (frame == KVS_NO_FRAME) return;
-  const char *page = kvs_pool_header(chain->store->pool, frame);
-  kvs_describe_fetch(page, chain->space->planes, chain->space->layout.block_tokens);
 }
 
 static void fetch_entry(const struct kvs_chain *chain, size_t block) {
