@@ -56,8 +56,8 @@ def decode():
     with Scratch() as d:
         under = [f"{INTEGRATION}/kvstow-run", "--lib", f"{BUILD}/integrations/llama.cpp/libkvstow-llama.so", "--dir", d,
                  "--ram", "64MiB", "--ssd", "64MiB", "--log", f"{d}.log", "--"]
-        for i in range(7):
-            pair = [bench("decode", model("8k"), "400", prefix=p)["tok_s"] for p in ((), under)[::1 if i % 2 else -1]]
+        for i in range(5):
+            pair = [bench("decode", model("8k"), "200", prefix=p)["tok_s"] for p in ((), under)[::1 if i % 2 else -1]]
             alone, cached = pair if i % 2 else pair[::-1]
             rounds.append((alone, cached))
         os.unlink(f"{d}.log")

@@ -133,6 +133,7 @@ static void ttft(struct bench *b, const char *list) {
   double compute[LENGTHS_MAX], ram[LENGTHS_MAX], ssd[LENGTHS_MAX], question[LENGTHS_MAX];
   for (const char *p = list; *p != '\0' && count < LENGTHS_MAX; p += *p == ',')
     lengths[count++] = strtoul(p, (char **)&p, 10);
+  if (count == 0) die("no lengths");
   context_open(b, (uint32_t)(lengths[count - 1] + 2 * QUESTION));
   store_open(b);
 

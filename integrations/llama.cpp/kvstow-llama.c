@@ -25,7 +25,7 @@
 enum {
   BLOCK_TOKENS_MAX = 512, /* the default's */
   BLOCK_TOKENS_MIN = 16,
-  BLOCK_BYTES = 8 << 20,        /* a cut anywhere may be small: several fit a segment */
+  BLOCK_BYTES = 9 << 20,        /* a cut anywhere may be small: seven fit a segment of 64 MiB */
   BLOCK_BYTES_STATE = 32 << 20, /* cutting finer would change the micro-batches */
   PROOF_TOKENS = 3,
 };

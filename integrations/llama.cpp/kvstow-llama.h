@@ -46,7 +46,7 @@ typedef struct kvstow_llama_options {
   const char *model_path; /* the (first) file the model was loaded from; NULL needs an identity */
   const void *identity;   /* what else tells this model from others; may be NULL */
   size_t identity_bytes;
-  uint32_t block_tokens; /* 0: n_ubatch (at most 512), halved while a block exceeds 8 MiB */
+  uint32_t block_tokens; /* 0: n_ubatch (at most 512), halved while a block exceeds 9 MiB */
   /* Restoring ends at multiples of this. 0: n_ubatch (at most 512): then what is left is computed in the
    * same micro-batches as a prompt computed from its start, and gives the same bits. */
   uint32_t align_tokens;
