@@ -11,12 +11,23 @@ static uint64_t distance(uint64_t a, uint64_t b) {
   return a > b ? a - b : b - a;
 }
 
+/* The places where an offset is expected, as bits; empty places may be among them. No branches: nearly
+ * all reads in no order end here. */
+static uint32_t candidates(const kvstow__streams *t, uint64_t offset) {
+  const uint64_t tolerance = KVSTOW__STREAM_TOLERANCE_BYTES;
+  uint32_t found = 0;
+  for (uint32_t i = 0; i < KVSTOW__STREAMS; i++)
+    found |= (uint32_t)(t->expected[i] - offset + tolerance <= 2 * tolerance) << i;
+  return found;
+}
+
 /* The stream expected nearest to the offset; KVSTOW__STREAMS: none. */
 static uint32_t find(const kvstow__streams *t, uint64_t offset) {
   uint32_t best = KVSTOW__STREAMS;
-  uint64_t nearest = KVSTOW__STREAM_TOLERANCE_BYTES + UINT64_C(1);
-  for (uint32_t i = 0; i < KVSTOW__STREAMS && nearest > 0; i++) {
-    const uint64_t far = distance(t->all[i].next, offset);
+  uint64_t nearest = UINT64_MAX;
+  for (uint32_t left = candidates(t, offset); left != 0; left &= left - 1) {
+    const uint32_t i = (uint32_t)__builtin_ctz(left);
+    const uint64_t far = distance(t->expected[i], offset);
     if (far >= nearest || t->all[i].birth == 0) continue;
     nearest = far;
     best = i;
@@ -29,6 +40,7 @@ static bool end(kvstow__streams *t, kvstow__stream *s) {
   const bool detected = s->window > 0;
   if (detected) t->detected--;
   if (detected && s->ahead > 0 && !s->useful && t->caution < CAUTION_MAX) t->caution++;
+  t->seen[s - t->all] = 0;
   *s = (kvstow__stream){0};
   return detected;
 }
@@ -46,8 +58,7 @@ static uint32_t estrange(kvstow__streams *t) {
 
 static uint32_t oldest(const kvstow__streams *t) {
   uint32_t best = 0;
-  for (uint32_t i = 1; i < KVSTOW__STREAMS; i++)
-    if (t->all[i].seen < t->all[best].seen) best = i;
+  for (uint32_t i = 1; i < KVSTOW__STREAMS; i++) best = t->seen[i] < t->seen[best] ? i : best;
   return best;
 }
 
@@ -67,15 +78,15 @@ kvstow__sighting kvstow__stream_see(kvstow__streams *t, uint64_t offset, uint64_
     kvstow__stream *s = &t->all[sight.place];
     sight.ended += end(t, s);
     s->birth = ++t->births;
-    s->next = offset;
+    s->next = t->expected[sight.place] = offset;
   }
   kvstow__stream *s = &t->all[sight.place];
   const uint64_t stop = offset + bytes;
-  s->seen = t->clock;
+  t->seen[sight.place] = t->clock;
   s->strangers = 0;
   if (stop <= s->next) return sight; /* read again: no advance */
   s->length += bytes;
-  s->next = stop;
+  s->next = t->expected[sight.place] = stop;
   s->reads++;
   if (s->window > 0 || s->reads < threshold(t, limits)) return sight;
   s->window = limits->window_bytes;

@@ -26,7 +26,6 @@
 typedef struct kvstow__stream {
   uint64_t next;      /* where the next read is expected */
   uint64_t length;    /* read in order so far */
-  uint64_t seen;      /* the table's clock when it was last continued */
   uint64_t birth;     /* tells it from others that had its place; 0: the place is empty */
   uint64_t in_flight; /* demand reads of it, not yet answered */
   uint64_t ahead;     /* read ahead up to here */
@@ -39,6 +38,9 @@ typedef struct kvstow__stream {
 
 typedef struct kvstow__streams {
   kvstow__stream all[KVSTOW__STREAMS];
+  /* Of each, by its place; together, because every read looks through them. */
+  uint64_t expected[KVSTOW__STREAMS]; /* its next */
+  uint64_t seen[KVSTOW__STREAMS];     /* the clock when it was last continued; 0: empty */
   uint64_t clock, births;
   uint32_t detected; /* streams with a window */
   uint32_t caution;  /* the threshold is shifted left by it */
