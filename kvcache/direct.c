@@ -147,8 +147,7 @@ struct kvs_window *kvs_window_create(const struct kvstow_lease *lease, size_t fi
     if (w->cells_count == 0) ok = heap && cut_heap(w, cells, cell_bytes);
   }
   if (ok) return w;
-  for (uint32_t i = 0; i < w->frames_count; i++) kvs_ram_give(store, w->frames[i], w->frame_bytes);
-  w->frames_count = 0;
+  w->frames_count = 0; /* as it was: a frame would have given cells */
   window_free(w);
   return NULL;
 }

@@ -286,6 +286,61 @@ static void get(worker *w) {
   kvstow_lease_release(lease);
 }
 
+/* One read of a decode, perhaps asynchronous, perhaps cancelled. KVSTOW_ECANCELED then. */
+static int decode_read(worker *w, kvstow_lease *lease, const kvstow_range *range,
+                       kvstow_queue *queue, uint32_t flags) {
+  const struct iovec iov = {w->bytes, kv_read_bytes(&shapes[0], range)};
+  if (queue == NULL) return kvstow_read(lease, range, &iov, 1, flags, 0);
+  kvstow_op *op;
+  kvstow_completion completion;
+  KV_OK(kvstow_read_async(lease, range, &iov, 1, flags, 0, queue, w, &op));
+  if (kv_chance(&w->rng, 5)) kvstow_cancel(op);
+  while (kvstow_queue_poll(queue, &completion, 1, 1000) == 0) continue;
+  KV_CHECK(completion.user == w, "another's completion");
+  return completion.result;
+}
+
+/* A document read layer by layer, as decode steps do: the next layer is read ahead. */
+static void decode(worker *w) {
+  pick p;
+  do {
+    choose(w, &p);
+  } while (p.space > 1);
+  const kv_shape *shape = &shapes[0]; /* and [1] is the same */
+  kvstow_prefix prefix = prefix_of(&p, BLOCKS);
+  kvstow_lease *lease;
+  kvstow_held held;
+  if (kvstow_match(&prefix, KVSTOW_NO_PROMOTE, &lease, &held) != 0) {
+    p.arena->misses++;
+    return;
+  }
+  p.arena->hits++;
+  kvstow_queue *queue = NULL;
+  if (kv_chance(&w->rng, 50)) KV_OK(kvstow_queue_create(p.arena->store, &queue));
+  const uint32_t flags = kv_chance(&w->rng, 70) ? KVSTOW_BYPASS_RAM : 0;
+  const size_t reads = kv_between(&w->rng, 1, 4 * (size_t)shape->layers);
+  for (size_t i = 0; i < reads; i++) {
+    const kvstow_range range = {(uint32_t)(i % shape->layers), 1, 0, held.tokens};
+    const int rc = decode_read(w, lease, &range, queue, flags);
+    if (rc == KVSTOW_ECANCELED && queue != NULL) continue;
+    check_read(rc);
+    KV_CHECK(kv_read_is(p.ids, shape, &range, w->bytes), "wrong bytes: space %d doc %d %s layer %u",
+             p.space, p.doc, p.salt, range.layer_first);
+  }
+  KV_OK(kvstow_queue_destroy(queue));
+  p.arena->reads++;
+  kvstow_lease_release(lease);
+}
+
+/* Predictors are switched off and on while others read. */
+static void tune(worker *w) {
+  kvstow *store = w->arenas[kv_below(&w->rng, (size_t)w->arenas_count)].store;
+  kvstow_tuning tuning;
+  kvstow_get_tuning(store, &tuning);
+  tuning.enable_prefetch = kv_chance(&w->rng, 80);
+  KV_OK(kvstow_set_tuning(store, &tuning));
+}
+
 static void forget(worker *w) {
   pick p;
   choose(w, &p);
@@ -361,14 +416,18 @@ static void *work(void *arg) {
       put_in_place(w);
     else if (roll < 44)
       grow(w);
-    else if (roll < 82)
+    else if (roll < 74)
       get(w);
+    else if (roll < 82)
+      decode(w);
     else if (roll < 96)
       look(w);
     else if (roll < 99)
       forget(w);
     else if (kv_chance(&w->rng, 10))
       (void)kvstow_flush(w->arenas[0].store);
+    else if (kv_chance(&w->rng, 30))
+      tune(w);
     w->arenas[0].operations++;
   }
   return NULL;
