@@ -17,14 +17,15 @@ static bool leave(kvstow *store, uint32_t id) {
   const kvstow_loc loc = entry->loc;
   const bool in_ram = entry->frame != KVS_NO_FRAME;
   if (in_ram) kvs_ram_unlist(store, id);
-  kvs_ssd_lose(store, id, false); /* not buried: forgetting wipes the whole segment */
+  kvs_ssd_lose(store, id, false);
   if (in_ram) {
     if ((entry->flags & KVS_PINNED) == 0) kvs_ram_insert(store, id, &access);
-    return true;
+  } else if ((entry->flags & KVS_PINNED) != 0 || !kvs_unlink_unleased(store, id)) {
+    kvs_ssd_gain(store, id, loc, &access);
+    return false;
   }
-  if ((entry->flags & KVS_PINNED) == 0 && kvs_unlink_unleased(store, id)) return true;
-  kvs_ssd_gain(store, id, loc, &access);
-  return false;
+  kvs_bury(store, loc); /* in vain if the segment goes: then forgetting wipes it whole */
+  return true;
 }
 
 static void leave_segment(kvstow *store, uint32_t segment, uint32_t generation) {

@@ -450,16 +450,29 @@ static int reserve(kvstow_tier *tier, const kvstow_record_write *writes, size_t 
   return denied;
 }
 
+/* Finds spots for the whole batch in files that are there (lock held). */
+static bool place(kvstow_tier *tier, draft *d) {
+  sketch before, after;
+  sketch_make(tier, &before);
+  after = before;
+  if (sketch_place_all(tier, &after, d->writes, d->count, d->spots) != d->count) return false;
+  for (uint32_t dir = 0; dir < tier->dirs_count; dir++)
+    if (before.free_slots[dir] - after.free_slots[dir] > tier->heads[dir].free_made) return false;
+  return true;
+}
+
+/* A write that fails after the room was reserved may take a head or a directory away: then spots are looked for
+ * again. */
 static int append_locked(kvstow_tier *tier, draft *d) {
-  int code = reserve(tier, d->writes, d->count);
-  if (code) return code;
-  pthread_mutex_lock(&tier->lock);
-  sketch s;
-  sketch_make(tier, &s);
-  code = KVSTOW_ENOSPC;
-  if (sketch_place_all(tier, &s, d->writes, d->count, d->spots) == d->count) code = take(d);
-  pthread_mutex_unlock(&tier->lock);
-  return code;
+  for (;;) {
+    int code = reserve(tier, d->writes, d->count);
+    if (code) return code;
+    pthread_mutex_lock(&tier->lock);
+    const bool placed = place(tier, d);
+    if (placed) code = take(d);
+    pthread_mutex_unlock(&tier->lock);
+    if (placed) return code;
+  }
 }
 
 int kvstow_tier_append(kvstow_tier *tier, kvstow_record_write *writes, size_t count,

@@ -219,7 +219,8 @@ static int close_spoiled(kvstow_tier *tier, uint32_t id) {
   const int error = end_before_strays(tier, id, life, opened_s, &entries, records, end);
   free(entries);
   pthread_mutex_lock(&tier->lock);
-  if (!error) segment->ghost = false;
+  if (!error && !segment->given_up)
+    segment->ghost = false; /* given up meanwhile: to be wiped whole */
   kvstow__segment_unpin(tier, segment);
   pthread_mutex_unlock(&tier->lock);
   return error ? write_failed(tier, id, error) : 0;

@@ -204,7 +204,7 @@ static void finish(kvstow_tier *tier, kvstow__job *job) {
     pthread_mutex_lock(&tier->lock);
     if (!tier->write_error) tier->write_error = job->error;
     kvstow__segment_spoil(tier, job->segment);
-    if (job->kind == KVSTOW__JOB_SEAL) segment->unsure = true; /* it syncs */
+    if (job->kind == KVSTOW__JOB_SEAL && job->ops[0].error) segment->unsure = true; /* its sync */
     pthread_mutex_unlock(&tier->lock);
     if (job->next && !job->next->error) { /* 4.: and so on to the end of the queue */
       job->next->error = job->error;

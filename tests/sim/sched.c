@@ -257,7 +257,7 @@ static mutex *as_mutex(pthread_mutex_t *m) {
 
 int sim_mutex_init(pthread_mutex_t *m, const pthread_mutexattr_t *attr) {
   (void)attr;
-  memset(m, 0, sizeof *m);
+  *as_mutex(m) = (mutex){0};
   return 0;
 }
 
@@ -293,7 +293,7 @@ static condition *as_condition(pthread_cond_t *c) {
 }
 
 int sim_cond_init(pthread_cond_t *c, const pthread_condattr_t *attr) {
-  memset(c, 0, sizeof *c);
+  *as_condition(c) = (condition){0};
   if (attr) pthread_condattr_getclock(attr, &as_condition(c)->clock);
   return 0;
 }

@@ -175,6 +175,7 @@ typedef struct path {
 } path;
 
 static void path_make(path *p, unsigned u, int end) {
+  memset(p, 0, sizeof *p);
   p->blocks = (size_t)m->nodes[u][end].depth + 1;
   for (int i = end, at = (int)p->blocks - 1; at >= 0; i = m->nodes[u][i].parent, at--)
     p->nodes[at] = i;
@@ -353,7 +354,7 @@ static void do_read(user *u, kv_rng *rng, int slot, kvstow_queue *queue) {
   path p;
   path_make(&p, u->number, u->leased[slot]);
   const kv_shape *shape = &the_plan.shape;
-  uint64_t ids[DEPTH_MAX];
+  uint64_t ids[DEPTH_MAX] = {0};
   for (size_t b = 0; b < p.blocks; b++) ids[b] = id_of(u->number, p.nodes[b]);
   const uint32_t flags = kv_chance(rng, 40) ? KVSTOW_BYPASS_RAM : 0;
   const uint32_t timeout = kv_chance(rng, 20) ? 5 : 0;
