@@ -52,7 +52,8 @@ static size_t block_bytes(const struct kvs_read_job *job) {
 }
 
 static size_t blocks_in(const struct kvs_read_job *job, size_t bytes) {
-  size_t blocks = bytes / block_bytes(job);
+  const size_t each = block_bytes(job);
+  size_t blocks = each > 0 ? bytes / each : 0;
   if (blocks > KVS_LOADS_A_CALL) blocks = KVS_LOADS_A_CALL;
   return blocks < AHEAD_BLOCKS_MIN ? AHEAD_BLOCKS_MIN : blocks;
 }
