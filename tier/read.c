@@ -315,6 +315,7 @@ static bool piece_came(kvstow_tier *tier, kvstow__piece *piece) {
 static void request_completed(kvstow__op *op) {
   request *r = op->owner;
   kvstow_tier *tier = r->tier;
+  uint32_t done = 0;
   r->pieces_left++; /* ours */
   for (size_t i = 0; i < r->pieces_count; i++) {
     kvstow__piece *piece = &r->pieces[i];
@@ -322,9 +323,10 @@ static void request_completed(kvstow__op *op) {
     const int why = op->error == ECANCELED ? unwanted(extent->owner) : 0;
     if (op->error && !extent->error) extent->error = why ? why : op->error;
     const bool held = !op->error && piece_came(tier, piece);
-    if (!held) release(r);
+    done += !held;
     if (--extent->parts == 0) extent_came(tier, extent);
   }
+  r->pieces_left -= done;
   release(r);
 }
 
