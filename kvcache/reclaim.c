@@ -92,8 +92,7 @@ struct choice {
 
 static bool may_go(const kvstow *store, const struct choice *choice, uint32_t i) {
   return !choice->skip[i] && choice->info[i].state == KVSTOW_SEGMENT_SEALED &&
-         !choice->info[i].offline &&
-         store->segments[i].pending == 0;
+         !choice->info[i].offline && store->segments[i].pending == 0;
 }
 
 static bool cheaper(const kvstow *store, const struct choice *choice, uint32_t a, uint32_t b) {
