@@ -325,12 +325,6 @@ int kvstow_file_read_batch(kvstow_tier *tier, kvstow_file_read *const *reads, si
   return code;
 }
 
-/* As kvstow_tier_cancel: read_lock keeps a job seen here. */
 void kvstow_file_cancel(kvstow_tier *tier, kvstow_file_read *read) {
-  if (!tier || !read) return;
-  pthread_mutex_lock(&tier->read_lock);
-  kvstow__read_job *job = read->job_internal;
-  if (job) atomic_store(&job->cancel, true);
-  pthread_mutex_unlock(&tier->read_lock);
-  if (job) kvstow__pump_sweep(tier);
+  if (tier && read) kvstow__read_cancel(tier, &read->job_internal);
 }

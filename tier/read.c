@@ -146,13 +146,16 @@ int kvstow_tier_read_batch(kvstow_tier *tier, kvstow_record_read *const *reads, 
 
 /* job_internal is set before a read is sent and cleared before its done runs, both under read_lock:
  * a job seen here stays until the lock is let go. */
-void kvstow_tier_cancel(kvstow_tier *tier, kvstow_record_read *read) {
-  if (!tier || !read) return;
+void kvstow__read_cancel(kvstow_tier *tier, void *const *job_internal) {
   pthread_mutex_lock(&tier->read_lock);
-  kvstow__read_job *job = read->job_internal;
+  kvstow__read_job *job = *job_internal;
   if (job) atomic_store(&job->cancel, true);
   pthread_mutex_unlock(&tier->read_lock);
   if (job) kvstow__pump_sweep(tier);
+}
+
+void kvstow_tier_cancel(kvstow_tier *tier, kvstow_record_read *read) {
+  if (tier && read) kvstow__read_cancel(tier, &read->job_internal);
 }
 
 void kvstow_tier_urge(kvstow_tier *tier, kvstow_record_read *read) {

@@ -280,6 +280,9 @@ int kvstow__footer_load(kvstow_tier *tier, uint32_t id, kvstow__life life, kvsto
 int kvstow__table_load(kvstow_tier *tier, uint32_t id, kvstow__life life, kvstow__entry **entries,
                        uint32_t *records, uint64_t *end_offset);
 
+/* read.c: cancels the read whose job_internal this is, if it is still under way. Any thread. */
+void kvstow__read_cancel(kvstow_tier *tier, void *const *job_internal);
+
 /* torn.c: marks those of the entries erased whose planes are not what their sums say. Blocking. */
 int kvstow__torn_mark(kvstow_tier *tier, uint32_t id, kvstow__entry *entries, uint32_t count);
 
