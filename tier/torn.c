@@ -6,6 +6,7 @@
  * disk does not have. So what recovery walks it also reads, which is at most the open segments.
  *
  * SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
 #include <stdlib.h>
 
 #include "tier/pump.h"
@@ -18,7 +19,8 @@ static uint64_t chunk_planes(const kvstow__entry *entry) {
   return planes < entry->planes ? planes : entry->planes;
 }
 
-/* A read error proves nothing: the record is left to those who will read it. */
+/* A read error proves nothing: the record is left to those who will read it. A file that ends inside the
+ * record does. */
 static bool is_torn(kvstow_tier *tier, uint32_t id, const kvstow__entry *entry, uint8_t *buffer) {
   uint8_t *planes = buffer + KVSTOW_PAGE_BYTES;
   uint64_t at = (uint64_t)entry->page * KVSTOW_PAGE_BYTES;
@@ -29,7 +31,8 @@ static bool is_torn(kvstow_tier *tier, uint32_t id, const kvstow__entry *entry, 
   const uint64_t step = chunk_planes(entry);
   for (uint64_t first = 0; first < entry->planes; first += step) {
     const uint64_t count = step < entry->planes - first ? step : entry->planes - first;
-    if (kvstow__read_at(tier, id, planes, count * entry->plane_bytes, at) != 0) return false;
+    const int error = kvstow__read_at(tier, id, planes, count * entry->plane_bytes, at);
+    if (error) return error == ENODATA;
     for (uint64_t i = 0; i < count; i++)
       if (kvstow_plane_checksum(planes + i * entry->plane_bytes, entry->plane_bytes, part) !=
           sums[first + i])
