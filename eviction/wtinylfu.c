@@ -158,7 +158,7 @@ static uint32_t wtinylfu_victim(void *policy, const kvstow_access *incoming) {
   struct wtinylfu *lfu = policy;
   (void)incoming;
   /* Main has not had its share yet: what the window holds too much goes there unasked. */
-  while (lfu->parts[WINDOW].count > lfu->window_max + 1)
+  while (lfu->parts[WINDOW].count > lfu->window_max)
     enter(lfu, list_pop(&lfu->parts[WINDOW], lfu->nodes), PROBATION);
   const uint32_t candidate = lfu->parts[WINDOW].tail;
   uint32_t id = main_tail(lfu);
