@@ -310,8 +310,8 @@ static void init_locks(kvstow *store) {
 static int destroy(kvstow *store) {
   kvs_async_destroy(store);
   kvs_demoter_stop(store);
-  kvs_reclaim_finish(store);
   const int rc = kvstow_tier_close(store->tier);
+  kvs_reclaim_finish(store); /* until here completions look at it */
   kvs_events_destroy(store->events);
   if (store->ram.self != NULL) store->ram.ops->destroy(store->ram.self);
   if (store->ssd.self != NULL) store->ssd.ops->destroy(store->ssd.self);
