@@ -1,8 +1,8 @@
 /* bench_llama.c - what restoring saves, with the adapter alone: no server, no HTTP.
  *
- *   bench_llama ttft MODEL DIR LENGTH[,LENGTH...]   time to the first token after a prefix of so many tokens
- *   bench_llama share MODEL DIR                     bytes of 20 conversations with one system prompt
- *   bench_llama decode MODEL TOKENS                 tokens generated a second (also under kvstow-run)
+ *   bench_llama ttft MODEL DIR LENGTH ROUNDS   time to the first token after a prefix of so many tokens
+ *   bench_llama recompute MODEL LENGTH         the same computed, without a store
+ *   bench_llama share MODEL DIR                bytes of 20 conversations with one system prompt
  *
  * Prints JSON. DIR must be empty; what it writes there stays.
  *
@@ -16,7 +16,7 @@
 
 #include "kvstow-llama.h"
 
-enum { QUESTION = 32, LENGTHS_MAX = 16, ROUNDS = 5 };
+enum { QUESTION = 32, ROUNDS_MAX = 16 };
 
 struct bench {
   struct llama_model *model;
@@ -101,7 +101,7 @@ static void decode(struct bench *b, const llama_token *tokens, size_t at, size_t
 static void prefill(struct bench *b, size_t from, size_t to, bool keep) {
   while (from < to) {
     size_t step = to - from < 512 ? to - from : 512;
-    step = kvstow_llama_step(b->cache, from, step);
+    if (keep) step = kvstow_llama_step(b->cache, from, step);
     decode(b, b->tokens, from, step, false);
     from += step;
     if (keep) kvstow_llama_commit(b->cache, 0, b->tokens, from);
@@ -117,70 +117,105 @@ static int by_value(const void *a, const void *b) {
   return (x > y) - (x < y);
 }
 
-/* A prefix of `length` restored, a question computed: the time of both. */
-static double first_token(struct bench *b, size_t length) {
-  wipe(b);
-  const double start = now_ms();
-  if (kvstow_llama_restore(b->cache, 0, b->tokens, length) != length) die("not restored");
-  decode(b, b->tokens, length, QUESTION, true);
-  return now_ms() - start;
+static double median(double *values, int count) {
+  qsort(values, (size_t)count, sizeof *values, by_value);
+  return values[count / 2];
 }
 
 /* ---- ttft ----------------------------------------------------------------------------------- */
 
-static void ttft(struct bench *b, const char *list) {
-  size_t lengths[LENGTHS_MAX], count = 0;
-  double compute[LENGTHS_MAX], ram[LENGTHS_MAX], ssd[LENGTHS_MAX], question[LENGTHS_MAX];
-  for (const char *p = list; *p != '\0' && count < LENGTHS_MAX; p += *p == ',')
-    lengths[count++] = strtoul(p, (char **)&p, 10);
-  if (count == 0) die("no lengths");
-  context_open(b, (uint32_t)(lengths[count - 1] + 2 * QUESTION));
-  store_open(b);
+struct times { /* ms, one a round */
+  double compute[ROUNDS_MAX], cold[ROUNDS_MAX], ram[ROUNDS_MAX], ssd[ROUNDS_MAX];
+  double ram_restore[ROUNDS_MAX], ssd_restore[ROUNDS_MAX], question[ROUNDS_MAX];
+  double ram_faster[ROUNDS_MAX], ssd_faster[ROUNDS_MAX];
+};
 
-  /* One pass through the longest: what each length takes, and what storing adds. */
-  double total = 0;
-  for (size_t i = 0; i < count; i++) {
-    const double start = now_ms();
-    prefill(b, i == 0 ? 0 : lengths[i - 1], lengths[i], true);
-    total += now_ms() - start;
-    compute[i] = total;
-    const double asked = now_ms();
-    decode(b, b->tokens, lengths[i], QUESTION, true);
-    question[i] = now_ms() - asked;
-    llama_memory_seq_rm(llama_get_memory(b->ctx), 0, (llama_pos)lengths[i], -1);
-  }
-  kvstow_llama_stats stored;
-  kvstow_llama_get_stats(b->cache, &stored);
-  for (size_t i = 0; i < count; i++) {
-    double rounds[ROUNDS];
-    for (int r = 0; r < ROUNDS; r++) rounds[r] = first_token(b, lengths[i]);
-    qsort(rounds, ROUNDS, sizeof *rounds, by_value);
-    ram[i] = rounds[ROUNDS / 2];
-  }
-  const uint32_t block = kvstow_llama_block_tokens(b->cache);
+static double question(struct bench *b, size_t length) {
+  const double start = now_ms();
+  decode(b, b->tokens, length, QUESTION, true);
+  return now_ms() - start;
+}
+
+/* A prefix of `length` computed, and stored if `keep`; then a question: the time of all. */
+static double computed(struct bench *b, size_t length, bool keep, double *asked) {
+  wipe(b);
+  const double start = now_ms();
+  prefill(b, 0, length, keep);
+  *asked = question(b, length);
+  return now_ms() - start;
+}
+
+static double restored(struct bench *b, size_t length, double *restore) {
+  wipe(b);
+  const double start = now_ms();
+  if (kvstow_llama_restore(b->cache, 0, b->tokens, length) != length) die("not restored");
+  *restore = now_ms() - start;
+  return *restore + question(b, length);
+}
+
+static double storing_ms(const struct bench *b) {
+  kvstow_llama_stats stats;
+  kvstow_llama_get_stats(b->cache, &stats);
+  return (double)stats.commit_us / 1e3;
+}
+
+/* Cold, from RAM, from SSD. Every round stores under a salt of its own and ends with a new store on the
+ * same directory, whose RAM is empty. What is called computing is the cold run without its storing. */
+static void ttft_round(struct bench *b, size_t length, int r, struct times *t) {
+  kvstow_llama_set_salt(b->cache, &r, sizeof r);
+  const double stored = storing_ms(b);
+  t->cold[r] = computed(b, length, true, &t->question[r]);
+  t->compute[r] = t->cold[r] - (storing_ms(b) - stored);
+  t->ram[r] = restored(b, length, &t->ram_restore[r]);
   store_close(b);
-  for (size_t i = 0; i < count; i++) { /* each time a new store: nothing is in RAM */
-    wipe(b);
-    store_open(b);
-    ssd[i] = first_token(b, lengths[i]);
-    store_close(b);
-  }
+  wipe(b);
+  store_open(b);
+  kvstow_llama_set_salt(b->cache, &r, sizeof r);
+  t->ssd[r] = restored(b, length, &t->ssd_restore[r]);
+  t->ram_faster[r] = t->compute[r] / t->ram[r];
+  t->ssd_faster[r] = t->compute[r] / t->ssd[r];
+}
 
-  const double storing = (double)stored.commit_us / 1e3;
+static void ttft(struct bench *b, size_t length, int rounds) {
+  static struct times t;
+  if (length == 0 || rounds < 1 || rounds > ROUNDS_MAX) die("bad length or rounds");
+  context_open(b, (uint32_t)(length + 2 * QUESTION));
+  store_open(b);
+  prefill(b, 0, QUESTION, false); /* weights and buffers are touched */
+  for (int r = 0; r < rounds; r++) ttft_round(b, length, r, &t);
+  kvstow_llama_stats stats;
+  kvstow_llama_get_stats(b->cache, &stats);
+  const struct {
+    const char *name;
+    double *values;
+  } rows[] = {{"compute_ms", t.compute},
+              {"cold_ms", t.cold},
+              {"ram_ms", t.ram},
+              {"ssd_ms", t.ssd},
+              {"question_ms", t.question},
+              {"ram_restore_ms", t.ram_restore},
+              {"ssd_restore_ms", t.ssd_restore},
+              {"ram_faster", t.ram_faster},
+              {"ssd_faster", t.ssd_faster}};
   printf(
-      "{\"model\": \"%s\", \"block_tokens\": %u, \"bytes_per_token\": %.0f, "
-      "\"storing_share\": %.5f, \"rows\": [\n",
-      b->path, block, (double)stored.committed_bytes / (double)stored.committed_tokens,
-      storing / (total - storing));
-  for (size_t i = 0; i < count; i++) {
-    const double recompute = compute[i] * (1 - storing / total) + question[i];
-    printf(
-        " {\"tokens\": %zu, \"recompute_ms\": %.1f, \"cold_ms\": %.1f, \"ram_ms\": %.1f, "
-        "\"ssd_ms\": %.1f, \"question_ms\": %.1f, \"ram_faster\": %.1f, \"ssd_faster\": %.1f}%s\n",
-        lengths[i], recompute, compute[i] + question[i], ram[i], ssd[i], question[i],
-        recompute / ram[i], recompute / ssd[i], i + 1 < count ? "," : "");
-  }
-  printf("]}\n");
+      "{\"model\": \"%s\", \"tokens\": %zu, \"rounds\": %d, \"block_tokens\": %u, "
+      "\"bytes_per_token\": %.0f",
+      b->path, length, rounds, kvstow_llama_block_tokens(b->cache),
+      (double)stats.restored_bytes / (double)stats.restored_tokens);
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+    printf(", \"%s\": %.2f", rows[i].name, median(rows[i].values, rounds));
+  printf("}\n");
+  store_close(b);
+}
+
+/* The same without a store. */
+static void recompute(struct bench *b, size_t length) {
+  double unused;
+  context_open(b, (uint32_t)(length + 2 * QUESTION));
+  for (size_t at = 0; at < 2; at++) decode(b, b->tokens, at * QUESTION, QUESTION, false);
+  wipe(b);
+  printf("{\"model\": \"%s\", \"tokens\": %zu, \"recompute_ms\": %.2f}\n", b->path, length,
+         computed(b, length, false, &unused));
 }
 
 /* ---- share ---------------------------------------------------------------------------------- */
@@ -220,17 +255,6 @@ static void share(struct bench *b) {
   store_close(b);
 }
 
-/* ---- decode --------------------------------------------------------------------------------- */
-
-static void generate(struct bench *b, size_t tokens) {
-  context_open(b, 4096);
-  decode(b, b->tokens, 0, 1, true);
-  for (size_t i = 1; i < 65; i++) decode(b, b->tokens, i, 1, true);
-  const double start = now_ms();
-  for (size_t i = 65; i < 65 + tokens; i++) decode(b, b->tokens, i, 1, true);
-  printf("{\"tok_s\": %.2f}\n", (double)tokens * 1e3 / (now_ms() - start));
-}
-
 static void silent(enum ggml_log_level level, const char *text, void *user) {
   (void)user;
   if (level >= GGML_LOG_LEVEL_ERROR) fputs(text, stderr);
@@ -239,7 +263,8 @@ static void silent(enum ggml_log_level level, const char *text, void *user) {
 int main(int argc, char **argv) {
   struct bench b = {0};
   if (argc < 4) {
-    fputs("bench_llama ttft MODEL DIR LENGTHS | share MODEL DIR | decode MODEL TOKENS\n", stderr);
+    fputs("bench_llama ttft MODEL DIR LENGTH ROUNDS | recompute MODEL LENGTH | share MODEL DIR\n",
+          stderr);
     return 2;
   }
   b.path = argv[2];
@@ -249,12 +274,12 @@ int main(int argc, char **argv) {
   llama_backend_init();
   b.model = llama_model_load_from_file(b.path, llama_model_default_params());
   if (b.model == NULL) die("no model");
-  if (strcmp(argv[1], "ttft") == 0 && argc == 5)
-    ttft(&b, argv[4]);
+  if (strcmp(argv[1], "ttft") == 0 && argc == 6)
+    ttft(&b, strtoul(argv[4], NULL, 10), atoi(argv[5]));
+  else if (strcmp(argv[1], "recompute") == 0)
+    recompute(&b, strtoul(argv[3], NULL, 10));
   else if (strcmp(argv[1], "share") == 0)
     share(&b);
-  else if (strcmp(argv[1], "decode") == 0)
-    generate(&b, strtoul(argv[3], NULL, 10));
   else
     die("unknown command");
   llama_batch_free(b.batch);

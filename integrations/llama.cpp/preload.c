@@ -280,11 +280,12 @@ EXPORT bool llama_memory_seq_rm(llama_memory_t memory, llama_seq_id seq, llama_p
 EXPORT void llama_memory_seq_cp(llama_memory_t memory, llama_seq_id from, llama_seq_id to,
                                 llama_pos p0, llama_pos p1) {
   struct kvl_context *c = of_memory(memory);
-  KVL_REAL(llama_memory_seq_cp)(memory, from, to, p0, p1);
   struct kvl_seq *a = c != NULL ? kvl_seq(c, from) : NULL;
   struct kvl_seq *b = c != NULL ? kvl_seq(c, to) : NULL;
+  const bool empty = b != NULL && KVL_REAL(llama_memory_seq_pos_max)(memory, to) < 0;
+  KVL_REAL(llama_memory_seq_cp)(memory, from, to, p0, p1);
   if (a == NULL || b == NULL || a == b) return;
-  const bool whole = p0 <= 0 && p1 < 0 && b->count == 0 && a->ahead == 0;
+  const bool whole = p0 <= 0 && p1 < 0 && empty;
   kvl_seq_forget(b);
   if (whole && kvl_seq_write(b, 0, a->tokens, a->count)) b->count = a->count;
 }

@@ -21,7 +21,6 @@ enum { KVL_SEQS = 256 /* LLAMA_MAX_SEQ */, KVL_CONTEXTS = 64 };
 struct kvl_seq {
   llama_token *tokens;
   size_t count; /* decoded, as the program sees it; 0 also if unknown */
-  size_t ahead; /* > count: restored up to here, but the decode that wanted it failed */
   size_t room;
   size_t committed; /* of count: already offered to the store */
 };

@@ -6,8 +6,8 @@
  * If nothing is left out, the program's own batch goes through untouched: so do generation, drafts to be
  * verified (all have outputs), embeddings and images.
  *
- * The decode may fail (no free cells) and the program try again with less. What was restored stays, and
- * the sequence remembers it (`ahead`), so that the second try finds it.
+ * The decode may fail (no free cells) and the program try again with less, or do something else: so what
+ * was restored is taken out again.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <stdlib.h>
@@ -23,6 +23,7 @@ struct span {
   size_t end;      /* behind its last */
   size_t limit;    /* of its first token with an output; end if there is none */
   size_t present;  /* positions [0, present) are in the context now */
+  size_t restored; /* of them from the store */
   int32_t outputs; /* not 0: an output was seen */
   bool known;      /* tokens of the sequence and positions fit */
 };
@@ -67,8 +68,7 @@ static struct span *span_begin(struct work *w, llama_seq_id seq, llama_pos pos) 
   struct kvl_seq *s = kvl_seq(w->c, seq);
   *span = (struct span){.seq = seq, .s = s, .begin = (size_t)pos, .end = (size_t)pos};
   /* Also what no call told us of shows here: then it is not the sequence we know. */
-  span->known = pos >= 0 && (size_t)pos == s->count &&
-                held(w->c, seq) == (s->ahead > s->count ? s->ahead : s->count);
+  span->known = pos >= 0 && (size_t)pos == s->count && held(w->c, seq) == s->count;
   return span;
 }
 
@@ -96,21 +96,6 @@ static bool understand(struct work *w) {
   return true;
 }
 
-/* What an earlier try restored stays where the program asks for the same tokens again, without outputs
- * among them. Returns how many positions are present. */
-static size_t keep_ahead(struct work *w, const struct span *span, const llama_token *tokens) {
-  struct kvl_seq *s = span->s;
-  if (s->ahead == 0) return s->count;
-  size_t same = s->count;
-  while (same < s->ahead && same < span->limit && s->tokens[same] == tokens[same - s->count])
-    same++;
-  if (same == s->ahead || (same == span->end && span->outputs == 0)) return s->ahead;
-  s->ahead = 0;
-  if (KVL_REAL(llama_memory_seq_rm)(w->c->memory, span->seq, (llama_pos)same, -1)) return same;
-  KVL_REAL(llama_memory_seq_rm)(w->c->memory, span->seq, -1, -1); /* a state can't go back */
-  return 0;
-}
-
 /* Writes the tokens of the spans behind those of their sequences. */
 static bool gather(struct work *w) {
   llama_token *tokens = malloc((size_t)w->batch.n_tokens * sizeof *tokens);
@@ -122,7 +107,7 @@ static bool gather(struct work *w) {
     if (!span->known) continue;
     for (int32_t i = 0; i < w->batch.n_tokens; i++)
       if (seq_of(&w->batch, i) == span->seq) tokens[n++] = w->batch.token[i];
-    span->present = keep_ahead(w, span, tokens);
+    span->present = span->begin;
     ok = kvl_seq_write(span->s, span->begin, tokens, n) && ok;
   }
   free(tokens);
@@ -168,10 +153,8 @@ static int32_t advance(struct work *w, struct span *span) {
   struct kvl_context *c = w->c;
   struct kvl_seq *s = span->s;
   if (span->limit > span->present) {
-    const size_t before = span->present;
     span->present = kvstow_llama_restore(c->cache, span->seq, s->tokens, span->limit);
-    if (span->limit - span->begin > 1)
-      kvl_count_prompt(span->limit - before, span->present > before ? span->present - before : 0);
+    if (span->present > span->begin) span->restored = span->present - span->begin;
   }
   if (span->present < span->begin) { /* failed half-way: what the program has seen must be there */
     const int32_t rc = decode_alone(w, span, span->present, span->begin);
@@ -246,6 +229,20 @@ static bool filter(struct work *w, struct llama_batch *rest, void **memory) {
   return true;
 }
 
+/* The context is as it was before the call, so that the program can go on in any way. Where a sequence
+ * can't be cut, it is emptied and brought back to where it was. */
+static void roll_back(struct work *w, struct span *span) {
+  struct kvl_context *c = w->c;
+  if (span->present == span->begin) return;
+  if (span->present > span->begin && kvstow_llama_step(c->cache, 0, SIZE_MAX) == SIZE_MAX) {
+    KVL_REAL(llama_memory_seq_rm)(c->memory, span->seq, (llama_pos)span->begin, -1);
+    return;
+  }
+  KVL_REAL(llama_memory_seq_rm)(c->memory, span->seq, -1, -1);
+  span->present = kvstow_llama_restore(c->cache, span->seq, span->s->tokens, span->begin);
+  if (decode_alone(w, span, span->present, span->begin) != 0) kvl_seq_forget(span->s);
+}
+
 /* Whether a block was offered to the store. */
 static bool settle(struct work *w, int32_t rc) {
   bool stored = false;
@@ -255,16 +252,18 @@ static bool settle(struct work *w, int32_t rc) {
     if (!span->known) {
       kvl_seq_forget(s);
     } else if (rc == 0) {
+      if (span->limit - span->begin > 1)
+        kvl_count_prompt(span->limit - span->begin, span->restored);
       s->count = span->end;
-      s->ahead = span->present > span->end ? span->present : 0;
       const size_t block = kvstow_llama_block_tokens(w->c->cache);
       if (s->count / block > s->committed / block) {
         kvstow_llama_commit(w->c->cache, span->seq, s->tokens, s->count);
         stored = true;
       }
       s->committed = s->count;
-    } else if (rc == 1) { /* the context is as it was: with what was restored */
-      s->ahead = span->present > s->count ? span->present : 0;
+    } else if (rc == 1 ||
+               rc == -1) { /* no room, or not a batch for llama.cpp: nothing was decoded */
+      roll_back(w, span);
     } else { /* how far it came is unclear */
       kvl_seq_forget(s);
     }
@@ -278,7 +277,11 @@ int32_t kvl_decode(struct kvl_context *c, struct llama_batch batch) {
   const bool plain = batch.token != NULL && batch.embd == NULL && batch.n_tokens > 0 && c->causal &&
                      !c->embeddings && !c->foreign;
   if (plain) w = malloc(sizeof *w);
-  if (w != NULL) *w = (struct work){.c = c, .batch = batch};
+  if (w != NULL) { /* not the spans: they are many */
+    w->c = c;
+    w->batch = batch;
+    w->spans_count = 0;
+  }
   if (w == NULL || !understand(w) || !gather(w)) {
     free(w);
     const int32_t rc = KVL_REAL(llama_decode)(c->ctx, batch);

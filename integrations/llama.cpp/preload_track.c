@@ -173,7 +173,7 @@ struct kvl_seq *kvl_seq(struct kvl_context *c, llama_seq_id seq) {
 }
 
 void kvl_seq_forget(struct kvl_seq *s) {
-  s->count = s->ahead = s->committed = 0;
+  s->count = s->committed = 0;
 }
 
 bool kvl_seq_write(struct kvl_seq *s, size_t at, const llama_token *tokens, size_t count) {
@@ -191,8 +191,6 @@ bool kvl_seq_write(struct kvl_seq *s, size_t at, const llama_token *tokens, size
 void kvl_seq_truncate(struct kvl_seq *s, size_t count) {
   if (s->count > count) s->count = count;
   if (s->committed > s->count) s->committed = s->count;
-  if (s->ahead > count) s->ahead = count;
-  if (s->ahead <= s->count) s->ahead = 0;
 }
 
 /* ---- saved states --------------------------------------------------------------------------- */
@@ -207,7 +205,7 @@ static struct {
 static int states_next;
 
 void kvl_state_saved(const struct kvl_seq *s, const void *state, size_t bytes) {
-  if (s->count == 0 || s->ahead > 0 || bytes == 0) return;
+  if (s->count == 0 || bytes == 0) return;
   llama_token *tokens = malloc(s->count * sizeof *tokens);
   if (tokens == NULL) return;
   memcpy(tokens, s->tokens, s->count * sizeof *tokens);
@@ -233,13 +231,13 @@ void kvl_state_loaded(struct kvl_seq *s, const void *state, size_t bytes, bool p
       continue;
     const size_t count = states[i].count;
     if (partial)
-      known = s->count >= count && s->ahead == 0 &&
-              memcmp(s->tokens, states[i].tokens, count * sizeof *s->tokens) == 0;
+      known =
+          s->count >= count && memcmp(s->tokens, states[i].tokens, count * sizeof *s->tokens) == 0;
     else
       known = kvl_seq_write(s, 0, states[i].tokens, count);
     if (known) {
       s->count = count;
-      s->ahead = s->committed = 0;
+      s->committed = 0;
     }
   }
   pthread_mutex_unlock(&lock);

@@ -28,11 +28,14 @@
   X(llama_init_from_model)                                                                         \
   X(llama_log_set)                                                                                 \
   X(llama_memory_clear)                                                                            \
+  X(llama_memory_seq_add)                                                                          \
+  X(llama_memory_seq_cp)                                                                           \
   X(llama_memory_seq_pos_max)                                                                      \
   X(llama_memory_seq_rm)                                                                           \
   X(llama_model_default_params)                                                                    \
   X(llama_model_free)                                                                              \
   X(llama_model_load_from_file)                                                                    \
+  X(llama_model_n_embd)                                                                            \
   X(llama_set_adapters_lora)                                                                       \
   X(llama_state_seq_get_data)                                                                      \
   X(llama_state_seq_get_size)                                                                      \
@@ -244,17 +247,134 @@ static void crowded(struct server *v) {
   serve(v);
 }
 
-/* With an adapter, without, with again. */
+/* With an adapter, without, with another, with the first again. */
 static void adapters(struct server *v) {
-  const char *path = getenv("LORA");
-  struct llama_adapter_lora *lora = CALL(llama_adapter_lora_init)(v->model, path);
+  struct llama_adapter_lora *lora[] = {
+      CALL(llama_adapter_lora_init)(v->model, getenv("LORA")), NULL,
+      CALL(llama_adapter_lora_init)(v->model, getenv("LORA2")), NULL};
   float scale = 1;
-  if (lora == NULL) exit(1);
-  for (int i = 0; i < 3; i++) {
-    CALL(llama_set_adapters_lora)(v->ctx, &lora, i == 1 ? 0 : 1, &scale);
+  if (lora[0] == NULL || lora[2] == NULL) exit(1);
+  lora[3] = lora[0];
+  for (int i = 0; i < 4; i++) {
+    CALL(llama_set_adapters_lora)(v->ctx, &lora[i], lora[i] == NULL ? 0 : 1, &scale);
     CALL(llama_memory_clear)(v->memory, true);
     together(v);
   }
+}
+
+/* One batch of a kind that is passed through; what it gives. */
+static void pass(struct server *v, const char *what, struct llama_batch b) {
+  const int rc = CALL(llama_decode)(v->ctx, b);
+  const float *logits = rc == 0 ? CALL(llama_get_logits_ith)(v->ctx, b.n_tokens - 1) : NULL;
+  if (logits == NULL)
+    printf("%s: token %d 0 0 0\n", what, rc);
+  else
+    printf("%s: token 0 %.5f %.5f %.5f\n", what, (double)logits[0], (double)logits[100],
+           (double)logits[200]);
+}
+
+/* Sequence `seq` from its token `from` on, after something odd. */
+static void go_on(struct server *v, int seq, int from, uint32_t seed) {
+  struct slot *s = &v->slots[seq];
+  for (int i = 0; i < v->count; i++) v->slots[i].end = 0;
+  random_tokens(s->tokens + from, 200, seed);
+  s->done = from;
+  s->prompt = from + 200;
+  s->end = s->prompt + 3;
+  serve(v);
+}
+
+/* Vectors instead of tokens, as images come. */
+static void vectors(struct server *v) {
+  enum { COUNT = 40, EMBD_MAX = 1024 };
+  static float values[COUNT * EMBD_MAX];
+  const int n = CALL(llama_model_n_embd)(v->model);
+  struct llama_batch b = v->batch;
+  v->batch.n_tokens = 0;
+  ask(&v->slots[0], 200, 100, 30, 0);
+  serve(v);
+  for (int i = 0; i < COUNT * n; i++) values[i] = (float)(i * 7919 % 2001 - 1000) / 1000;
+  b.token = NULL;
+  b.embd = values;
+  b.n_tokens = COUNT;
+  for (int i = 0; i < COUNT; i++) {
+    b.pos[i] = 300 + i;
+    b.n_seq_id[i] = 1;
+    b.seq_id[i][0] = 0;
+    b.logits[i] = i + 1 == COUNT;
+  }
+  pass(v, "vectors", b);
+  go_on(v, 0, 340, 31);
+}
+
+/* Tokens of several sequences at once: a prompt they share. Then each goes on. */
+static void shared_tokens(struct server *v) {
+  static llama_seq_id all[] = {0, 1, 2};
+  static llama_seq_id *seqs[BATCH];
+  struct llama_batch b = v->batch;
+  for (int i = 0; i < 3; i++) random_tokens(v->slots[i].tokens, 192, 1);
+  b.n_tokens = 192;
+  for (int i = 0; i < b.n_tokens; i++) {
+    b.token[i] = v->slots[0].tokens[i];
+    b.pos[i] = i;
+    b.n_seq_id[i] = 3;
+    seqs[i] = all;
+    b.logits[i] = i + 1 == b.n_tokens;
+  }
+  b.seq_id = seqs;
+  pass(v, "shared", b);
+  for (int i = 0; i < 3; i++) go_on(v, i, 192, 40 + (uint32_t)i);
+}
+
+/* A sequence copied: into an empty one, whole and in part; over one that holds something; and positions
+ * moved. */
+static void copies(struct server *v) {
+  ask(&v->slots[0], 200, 100, 30, 0);
+  serve(v);
+  CALL(llama_memory_seq_cp)(v->memory, 0, 1, -1, -1);
+  CALL(llama_memory_seq_cp)(v->memory, 0, 2, -1, 128);
+  for (int i = 1; i < 3; i++)
+    memcpy(v->slots[i].tokens, v->slots[0].tokens, sizeof v->slots[0].tokens);
+  go_on(v, 1, 300, 50);
+  go_on(v, 2, 128, 51);
+  go_on(v, 0, 300, 52);
+  forget(v, 3);
+  ask(&v->slots[3], 200, 100, 30, 0); /* the same prompt again, which the store knows by now */
+  serve(v);
+  CALL(llama_memory_seq_rm)(v->memory, 3, 100, 200);
+  CALL(llama_memory_seq_add)(v->memory, 3, 200, -1, -100);
+  go_on(v, 3, 200, 53);
+}
+
+/* Batches that llama.cpp refuses, and one without positions, sequences and outputs. */
+static void gaps(struct server *v) {
+  struct llama_batch b = v->batch;
+  ask(&v->slots[0], 200, 100, 30, 0);
+  serve(v);
+  for (int first = 250; first <= 350; first += 100) { /* again; with a gap */
+    b.n_tokens = 64;
+    for (int i = 0; i < 64; i++) {
+      b.token[i] = 3 + i;
+      b.pos[i] = first + i;
+      b.n_seq_id[i] = 1;
+      b.seq_id[i][0] = 0;
+      b.logits[i] = i == 63;
+    }
+    pass(v, first == 250 ? "again" : "gap", b);
+  }
+  go_on(v, 0, 300, 60);
+  forget(v, 0);
+  random_tokens(v->slots[0].tokens, BATCH, 1);
+  pass(v, "bare", (struct llama_batch){.n_tokens = BATCH, .token = v->slots[0].tokens});
+  go_on(v, 0, BATCH, 61);
+  forget(v, 0);
+  ask(&v->slots[0], 200, 300, 30, 0);
+  v->slots[0].tokens[400] = VOCABULARY + 1; /* refused, when 200 tokens could be restored */
+  fill(v);
+  pass(v, "first half", v->batch);
+  fill(v);
+  pass(v, "no token", v->batch);
+  go_on(v, 0, BATCH, 62);
 }
 
 /* Conversations without end, until it is killed. */
@@ -281,7 +401,9 @@ int drive(int argc, char **argv) {
     uint32_t context;
   } scenarios[] = {{"together", together, CONTEXT}, {"turns", turns, CONTEXT},
                    {"drafts", drafts, CONTEXT},     {"crowded", crowded, 1024},
-                   {"adapters", adapters, CONTEXT}, {"endless", endless, CONTEXT}};
+                   {"adapters", adapters, CONTEXT}, {"endless", endless, CONTEXT},
+                   {"vectors", vectors, CONTEXT},   {"shared", shared_tokens, CONTEXT},
+                   {"copies", copies, CONTEXT},     {"gaps", gaps, CONTEXT}};
   static struct server v;
   if (argc < 3) return 2;
   find_calls();

@@ -110,17 +110,27 @@ class Preload(unittest.TestCase):
         self.same(expected, self.cached("llama", "crowded"))
 
     def test_adapters_have_blocks_of_their_own(self):
-        env = {"LORA": f"{MODELS}/lora.gguf"}
-        os.environ.update(env)
-        expected = self.alone("llama", "adapters")
-        self.assertNotEqual(expected.splitlines()[0], expected.splitlines()[len(expected.splitlines()) // 3])
+        os.environ.update(LORA=f"{MODELS}/lora.gguf", LORA2=f"{MODELS}/lora2.gguf")
+
+        def parts(text):
+            lines = text.splitlines()
+            n = len(lines) // 4
+            return ["\n".join(lines[i * n:(i + 1) * n]) for i in range(4)]
+
+        expected = parts(self.alone("llama", "adapters"))
+        self.assertEqual(len(set(expected)), 3)
         for _ in range(2):
-            got = self.cached("llama", "adapters")
-            self.assertEqual(len(got.splitlines()), len(expected.splitlines()))
-            n = len(got.splitlines()) // 3
-            for part in range(3):
-                self.same("\n".join(expected.splitlines()[part * n:(part + 1) * n]),
-                          "\n".join(got.splitlines()[part * n:(part + 1) * n]))
+            for e, g in zip(expected, parts(self.cached("llama", "adapters"))):
+                self.same(e, g)
+
+    def test_odd_batches_pass_through(self):
+        for model, scenarios in (("llama", ("vectors", "shared", "copies", "gaps")),
+                                 ("swa", ("vectors", "shared", "gaps")), ("hybrid", ("vectors", "gaps"))):
+            for scenario in scenarios:
+                with self.subTest(f"{model} {scenario}"):
+                    expected = self.alone(model, scenario)
+                    self.same(expected, self.cached(model, scenario))
+                    self.same(expected, self.cached(model, scenario))
 
     def test_programs_that_load_libllama_themselves(self):
         expected = self.alone("llama", "together")
