@@ -14,19 +14,20 @@
 #include <stdint.h>
 
 enum bench_accepts {
-  BENCH_DIR = 1 << 0,     /* --dir D: where to make the scratch directory */
-  BENCH_SIZE = 1 << 1,    /* --size BYTES */
-  BENCH_BLOCKS = 1 << 2,  /* --blocks N */
-  BENCH_SHAPE = 1 << 3,   /* --shape NAME: that one alone */
-  BENCH_THREADS = 1 << 4, /* --threads N: so many alone */
-  BENCH_PATH = 1 << 5,    /* --path NAME: that one alone */
-  BENCH_ENGINE = 1 << 6,  /* --engine NAME */
-  BENCH_CSV = 1 << 7,     /* --csv */
-  BENCH_OP = 1 << 8,      /* --op NAME: that one alone */
-  BENCH_BLOCK = 1 << 9,   /* --block BYTES: that size alone */
-  BENCH_DEPTH = 1 << 10,  /* --depth N: that one alone */
-  BENCH_FILE = 1 << 11,   /* FILE, the one argument that is no option; may be missing */
-  BENCH_MAKE = 1 << 12,   /* --generate FILE, --seed N */
+  BENCH_DIR = 1 << 0,      /* --dir D: where to make the scratch directory */
+  BENCH_SIZE = 1 << 1,     /* --size BYTES */
+  BENCH_BLOCKS = 1 << 2,   /* --blocks N */
+  BENCH_SHAPE = 1 << 3,    /* --shape NAME: that one alone */
+  BENCH_THREADS = 1 << 4,  /* --threads N: so many alone */
+  BENCH_PATH = 1 << 5,     /* --path NAME: that one alone */
+  BENCH_ENGINE = 1 << 6,   /* --engine NAME */
+  BENCH_CSV = 1 << 7,      /* --csv */
+  BENCH_OP = 1 << 8,       /* --op NAME: that one alone */
+  BENCH_BLOCK = 1 << 9,    /* --block BYTES: that size alone */
+  BENCH_DEPTH = 1 << 10,   /* --depth N: that one alone */
+  BENCH_FILE = 1 << 11,    /* FILE, the one argument that is no option; may be missing */
+  BENCH_MAKE = 1 << 12,    /* --generate FILE, --seed N */
+  BENCH_ENCRYPT = 1 << 13, /* --encrypt */
 };
 
 struct bench_args {
@@ -39,7 +40,8 @@ struct bench_args {
   uint64_t block_bytes;    /* 0: all */
   kvstow_engine engine;    /* auto: all, or the best */
   const char *file, *generate;
-  uint64_t seed; /* 1 if not given */
+  uint64_t seed;                 /* 1 if not given */
+  const uint8_t *encryption_key; /* some key, with --encrypt */
 };
 
 /* -1 to go on, or an exit code. `usage` is the text of --help, the common options apart. */

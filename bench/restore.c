@@ -112,6 +112,7 @@ static bool open_store(struct bed *bed) {
   o.dirs_count = 1;
   o.ram_bytes = ram_bytes;
   o.ssd_bytes = bed->ssd_bytes;
+  o.encryption_key = bed->args->encryption_key;
   char why[KVSTOW_MESSAGE_BYTES] = "";
   int rc = kvstow_open(&o, &bed->store, why, sizeof why);
   if (rc != 0) {
@@ -432,7 +433,8 @@ static void measure_layout(const struct layout *layout, const struct bench_args 
 
 int bench_restore_run(int argc, char **argv) {
   struct bench_args args;
-  const int status = bench_parse(argc, argv, usage_text, BENCH_DIR | BENCH_PATH, &args);
+  const int status =
+      bench_parse(argc, argv, usage_text, BENCH_DIR | BENCH_PATH | BENCH_ENCRYPT, &args);
   if (status >= 0) return status;
   struct bench_report report = bench_report_begin("restore");
   for (size_t i = 0; i < sizeof layouts / sizeof *layouts && !report.failed; i++)

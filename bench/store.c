@@ -209,9 +209,9 @@ static void measure_shape(const struct model *model, const struct bench_args *ar
 
 int bench_store_run(int argc, char **argv) {
   struct bench_args args;
-  const int status =
-      bench_parse(argc, argv, usage_text,
-                  BENCH_DIR | BENCH_SIZE | BENCH_SHAPE | BENCH_THREADS | BENCH_PATH, &args);
+  const int status = bench_parse(
+      argc, argv, usage_text,
+      BENCH_DIR | BENCH_SIZE | BENCH_SHAPE | BENCH_THREADS | BENCH_PATH | BENCH_ENCRYPT, &args);
   if (status >= 0) return status;
   struct bench_report report = bench_report_begin("store");
   uint64_t verified = 0;

@@ -206,6 +206,7 @@ void bench_store_sustained(const struct bench_args *args, const struct model *mo
   o.dirs = dirs;
   o.dirs_count = 1;
   o.ram_bytes = (args->quick ? 384 : 1024) * mib;
+  o.encryption_key = args->encryption_key;
   o.ssd_bytes = (args->quick ? 1024 : 4096) * mib;
   const size_t source_bytes = (256 * mib + batch_bytes - 1) / batch_bytes * batch_bytes;
   if (!report->failed && bed_open(&track.bed, model, &o, source_bytes, report))

@@ -15,13 +15,15 @@
 
 static const struct store_command command = {
     .usage =
-        "Usage: kvstow inspect [--segments] [--json] DIR...\n"
+        "Usage: kvstow inspect [--segments] [--json] [--key-file FILE] DIR...\n"
         "\n"
         "Shows the spaces of a store (a model in a layout), how much of it each of them holds,\n"
         "and how full and how old the segments are. Nothing is written.\n"
         "\n"
         "  -s, --segments   list every segment\n"
         "  -j, --json       one JSON object, segments included\n"
+        "      --key-file FILE\n"
+        "                   of an encrypted store: 32 bytes, or 64 hexadecimal digits\n"
         "  -h, --help       this text\n",
     .has_segments = true,
 };

@@ -11,12 +11,14 @@
 
 static const struct store_command command = {
     .usage =
-        "Usage: kvstow stat [--json] DIR...\n"
+        "Usage: kvstow stat [--json] [--key-file FILE] DIR...\n"
         "\n"
         "Shows what a store holds, how it is read, and what reopening it cost. Nothing is\n"
         "written. DIR...: the directories it was made with, in the same order.\n"
         "\n"
         "  -j, --json   one JSON object\n"
+        "      --key-file FILE\n"
+        "               of an encrypted store: 32 bytes, or 64 hexadecimal digits\n"
         "  -h, --help   this text\n",
 };
 

@@ -16,13 +16,15 @@
 
 static const struct store_command command = {
     .usage =
-        "Usage: kvstow verify [--json] DIR...\n"
+        "Usage: kvstow verify [--json] [--key-file FILE] DIR...\n"
         "\n"
         "Reads every byte of every record of a store and checks it: header, identity, each\n"
         "plane's checksum, the cache's description. Names every bad record: file, offset,\n"
         "cause. Nothing is written. Exit code 1 if anything is bad.\n"
         "\n"
         "  -j, --json   {records, bad, bytes, bad_records: [...]}\n"
+        "      --key-file FILE\n"
+        "               of an encrypted store: 32 bytes, or 64 hexadecimal digits\n"
         "  -h, --help   this text\n",
 };
 

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "cli/commands.h"
+#include "cli/key_file.h"
 
 /* All that the directories hold now: the budget under which nothing is out of sight. */
 static uint64_t bytes_in(const char *path) {
@@ -33,15 +34,19 @@ static int parse(struct store_reader *reader, const struct store_command *comman
   static const struct option options[] = {
       {"json", no_argument, NULL, 'j'},
       {"help", no_argument, NULL, 'h'},
+      {"key-file", required_argument, NULL, 'k'},
       {"segments", no_argument, NULL, 's'},
       {NULL, 0, NULL, 0},
   };
   *reader = (struct store_reader){.command = argv[0]};
   optind = 0;
-  for (int option; (option = getopt_long(argc, argv, "jhs", options, NULL)) != -1;) {
+  for (int option; (option = getopt_long(argc, argv, "jhk:s", options, NULL)) != -1;) {
     switch (option) {
       case 'j':
         reader->json = true;
+        break;
+      case 'k':
+        reader->key_file = optarg;
         break;
       case 's':
         if (!command->has_segments) {
@@ -78,6 +83,11 @@ int store_reader_open(struct store_reader *reader, const struct store_command *c
   options.read_only = true;
   for (uint32_t i = 0; i < reader->dirs_count; i++) {
     options.budget_bytes += bytes_in(reader->dirs[i]);
+  }
+  uint8_t key[KVSTOW_KEY_BYTES];
+  if (reader->key_file) {
+    if (!key_file_read(reader->command, reader->key_file, key)) return EXIT_USAGE;
+    options.encryption_key = key;
   }
   char why[KVSTOW_MESSAGE_BYTES] = "";
   const int result = kvstow_tier_open(&options, &reader->tier, why, sizeof why);

@@ -15,6 +15,7 @@ struct store_reader {
   uint32_t dirs_count;
   bool json;
   bool segments; /* inspect: list every segment */
+  const char *key_file;
   kvstow_tier *tier;
 };
 

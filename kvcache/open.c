@@ -189,6 +189,7 @@ static int open_tier(kvstow *store) {
   t.engine = o->engine;
   t.queue_depth = o->queue_depth == 0 ? 64 : o->queue_depth;
   t.tuning = o->tuning;
+  t.encryption_key = o->encryption_key;
   char why[KVSTOW_MESSAGE_BYTES] = "";
   const int rc = kvstow_tier_open(&t, &store->tier, why, sizeof why);
   if (rc != 0) return kvs_fail(store, rc, "%s", why);
@@ -387,6 +388,7 @@ int kvstow_open(const kvstow_options *options, kvstow **out, char *why, size_t w
   if (rc == 0) {
     store->options.dirs = NULL; /* the caller's from here on */
     store->options.ram_policy = store->options.ssd_policy = NULL;
+    store->options.encryption_key = NULL;
     *out = store;
     return 0;
   }

@@ -117,10 +117,10 @@ static int space_resolve(kvstow *store, const kvstow_space_options *o, struct kv
                     (unsigned long long)tokens, (unsigned long long)padded,
                     (unsigned long long)(ram_max < ssd_max ? ram_max : ssd_max),
                     store->segment_bytes, (unsigned long long)store->options.ram_bytes);
-  if (tokens > KVSTOW_PAGE_BYTES ||
-      kvstow_record_owner_max_bytes(planes) < (int64_t)kvs_describe_bytes((uint32_t)tokens))
+  if (tokens > KVSTOW_PAGE_BYTES || kvstow_tier_owner_max_bytes(store->tier, planes) <
+                                        (int64_t)kvs_describe_bytes((uint32_t)tokens))
     return kvs_fail(store, KVSTOW_ETOOBIG,
-                    "space: the 4096-byte header can't hold %u plane checksums and %llu tokens; "
+                    "space: the 4096-byte header can't hold what %u planes and %llu tokens need; "
                     "use fewer block_tokens",
                     planes, (unsigned long long)tokens);
   space->layout = (struct kvs_layout){o->layers, o->k_bytes, o->v_bytes, (uint32_t)tokens};

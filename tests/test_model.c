@@ -108,7 +108,7 @@ typedef struct model {
   const char *dir;
   uint64_t ram_bytes, ssd_bytes;
   uint32_t segment_bytes;
-  bool uring;
+  bool uring, encrypted;
   kvstow *store;
   kvstow_space *spaces[SPACES];
 
@@ -1071,6 +1071,8 @@ static void model_open(model *m) {
   kvstow_options options;
   kv_options(&options, m->setting == RAM_ONLY ? NULL : dirs, m->ram_bytes, m->ssd_bytes,
              m->restarts > 0 && kv_chance(&m->rng, 30) ? 0 : m->segment_bytes);
+  static const uint8_t key[KVSTOW_KEY_BYTES] = "thirty-two bytes, of the model's";
+  if (m->encrypted) options.encryption_key = key;
   if (m->uring && options.engine == KVSTOW_ENGINE_AUTO)
     options.engine = KVSTOW_ENGINE_URING;
   else
@@ -1287,6 +1289,7 @@ static void model_run(setting kind, uint64_t seed, size_t steps) {
   m->seed = seed;
   m->rng.state = kv_mix(seed * SETTINGS + kind);
   m->uring = seed % 2 == 0;
+  m->encrypted = kind != RAM_ONLY && seed / 2 % 2 == 1;
   m->bytes_max = DEPTH * 520 * KV_KIB;
   m->bytes = kv_pages(m->bytes_max);
   m->segment_bytes = (uint32_t)(KV_MIB << kv_below(&m->rng, 3));
@@ -1310,16 +1313,16 @@ static void model_run(setting kind, uint64_t seed, size_t steps) {
   const double fresh_rate = m->fresh_asked > 0 ? (double)m->fresh_held / (double)m->fresh_asked : 1;
   const kvstow_stats s = kv_stats(m->store);
   printf("  seed %" PRIu64
-         " %s, %s: %zu steps, %zu restarts, %.1f s; %.0f %% of blocks found, "
+         " %s, %s%s: %zu steps, %zu restarts, %.1f s; %.0f %% of blocks found, "
          "%.0f %% just stored; %zu reads, %zu views, %zu sealed, %zu forgets (%zu busy), %zu full; "
          "metadata %.0f B a block\n",
          seed,
          kind == TINY   ? "tiny"
          : kind == FITS ? "fits"
                         : "ram only",
-         s.tier.engine != NULL ? s.tier.engine : "no ssd", steps, m->restarts, kv_now_s() - start,
-         100 * hit_rate, 100 * fresh_rate, m->reads, m->views, m->sealed, m->forgets,
-         m->busy_forgets, m->full, s.metadata_bytes_a_block);
+         s.tier.engine != NULL ? s.tier.engine : "no ssd", s.tier.encrypted ? ", encrypted" : "",
+         steps, m->restarts, kv_now_s() - start, 100 * hit_rate, 100 * fresh_rate, m->reads,
+         m->views, m->sealed, m->forgets, m->busy_forgets, m->full, s.metadata_bytes_a_block);
   fflush(stdout);
   if (steps >= 1000) {
     /* a store that always misses is never wrong, and no store */

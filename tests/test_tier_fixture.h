@@ -75,14 +75,19 @@ typedef struct variant {
   const char *name;
   kvstow_engine engine;
   bool buffered;
+  bool encrypted;
 } variant;
 
 static variant VARIANTS[] UNUSED = {
-    {"io_uring, direct", KVSTOW_ENGINE_URING, false},
-    {"io_uring, buffered", KVSTOW_ENGINE_URING, true},
-    {"threads, direct", KVSTOW_ENGINE_THREADS, false},
-    {"threads, buffered", KVSTOW_ENGINE_THREADS, true},
+    {"io_uring, direct", KVSTOW_ENGINE_URING, false, false},
+    {"io_uring, buffered", KVSTOW_ENGINE_URING, true, false},
+    {"threads, direct", KVSTOW_ENGINE_THREADS, false, false},
+    {"threads, buffered", KVSTOW_ENGINE_THREADS, true, false},
+    {"io_uring, direct, encrypted", KVSTOW_ENGINE_URING, false, true},
+    {"threads, buffered, encrypted", KVSTOW_ENGINE_THREADS, true, true},
 };
+
+static const uint8_t TEST_KEY[KVSTOW_KEY_BYTES] UNUSED = "a key of thirty-two bytes, tests";
 
 UNUSED static kvstow__io io_of(const variant *v) {
   return (kvstow__io){
@@ -133,11 +138,12 @@ UNUSED static kvstow_tier_options options_for(const char *const *dirs, uint32_t 
   options.segment_bytes = SEGMENT;
   options.budget_bytes = (uint64_t)segments * (SEGMENT + 4096) + 65536;
   options.engine = the_variant ? the_variant->engine : KVSTOW_ENGINE_AUTO;
+  options.encryption_key = the_variant && the_variant->encrypted ? TEST_KEY : NULL;
   return options;
 }
 
 UNUSED static kvstow_tier *tier_open(const kvstow_tier_options *options) {
-  static variant any = {"any", KVSTOW_ENGINE_AUTO, false};
+  static variant any = {"any", KVSTOW_ENGINE_AUTO, false, false};
   char why[KVSTOW_MESSAGE_BYTES];
   kvstow_tier *tier = NULL;
   const int code = tier_open_why(the_variant ? the_variant : &any, options, &tier, why);

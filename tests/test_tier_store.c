@@ -410,6 +410,7 @@ static void read_only_shows_everything_and_writes_nothing(void **state) {
   options.dirs_count = 1;
   options.budget_bytes = 8 * SEGMENT;
   options.engine = the_variant->engine;
+  options.encryption_key = the_variant->encrypted ? TEST_KEY : NULL;
   tier = tier_open(&options);
   assert_int_equal(stats_of(tier).recovered_records, 20);
   kvstow_tier_close(tier);

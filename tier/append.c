@@ -177,6 +177,7 @@ typedef struct draft {
   kvstow_record_write *writes;
   size_t count;
   spot *spots;
+  uint64_t *sealed_at; /* offsets in batch->sealed */
   kvstow__job *first, **tail;
   kvstow__batch *batch;
 } draft;
@@ -217,6 +218,10 @@ static void gather_bytes(gather *g, const void *base, uint64_t length) {
   }
 }
 
+static uint8_t *sealed_image(const draft *d, size_t i) {
+  return d->batch->sealed + d->sealed_at[i];
+}
+
 /* A write job for consecutive writes of the batch that go to one segment. */
 static kvstow__job *write_job(draft *d, uint32_t segment, size_t first, size_t count) {
   const size_t last = first + count - 1;
@@ -238,9 +243,14 @@ static kvstow__job *write_job(draft *d, uint32_t segment, size_t first, size_t c
   gather g = {d->tier, job, (struct iovec *)(void *)(job->ops + ops_max), start};
   for (size_t i = first; i < first + count; i++) {
     const kvstow_record_write *write = &d->writes[i];
+    const uint64_t bytes = header_bytes_of(write->header);
     gather_bytes(&g, ZEROS, d->spots[i].offset - g.at);
-    gather_bytes(&g, write->header, KVSTOW_PAGE_BYTES);
-    gather_bytes(&g, write->payload, header_bytes_of(write->header) - KVSTOW_PAGE_BYTES);
+    if (d->batch->sealed) {
+      gather_bytes(&g, sealed_image(d, i), bytes);
+    } else {
+      gather_bytes(&g, write->header, KVSTOW_PAGE_BYTES);
+      gather_bytes(&g, write->payload, bytes - KVSTOW_PAGE_BYTES);
+    }
   }
   return job;
 }
@@ -309,15 +319,26 @@ static kvstow__job *begin_job(kvstow_tier *tier, uint32_t id) {
                             segment->used_bytes, segment->entries, segment->records, false);
 }
 
-/* Enters records [first, first + count) into their segment's table and completes their headers. */
-static void enter(draft *d, uint32_t id, size_t first, size_t count) {
+/* Completes the headers of records [first, first + count) for their places. */
+static int complete(draft *d, uint32_t id, size_t first, size_t count) {
   kvstow_tier *tier = d->tier;
-  kvstow__segment *segment = &tier->segments[id];
   const uint64_t now_s = kvstow__now_s(tier);
+  int code = 0;
+  for (size_t i = first; i < first + count && !code; i++) {
+    void *header = d->writes[i].header;
+    const uint32_t page = (uint32_t)(d->spots[i].offset / KVSTOW_PAGE_BYTES);
+    kvstow__header_complete(header, tier->uuid, tier->segments[id].life, page, now_s);
+    if (d->batch->sealed) code = kvstow__seal_header(tier->cipher, header, sealed_image(d, i));
+  }
+  return code;
+}
+
+/* Enters them into their segment's table. */
+static void enter(draft *d, uint32_t id, size_t first, size_t count) {
+  kvstow__segment *segment = &d->tier->segments[id];
   for (size_t i = first; i < first + count; i++) {
     kvstow_record_write *write = &d->writes[i];
     const uint32_t page = (uint32_t)(d->spots[i].offset / KVSTOW_PAGE_BYTES);
-    kvstow__header_complete(write->header, tier->uuid, segment->life, page, now_s);
     kvstow__entry_from_header(&segment->entries[segment->records++], write->header);
     write->loc = (kvstow_loc){id, page, (uint32_t)segment->life.sequence};
     write->result = 0;
@@ -341,7 +362,7 @@ static int take_into_head(draft *d, uint32_t dir, size_t first, size_t count) {
     return KVSTOW_ENOMEM;
   kvstow__job *begin = begins ? begin_job(tier, id) : NULL;
   kvstow__job *job = write_job(d, id, first, count);
-  if (!job || (begins && !begin)) {
+  if (!job || (begins && !begin) || complete(d, id, first, count) != 0) {
     kvstow__job_free(begin);
     kvstow__job_free(job);
     return KVSTOW_ENOMEM;
@@ -394,10 +415,34 @@ static int take(draft *d) {
 
 /* ---- append --------------------------------------------------------------------------------- */
 
+/* Encrypts the planes of a batch; the header pages follow when their places are known. */
+static int seal_batch(draft *d) {
+  uint64_t bytes = 0;
+  d->sealed_at = malloc(d->count * sizeof *d->sealed_at);
+  if (!d->sealed_at) return KVSTOW_ENOMEM;
+  for (size_t i = 0; i < d->count; i++) {
+    d->sealed_at[i] = bytes;
+    bytes += header_bytes_of(d->writes[i].header);
+  }
+  d->batch->sealed = aligned_alloc(KVSTOW_PAGE_BYTES, bytes);
+  int code = d->batch->sealed ? 0 : KVSTOW_ENOMEM;
+  for (size_t i = 0; i < d->count && !code; i++) {
+    uint8_t salt[KVSTOW__SALT_BYTES];
+    const int error = d->tier->io.files->random(d->tier->io.env, salt, sizeof salt);
+    code = error ? kvstow__code_of_errno(error)
+                 : kvstow__seal_planes(d->tier->cipher, salt, d->writes[i].header,
+                                       d->writes[i].payload, sealed_image(d, i));
+  }
+  return code;
+}
+
 static int check_write(const kvstow_tier *tier, const kvstow_record_write *write) {
   if (!write->header || (uintptr_t)write->header % KVSTOW_PAGE_BYTES != 0) return KVSTOW_EINVAL;
   if (!write->payload || (uintptr_t)write->payload % KVSTOW_PAGE_BYTES != 0) return KVSTOW_EINVAL;
   if (!kvstow__header_formatted(write->header)) return KVSTOW_EINVAL;
+  const kvstow__header *header = write->header;
+  if (kvstow_tier_owner_max_bytes(tier, header->planes) < header->owner_bytes)
+    return KVSTOW_ETOOBIG;
   const uint64_t bytes = header_bytes_of(write->header);
   return bytes + kvstow__footer_bytes(1) > tier->segment_bytes ? KVSTOW_ETOOBIG : 0;
 }
@@ -492,12 +537,21 @@ int kvstow_tier_append(kvstow_tier *tier, kvstow_record_write *writes, size_t co
     return KVSTOW_ENOMEM;
   }
   *d.batch = (kvstow__batch){.writes = writes, .count = count, .done = done, .arg = arg};
-  pthread_mutex_lock(&tier->append_lock);
-  code = append_locked(tier, &d);
-  pthread_mutex_unlock(&tier->append_lock);
+  if (tier->cipher) code = seal_batch(&d);
+  if (!code) {
+    pthread_mutex_lock(&tier->append_lock);
+    code = append_locked(tier, &d);
+    pthread_mutex_unlock(&tier->append_lock);
+  }
   free(d.spots);
-  if (code) free(d.batch); /* else the I/O thread's, and gone by now perhaps */
+  free(d.sealed_at);
+  if (code) kvstow__batch_free(d.batch); /* else the I/O thread's, and gone by now perhaps */
   return code;
+}
+
+void kvstow__batch_free(kvstow__batch *batch) {
+  free(batch->sealed);
+  free(batch);
 }
 
 size_t kvstow_tier_fits(const kvstow_tier *tier, const kvstow_record_write *writes, size_t count) {

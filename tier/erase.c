@@ -94,8 +94,7 @@ static int write_footer(kvstow_tier *tier, uint32_t id, kvstow__trailer_state st
   const uint64_t bytes = kvstow__footer_bytes(records);
   void *image = aligned_alloc(KVSTOW_PAGE_BYTES, bytes);
   if (!image) return ENOMEM;
-  kvstow__footer_make(image, state, tier->uuid, life, tier->segment_bytes, end_offset, opened_s,
-                      kvstow__now_s(tier), entries, records);
+  int error = kvstow__footer_fill(tier, image, state, life, opened_s, end_offset, entries, records);
   struct iovec iov = {image, bytes};
   kvstow__op op = {.kind = KVSTOW__WRITE,
                    .file = id,
@@ -103,7 +102,7 @@ static int write_footer(kvstow_tier *tier, uint32_t id, kvstow__trailer_state st
                    .length = bytes,
                    .iov = &iov,
                    .iov_count = 1};
-  const int error = kvstow__pump_run(tier, &op, 1);
+  if (!error) error = kvstow__pump_run(tier, &op, 1);
   free(image);
   return error;
 }

@@ -174,9 +174,8 @@ void kvstow__footer_make(void *image, kvstow__trailer_state state, const uint8_t
                          uint64_t opened_s, uint64_t now_s, const kvstow__entry *entries,
                          uint32_t records) {
   const uint64_t bytes = kvstow__footer_bytes(records);
-  const size_t table_bytes = (size_t)records * sizeof *entries;
   memset(image, 0, bytes);
-  if (records > 0) memcpy(image, entries, table_bytes);
+  if (records > 0) memcpy(image, entries, (size_t)records * sizeof *entries);
   kvstow__trailer *trailer = (void *)((uint8_t *)image + bytes - KVSTOW_PAGE_BYTES);
   trailer->magic = KVSTOW__TRAILER_MAGIC;
   trailer->version = KVSTOW__VERSION;
@@ -188,9 +187,17 @@ void kvstow__footer_make(void *image, kvstow__trailer_state state, const uint8_t
   trailer->records = records;
   trailer->end_offset = end_offset;
   trailer->table_offset = segment_bytes - bytes;
-  trailer->table_checksum = kvstow_checksum(image, table_bytes);
   trailer->opened_s = opened_s;
   trailer->written_s = now_s;
+  kvstow__trailer_sum(trailer, image);
+}
+
+static size_t table_bytes_of(const kvstow__trailer *trailer) {
+  return (size_t)trailer->records * sizeof(kvstow__entry);
+}
+
+void kvstow__trailer_sum(kvstow__trailer *trailer, const void *table) {
+  trailer->table_checksum = kvstow_checksum(table, table_bytes_of(trailer));
   trailer->checksum = kvstow__page_checksum(trailer, offsetof(kvstow__trailer, checksum));
 }
 
@@ -216,9 +223,11 @@ kvstow__verdict kvstow__trailer_check(const kvstow__trailer *trailer,
   return KVSTOW__GOOD;
 }
 
-kvstow__verdict kvstow__table_check(const kvstow__trailer *trailer, const void *table) {
-  const size_t bytes = (size_t)trailer->records * sizeof(kvstow__entry);
-  if (kvstow_checksum(table, bytes) != trailer->table_checksum) return KVSTOW__BAD_CHECKSUM;
+bool kvstow__table_whole(const kvstow__trailer *trailer, const void *table) {
+  return kvstow_checksum(table, table_bytes_of(trailer)) == trailer->table_checksum;
+}
+
+bool kvstow__table_sound(const kvstow__trailer *trailer, const void *table) {
   uint64_t end = 0;
   for (uint32_t i = 0; i < trailer->records; i++) {
     kvstow__entry entry;
@@ -226,11 +235,11 @@ kvstow__verdict kvstow__table_check(const kvstow__trailer *trailer, const void *
     if (!shape_fits(entry.planes, entry.plane_bytes, 0) ||
         (uint64_t)entry.page * KVSTOW_PAGE_BYTES < end ||
         !place_fits(entry.page, entry.planes, entry.plane_bytes, trailer->end_offset))
-      return KVSTOW__BAD_SHAPE;
+      return false;
     end = (uint64_t)entry.page * KVSTOW_PAGE_BYTES +
           kvstow__record_bytes(entry.planes, entry.plane_bytes);
   }
-  return KVSTOW__GOOD;
+  return true;
 }
 
 /* ---- super ---------------------------------------------------------------------------------- */

@@ -25,6 +25,13 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "on-disk structs are li
 #define KVSTOW__SEGMENT_BYTES_MIN (1u << 20)
 #define KVSTOW__SEGMENT_BYTES_MAX (1u << 30)
 
+#define KVSTOW__MARK_BYTES 16u
+#define KVSTOW__SALT_BYTES 16u
+#define KVSTOW__SEAL_BYTES 16u
+
+#define KVSTOW__CIPHER_NONE 0u
+#define KVSTOW__CIPHER_AES_256_GCM 1u /* cipher.h */
+
 #define KVSTOW__SUPER_MAGIC UINT64_C(0x217265707573766b)   /* "kvsuper!" */
 #define KVSTOW__RECORD_MAGIC UINT64_C(0x64726f636572766b)  /* "kvrecord" */
 #define KVSTOW__TRAILER_MAGIC UINT64_C(0x7265746f6f66766b) /* "kvfooter" */
@@ -47,7 +54,10 @@ typedef struct kvstow__super {
   uint32_t header_bytes; /* 4096 */
   uint32_t dir_index, dir_count;
   uint64_t created_s;
-  uint8_t reserved[4024];
+  uint32_t cipher;
+  uint32_t reserved_1;
+  uint8_t cipher_mark[KVSTOW__MARK_BYTES]; /* of an encrypted store: tells its key */
+  uint8_t reserved[4000];
   uint64_t checksum; /* XXH3-64 of the page, this field zero */
 } kvstow__super;
 
@@ -61,6 +71,8 @@ static_assert(offsetof(kvstow__super, header_bytes) == 44, "layout");
 static_assert(offsetof(kvstow__super, dir_index) == 48, "layout");
 static_assert(offsetof(kvstow__super, dir_count) == 52, "layout");
 static_assert(offsetof(kvstow__super, created_s) == 56, "layout");
+static_assert(offsetof(kvstow__super, cipher) == 64, "layout");
+static_assert(offsetof(kvstow__super, cipher_mark) == 72, "layout");
 static_assert(offsetof(kvstow__super, checksum) == 4088, "layout");
 
 #define KVSTOW__ERASED 1u /* flag of records and table entries */
@@ -138,7 +150,8 @@ typedef struct kvstow__trailer {
   uint64_t table_offset; /* records * 104 bytes from here; zeroes up to the trailer */
   uint64_t table_checksum;
   uint64_t opened_s, written_s;
-  uint8_t reserved[3992];
+  uint8_t salt[KVSTOW__SALT_BYTES], seal[KVSTOW__SEAL_BYTES]; /* of an encrypted table */
+  uint8_t reserved[3960];
   uint64_t checksum; /* XXH3-64 of the page, this field zero */
 } kvstow__trailer;
 
@@ -155,6 +168,8 @@ static_assert(offsetof(kvstow__trailer, table_offset) == 64, "layout");
 static_assert(offsetof(kvstow__trailer, table_checksum) == 72, "layout");
 static_assert(offsetof(kvstow__trailer, opened_s) == 80, "layout");
 static_assert(offsetof(kvstow__trailer, written_s) == 88, "layout");
+static_assert(offsetof(kvstow__trailer, salt) == 96, "layout");
+static_assert(offsetof(kvstow__trailer, seal) == 112, "layout");
 static_assert(offsetof(kvstow__trailer, checksum) == 4088, "layout");
 
 static inline uint64_t kvstow__round_up(uint64_t value, uint64_t to) {
@@ -213,8 +228,11 @@ void kvstow__footer_make(void *image, kvstow__trailer_state state, const uint8_t
                          uint64_t opened_s, uint64_t now_s, const kvstow__entry *entries,
                          uint32_t records);
 kvstow__verdict kvstow__trailer_check(const kvstow__trailer *trailer, const kvstow__expect *expect);
-/* After trailer_check: the table's checksum and every entry's place and shape. */
-kvstow__verdict kvstow__table_check(const kvstow__trailer *trailer, const void *table);
+/* Sets the checksums of the table as it lies on disk and of the trailer. */
+void kvstow__trailer_sum(kvstow__trailer *trailer, const void *table);
+/* After trailer_check: the table's checksum; then, decrypted if need be, every entry's place and shape. */
+bool kvstow__table_whole(const kvstow__trailer *trailer, const void *table);
+bool kvstow__table_sound(const kvstow__trailer *trailer, const void *table);
 
 void kvstow__super_seal(kvstow__super *super);
 kvstow__verdict kvstow__super_check(const kvstow__super *super);

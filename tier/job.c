@@ -85,8 +85,11 @@ kvstow__job *kvstow__footer_job(kvstow_tier *tier, kvstow__job_kind kind, uint32
   kvstow__trailer_state state = KVSTOW__TRAILER_SEALED;
   if (kind == KVSTOW__JOB_BEGIN) state = KVSTOW__TRAILER_OPEN;
   if (clean) state = KVSTOW__TRAILER_CLEAN;
-  kvstow__footer_make(job->footer, state, tier->uuid, life, tier->segment_bytes, end_offset,
-                      opened_s, kvstow__now_s(tier), entries, records);
+  if (kvstow__footer_fill(tier, job->footer, state, life, opened_s, end_offset, entries, records) !=
+      0) {
+    kvstow__job_free(job);
+    return NULL;
+  }
   job->kind = kind;
   job->segment = segment;
   job->life = life;

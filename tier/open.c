@@ -41,6 +41,7 @@ static const char *what_is_wrong(const kvstow_tier_options *o) {
       (!power_of_two(o->segment_bytes) || o->segment_bytes < KVSTOW__SEGMENT_BYTES_MIN ||
        o->segment_bytes > KVSTOW__SEGMENT_BYTES_MAX))
     return "segment_bytes: a power of two from 1 MiB to 1 GiB, or 0";
+  if (o->encryption_key && o->dirs_count == 0) return "encryption_key: there are no dirs";
   if (o->queue_depth < 1 || o->queue_depth > 1024) return "queue_depth: 1 to 1024";
   if (o->request_max_bytes < REQUEST_MIN_BYTES || o->request_max_bytes > REQUEST_MAX_BYTES)
     return "request_max_bytes: 64 KiB to 1 GiB";
@@ -58,6 +59,7 @@ static void tier_free(kvstow_tier *tier) {
   for (uint32_t id = 0; tier->segments && id < tier->files_count; id++)
     free(tier->segments[id].entries);
   kvstow__readahead_free(tier->readahead);
+  kvstow__cipher_free(tier->cipher);
   free(tier->segments);
   free(tier->dirty);
   pthread_cond_destroy(&tier->jobs_finished);
@@ -168,20 +170,20 @@ static void probe_dirs(kvstow_tier *tier) {
 
 /* ---- open ----------------------------------------------------------------------------------- */
 
-static int open_log(kvstow_tier *tier) {
+static int open_log(kvstow_tier *tier, const uint8_t *key) {
   int code = check_budget(tier);
-  if (!code) code = kvstow__super_open(tier);
+  if (!code) code = kvstow__super_open(tier, key);
   if (!code) code = count_slots(tier);
   if (!code) code = count_files(tier);
   if (!code) probe_dirs(tier);
   return code;
 }
 
-static int open_store(kvstow_tier *tier, kvstow_engine engine) {
-  int code = tier->dirs_count > 0 ? open_log(tier) : 0;
+static int open_store(kvstow_tier *tier, const kvstow_tier_options *options) {
+  int code = tier->dirs_count > 0 ? open_log(tier, options->encryption_key) : 0;
   if (code) return code;
   char why[KVSTOW_MESSAGE_BYTES / 2];
-  code = kvstow__pump_start(tier, engine, why, sizeof why);
+  code = kvstow__pump_start(tier, options->engine, why, sizeof why);
   if (code) return kvstow__fail(tier, code, "%s", why);
   return tier->dirs_count > 0 ? kvstow__recover(tier) : 0;
 }
@@ -199,7 +201,7 @@ int kvstow__tier_open_with(const kvstow_tier_options *options, const kvstow__io 
   const uint64_t start = kvstow__now_us();
   kvstow_tier *tier = tier_new(options, io);
   if (!tier) return KVSTOW_ENOMEM;
-  const int code = open_store(tier, options->engine);
+  const int code = open_store(tier, options);
   if (code) {
     if (why)
       snprintf(why, why_bytes, "%s", tier->message[0] ? tier->message : kvstow_strerror(code));
@@ -239,6 +241,11 @@ int kvstow_tier_close(kvstow_tier *tier) {
   return code;
 }
 
+int64_t kvstow_tier_owner_max_bytes(const kvstow_tier *tier, uint32_t planes) {
+  return kvstow_record_owner_max_bytes(planes) -
+         (tier && tier->cipher ? kvstow__seal_bytes(planes) : 0);
+}
+
 void kvstow_tier_identity(const kvstow_tier *tier, uint8_t uuid[KVSTOW_UUID_BYTES],
                           uint64_t *hash_seed) {
   if (uuid) memcpy(uuid, tier->uuid, KVSTOW_UUID_BYTES);
@@ -273,6 +280,7 @@ void kvstow_tier_get_stats(const kvstow_tier *tier, kvstow_tier_stats *stats) {
       .size = sizeof s,
       .engine = tier->engine->name,
       .direct_io = tier->direct_io,
+      .encrypted = tier->cipher != NULL,
       .segments = tier->segments_count,
       .budget_bytes = tier->budget_bytes,
       .records_written = get(&c->records_written),

@@ -195,7 +195,7 @@ static void finish_batches(kvstow__pump *p) {
     const kvstow_append_done done = batch->done;
     void *arg = batch->arg;
     const int result = batch->result;
-    free(batch);
+    kvstow__batch_free(batch);
     if (done) done(arg, result);
   }
 }

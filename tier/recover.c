@@ -125,8 +125,9 @@ static int table_of(recovery *r, const ends *e, const kvstow__trailer *trailer,
     const kvstow__life life = {trailer->sequence, trailer->nonce};
     return kvstow__footer_load(tier, e->id, life, &again, entries);
   }
-  const uint8_t *table = e->tail + (trailer->table_offset - tail_at);
-  if (kvstow__table_check(trailer, table) != KVSTOW__GOOD) return KVSTOW_ECORRUPT;
+  uint8_t *table = e->tail + (trailer->table_offset - tail_at);
+  const int code = kvstow__table_open(tier, trailer, table);
+  if (code) return code;
   const size_t bytes = (size_t)trailer->records * sizeof **entries;
   *entries = malloc(bytes + 1);
   if (!*entries) return KVSTOW_ENOMEM;

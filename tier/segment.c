@@ -115,7 +115,15 @@ int kvstow__walk(kvstow_tier *tier, uint32_t id, kvstow__life *life, kvstow__ent
                                    .life = *life,
                                    .page = (uint32_t)(at / KVSTOW_PAGE_BYTES),
                                    .segment_bytes = tier->segment_bytes};
-    if (kvstow__header_check(page, &expect) != KVSTOW__GOOD) {
+    const kvstow__header *header = (const void *)page;
+    bool good = kvstow__header_check(page, &expect) == KVSTOW__GOOD;
+    if (good && tier->cipher && !(header->flags & KVSTOW__ERASED)) {
+      code = kvstow__open_header(tier->cipher, page);
+      good = code != KVSTOW_ECORRUPT;
+      if (good && code) break;
+      code = 0;
+    }
+    if (!good) {
       const uint64_t next_run = kvstow__round_up(at, KVSTOW__RUN_BYTES);
       if (at == next_run) break;
       at = next_run;
@@ -123,7 +131,6 @@ int kvstow__walk(kvstow_tier *tier, uint32_t id, kvstow__life *life, kvstow__ent
     }
     code = append_entry(entries, records, &max, page);
     if (code) break;
-    const kvstow__header *header = (const void *)page;
     life->sequence = header->sequence;
     life->nonce = header->nonce;
     at += kvstow__record_bytes(header->planes, header->plane_bytes);
@@ -131,6 +138,27 @@ int kvstow__walk(kvstow_tier *tier, uint32_t id, kvstow__life *life, kvstow__ent
   }
   free(page);
   return code;
+}
+
+int kvstow__footer_fill(kvstow_tier *tier, void *image, kvstow__trailer_state state,
+                        kvstow__life life, uint64_t opened_s, uint64_t end_offset,
+                        const kvstow__entry *entries, uint32_t records) {
+  kvstow__footer_make(image, state, tier->uuid, life, tier->segment_bytes, end_offset, opened_s,
+                      kvstow__now_s(tier), entries, records);
+  if (!tier->cipher || records == 0) return 0;
+  uint8_t salt[KVSTOW__SALT_BYTES];
+  const int error = tier->io.files->random(tier->io.env, salt, sizeof salt);
+  if (error) return error;
+  return kvstow__seal_footer(tier->cipher, salt, image, records) ? ENOMEM : 0;
+}
+
+int kvstow__table_open(const kvstow_tier *tier, const kvstow__trailer *trailer, void *table) {
+  if (!kvstow__table_whole(trailer, table)) return KVSTOW_ECORRUPT;
+  if (tier->cipher && trailer->records > 0) {
+    const int code = kvstow__open_table(tier->cipher, trailer, table);
+    if (code) return code;
+  }
+  return kvstow__table_sound(trailer, table) ? 0 : KVSTOW_ECORRUPT;
 }
 
 int kvstow__footer_load(kvstow_tier *tier, uint32_t id, kvstow__life life, kvstow__trailer *trailer,
@@ -153,9 +181,10 @@ int kvstow__footer_load(kvstow_tier *tier, uint32_t id, kvstow__life life, kvsto
   void *table = aligned_alloc(KVSTOW_PAGE_BYTES, bytes);
   if (!table) return KVSTOW_ENOMEM;
   error = kvstow__read_at(tier, id, table, bytes, trailer->table_offset);
-  if (error || kvstow__table_check(trailer, table) != KVSTOW__GOOD) {
+  const int code = error ? kvstow__code_of_errno(error) : kvstow__table_open(tier, trailer, table);
+  if (code) {
     free(table);
-    return error ? kvstow__code_of_errno(error) : KVSTOW_ECORRUPT;
+    return code;
   }
   *entries = table;
   return 0;

@@ -18,7 +18,7 @@
 #include <stdatomic.h>
 #include <time.h>
 
-#include "tier/format.h"
+#include "tier/cipher.h"
 #include "tier/io.h"
 #include "tier/schedule.h"
 
@@ -121,6 +121,8 @@ struct kvstow__batch {
   size_t count;
   kvstow_append_done done;
   void *arg;
+  uint8_t *
+      sealed; /* what goes to disk instead of the writes' buffers, one record after another; NULL: they do */
   size_t jobs_left;
   int result;
   kvstow__batch *next;
@@ -193,6 +195,7 @@ struct kvstow_tier {
   kvstow__readahead *readahead;
   uint8_t uuid[KVSTOW_UUID_BYTES];
   uint64_t hash_seed;
+  kvstow__cipher *cipher; /* NULL: the store is not encrypted */
 
   pthread_mutex_t barrier_lock;
   pthread_mutex_t append_lock;
@@ -272,6 +275,12 @@ int kvstow__read_at(kvstow_tier *tier, uint32_t file, void *to, uint64_t bytes, 
  * record. Stops at the first page that is none; a page that can't be read ends it too. */
 int kvstow__walk(kvstow_tier *tier, uint32_t id, kvstow__life *life, kvstow__entry **entries,
                  uint32_t *records, uint64_t *end_offset);
+/* Fills and seals a footer image of kvstow__footer_bytes(records), page aligned. An errno. */
+int kvstow__footer_fill(kvstow_tier *tier, void *image, kvstow__trailer_state state,
+                        kvstow__life life, uint64_t opened_s, uint64_t end_offset,
+                        const kvstow__entry *entries, uint32_t records);
+/* Checks and decrypts a table just read, in place: ECORRUPT, ENOMEM. */
+int kvstow__table_open(const kvstow_tier *tier, const kvstow__trailer *trailer, void *table);
 /* Reads and checks footer and table; ECORRUPT or EIO if there is none for this life (0: any). */
 int kvstow__footer_load(kvstow_tier *tier, uint32_t id, kvstow__life life, kvstow__trailer *trailer,
                         kvstow__entry **entries);
@@ -286,6 +295,7 @@ void kvstow__read_cancel(kvstow_tier *tier, void *const *job_internal);
 /* torn.c: marks those of the entries erased whose planes are not what their sums say. Blocking. */
 int kvstow__torn_mark(kvstow_tier *tier, uint32_t id, kvstow__entry *entries, uint32_t count);
 
+void kvstow__batch_free(kvstow__batch *batch); /* append.c */
 /* append.c: adds the job that seals a head to *list; append_lock and lock held */
 int kvstow__head_seal(kvstow_tier *tier, uint32_t dir, kvstow__job **list);
 
@@ -305,8 +315,8 @@ bool kvstow__read_skip(kvstow_tier *tier, kvstow__extent *extent); /* unwanted: 
 bool kvstow__read_sum(kvstow_tier *tier, kvstow__piece *piece, uint64_t bytes, uint64_t *done);
 
 /* verify.c. A KVSTOW_E code each; the message tells place, expected and found. */
-int kvstow__verify_header(kvstow_tier *tier, const kvstow__read_job *job);
-/* Sums the piece's next planes, at least one and about `bytes` of them; adds what it summed to *done.
+int kvstow__verify_header(kvstow_tier *tier, const kvstow__read_job *job); /* and decrypts it */
+/* Decrypts and sums the piece's next planes, at least one and about `bytes` of them; adds what it summed to *done.
  * The piece is through when all are summed or one was wrong. */
 int kvstow__verify_planes(kvstow_tier *tier, kvstow__piece *piece, uint64_t bytes, uint64_t *done);
 int kvstow__verify_unread(kvstow_tier *tier, const kvstow__read_job *job); /* EIO */

@@ -156,11 +156,32 @@ static int compare(kvstow_tier *tier, uint32_t index, const kvstow__super *super
   return 0;
 }
 
-static int read_supers(kvstow_tier *tier) {
+/* The caller's key, or its absence, against the super; makes the cipher. */
+static int check_key(kvstow_tier *tier, const kvstow__dir *dir, const kvstow__super *super,
+                     const uint8_t *key) {
+  const bool encrypted = super->cipher != KVSTOW__CIPHER_NONE;
+  if (super->cipher > KVSTOW__CIPHER_AES_256_GCM)
+    return kvstow__fail(tier, KVSTOW_EVERSION, "%s/super: offset 64: unknown cipher %u", dir->path,
+                        super->cipher);
+  if (encrypted != (key != NULL))
+    return kvstow__fail(tier, KVSTOW_EKEY, "%s/super: offset 64: the store is %s", dir->path,
+                        key ? "not encrypted, but a key was given" : "encrypted: it needs its key");
+  if (!encrypted) return 0;
+  uint8_t mark[KVSTOW__MARK_BYTES];
+  int code = tier->cipher ? 0 : kvstow__cipher_new(key, super->uuid, &tier->cipher);
+  if (!code) code = kvstow__cipher_mark(tier->cipher, super, mark);
+  if (!code && memcmp(mark, super->cipher_mark, sizeof mark) != 0)
+    code = kvstow__fail(tier, KVSTOW_EKEY, "%s/super: offset 72: encrypted with another key",
+                        dir->path);
+  return code;
+}
+
+static int read_supers(kvstow_tier *tier, const uint8_t *key) {
   for (uint32_t i = 0; i < tier->dirs_count; i++) {
     kvstow__super super = {0};
     int code = read_super(tier, &tier->dirs[i], &super);
     if (!code) code = compare(tier, i, &super);
+    if (!code) code = check_key(tier, &tier->dirs[i], &super, key);
     if (code) return code;
     if (i > 0) continue;
     tier->segment_bytes = super.segment_bytes;
@@ -188,6 +209,11 @@ static int write_super(kvstow_tier *tier, uint32_t index, uint64_t now_s) {
       .created_s = now_s,
   };
   memcpy(super.uuid, tier->uuid, sizeof super.uuid);
+  if (tier->cipher) {
+    super.cipher = KVSTOW__CIPHER_AES_256_GCM;
+    const int code = kvstow__cipher_mark(tier->cipher, &super, super.cipher_mark);
+    if (code) return code;
+  }
   kvstow__super_seal(&super);
   int fd;
   int error = files->open(env, dir->fd, SUPER_NEW, true, true, false, &fd);
@@ -204,12 +230,16 @@ static int write_super(kvstow_tier *tier, uint32_t index, uint64_t now_s) {
                       strerror(error));
 }
 
-static int create_supers(kvstow_tier *tier) {
+static int create_supers(kvstow_tier *tier, const uint8_t *key) {
   if (tier->segment_bytes == 0) tier->segment_bytes = 64u << 20;
   int error = tier->io.files->random(tier->io.env, tier->uuid, sizeof tier->uuid);
   if (!error)
     error = tier->io.files->random(tier->io.env, &tier->hash_seed, sizeof tier->hash_seed);
   if (error) return kvstow__fail(tier, KVSTOW_EIO, "no random numbers: %s", strerror(error));
+  if (key) {
+    const int code = kvstow__cipher_new(key, tier->uuid, &tier->cipher);
+    if (code) return code;
+  }
   const uint64_t now_s = kvstow__now_s(tier);
   for (uint32_t i = tier->dirs_count; i-- > 0;) {
     const int code = write_super(tier, i, now_s);
@@ -263,7 +293,7 @@ static int refuse_mixture(kvstow_tier *tier, uint32_t without) {
       tier->dirs[without].path);
 }
 
-int kvstow__super_open(kvstow_tier *tier) {
+int kvstow__super_open(kvstow_tier *tier, const uint8_t *key) {
   contents c[KVSTOW__DIRS_MAX] = {0};
   bool any = false, segments = false;
   for (uint32_t i = 0; i < tier->dirs_count; i++) {
@@ -283,11 +313,11 @@ int kvstow__super_open(kvstow_tier *tier) {
         code = refuse_mixture(tier, 0);
       if (code) return code;
     }
-    return create_supers(tier);
+    return create_supers(tier, key);
   }
   for (uint32_t i = 0; i < tier->dirs_count; i++)
     if (!c[i].super) return refuse_mixture(tier, i);
-  return read_supers(tier);
+  return read_supers(tier, key);
 }
 
 void kvstow__super_close(kvstow_tier *tier) {

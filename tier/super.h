@@ -11,8 +11,9 @@
 #include "tier/state.h"
 
 /* Opens and locks the directories, creates or reads their supers: fills uuid, hash_seed,
- * segment_bytes (0 or the caller's wish before). KVSTOW_E code with the message set. */
-int kvstow__super_open(kvstow_tier *tier);
+ * segment_bytes (0 or the caller's wish before), and cipher if there is a key (or NULL).
+ * KVSTOW_E code with the message set. */
+int kvstow__super_open(kvstow_tier *tier, const uint8_t *key);
 /* Unlocks and closes the directories. */
 void kvstow__super_close(kvstow_tier *tier);
 

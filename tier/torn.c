@@ -19,27 +19,45 @@ static uint64_t chunk_planes(const kvstow__entry *entry) {
   return planes < entry->planes ? planes : entry->planes;
 }
 
+static bool plane_torn(kvstow__opener *opener, const void *header, uint32_t plane, void *bytes) {
+  const kvstow__header *h = header;
+  const uint64_t *sums = (const void *)((const uint8_t *)header + sizeof *h);
+  if (opener) {
+    const int code = kvstow__open_plane(opener, plane, bytes);
+    if (code) return code == KVSTOW_ECORRUPT;
+  }
+  return kvstow_plane_checksum(bytes, h->plane_bytes, h->part_bytes) != sums[plane];
+}
+
 /* A read error proves nothing: the record is left to those who will read it. A file that ends inside the
  * record does. */
-static bool is_torn(kvstow_tier *tier, uint32_t id, const kvstow__entry *entry, uint8_t *buffer) {
+static bool planes_torn(kvstow_tier *tier, uint32_t id, const kvstow__entry *entry, uint8_t *buffer,
+                        kvstow__opener *opener) {
   uint8_t *planes = buffer + KVSTOW_PAGE_BYTES;
-  uint64_t at = (uint64_t)entry->page * KVSTOW_PAGE_BYTES;
-  if (kvstow__read_at(tier, id, buffer, KVSTOW_PAGE_BYTES, at) != 0) return false;
-  const uint64_t *sums = kvstow_record_sums(buffer);
-  const uint32_t part = ((const kvstow__header *)(const void *)buffer)->part_bytes;
-  at += KVSTOW_PAGE_BYTES;
+  uint64_t at = ((uint64_t)entry->page + 1) * KVSTOW_PAGE_BYTES;
   const uint64_t step = chunk_planes(entry);
   for (uint64_t first = 0; first < entry->planes; first += step) {
     const uint64_t count = step < entry->planes - first ? step : entry->planes - first;
     const int error = kvstow__read_at(tier, id, planes, count * entry->plane_bytes, at);
     if (error) return error == ENODATA;
     for (uint64_t i = 0; i < count; i++)
-      if (kvstow_plane_checksum(planes + i * entry->plane_bytes, entry->plane_bytes, part) !=
-          sums[first + i])
+      if (plane_torn(opener, buffer, (uint32_t)(first + i), planes + i * entry->plane_bytes))
         return true;
     at += count * entry->plane_bytes;
   }
   return false;
+}
+
+static bool is_torn(kvstow_tier *tier, uint32_t id, const kvstow__entry *entry, uint8_t *buffer) {
+  const uint64_t at = (uint64_t)entry->page * KVSTOW_PAGE_BYTES;
+  if (kvstow__read_at(tier, id, buffer, KVSTOW_PAGE_BYTES, at) != 0) return false;
+  kvstow__opener *opener = NULL;
+  if (tier->cipher && (kvstow__open_header(tier->cipher, buffer) != 0 ||
+                       kvstow__opener_new(tier->cipher, buffer, &opener) != 0))
+    return false; /* it was good a moment ago: out of memory */
+  const bool torn = planes_torn(tier, id, entry, buffer, opener);
+  kvstow__opener_free(opener);
+  return torn;
 }
 
 int kvstow__torn_mark(kvstow_tier *tier, uint32_t id, kvstow__entry *entries, uint32_t count) {

@@ -1,11 +1,12 @@
 /* tier/verify.c - what was read is compared with what it should be, and the difference told.
  *
  * Every byte a reader gets has passed here: the header page by its checksum, store, life, place, key and
- * shape, the planes by their checksums in that header.
+ * shape, the planes by their checksums in that header; in an encrypted store first by their seals.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "tier/state.h"
@@ -32,7 +33,7 @@ static bool given_up(kvstow_tier *tier, const kvstow__read_job *job) {
 
 int kvstow__verify_header(kvstow_tier *tier, const kvstow__read_job *job) {
   const kvstow_record_read *read = job->read;
-  const kvstow__header *header = read->header;
+  kvstow__header *header = read->header;
   const kvstow__expect expect = {.uuid = tier->uuid,
                                  .life = job->life,
                                  .page = read->loc.page,
@@ -41,6 +42,11 @@ int kvstow__verify_header(kvstow_tier *tier, const kvstow__read_job *job) {
   if (verdict != KVSTOW__GOOD && given_up(tier, job)) return KVSTOW_EMISS;
   if (verdict != KVSTOW__GOOD) return refuse_header(tier, read, kvstow__verdict_text(verdict));
   if (header->flags & KVSTOW__ERASED) return KVSTOW_EMISS;
+  if (tier->cipher) {
+    const int code = kvstow__open_header(tier->cipher, header);
+    if (code == KVSTOW_ECORRUPT) return refuse_header(tier, read, "not what was encrypted");
+    if (code) return code;
+  }
   if (header->key.lo != read->key.lo || header->key.hi != read->key.hi)
     return refuse_header(tier, read, "another key");
   if (read->plane_count == 0) return 0;
@@ -50,30 +56,45 @@ int kvstow__verify_header(kvstow_tier *tier, const kvstow__read_job *job) {
   return 0;
 }
 
+static int refuse_plane(kvstow_tier *tier, const kvstow_record_read *read, uint32_t plane,
+                        const char *why) {
+  char path[KVSTOW__PATH_TEXT_BYTES];
+  kvstow__count(&tier->counters.corrupt_planes, 1);
+  return kvstow__fail(
+      tier, KVSTOW_ECORRUPT, "%s: plane %" PRIu32 " at offset %" PRIu64 ": %s",
+      kvstow__segment_path(tier, read->loc.segment, path), plane,
+      (uint64_t)read->loc.page * KVSTOW_PAGE_BYTES + kvstow__record_bytes(plane, read->plane_bytes),
+      why);
+}
+
+static int verify_plane(kvstow_tier *tier, const kvstow_record_read *read, kvstow__opener *opener,
+                        uint32_t at) {
+  const uint32_t plane = read->plane_first + at;
+  const kvstow__header *header = read->header;
+  uint8_t *bytes = (uint8_t *)read->payload + (size_t)at * read->plane_bytes;
+  const int code = opener ? kvstow__open_plane(opener, plane, bytes) : 0;
+  if (code == KVSTOW_ECORRUPT) return refuse_plane(tier, read, plane, "not what was encrypted");
+  if (code) return code;
+  const uint64_t expected = kvstow_record_sums(read->header)[plane];
+  const uint64_t found = kvstow_plane_checksum(bytes, read->plane_bytes, header->part_bytes);
+  if (found == expected) return 0;
+  char why[80];
+  snprintf(why, sizeof why, "expected checksum %016" PRIx64 ", found %016" PRIx64, expected, found);
+  return refuse_plane(tier, read, plane, why);
+}
+
 int kvstow__verify_planes(kvstow_tier *tier, kvstow__piece *piece, uint64_t bytes, uint64_t *done) {
   const kvstow__read_job *job = piece->extent->owner;
   const kvstow_record_read *read = job->read;
-  const kvstow__header *header = read->header;
-  const uint64_t *sums = kvstow_record_sums(read->header);
   const uint64_t before = *done;
-  while (piece->summed < piece->planes && *done - before < bytes) {
-    const uint32_t at = piece->plane + piece->summed++, plane = read->plane_first + at;
-    const uint64_t found =
-        kvstow_plane_checksum((const uint8_t *)read->payload + (size_t)at * read->plane_bytes,
-                              read->plane_bytes, header->part_bytes);
+  kvstow__opener *opener = NULL;
+  int code = tier->cipher ? kvstow__opener_new(tier->cipher, read->header, &opener) : 0;
+  while (!code && piece->summed < piece->planes && *done - before < bytes) {
+    code = verify_plane(tier, read, opener, piece->plane + piece->summed++);
     *done += read->plane_bytes;
-    if (found == sums[plane]) continue;
-    char path[KVSTOW__PATH_TEXT_BYTES];
-    kvstow__count(&tier->counters.corrupt_planes, 1);
-    return kvstow__fail(tier, KVSTOW_ECORRUPT,
-                        "%s: plane %" PRIu32 " at offset %" PRIu64 ": expected checksum %016" PRIx64
-                        ", found %016" PRIx64,
-                        kvstow__segment_path(tier, read->loc.segment, path), plane,
-                        (uint64_t)read->loc.page * KVSTOW_PAGE_BYTES +
-                            kvstow__record_bytes(plane, read->plane_bytes),
-                        sums[plane], found);
   }
-  return 0;
+  kvstow__opener_free(opener);
+  return code;
 }
 
 int kvstow__verify_unread(kvstow_tier *tier, const kvstow__read_job *job) {

@@ -36,7 +36,8 @@ extern "C" {
   X(EPOLICY, 20, "unknown or incompatible eviction policy")                                        \
   X(EOFFLINE, 21, "SSD tier is offline after repeated errors")                                     \
   X(ESTATE, 22, "call out of order")                                                               \
-  X(EEXIST, 23, "exists already")
+  X(EEXIST, 23, "exists already")                                                                  \
+  X(EKEY, 24, "encryption key missing, wrong, or not asked for")
 
 enum {
 #define KVSTOW_X(name, number, text) KVSTOW_##name = -(number),

@@ -112,7 +112,8 @@ typedef struct kvstow_options {
   bool populate;               /* touch the region's pages at open, in the background */
   bool metrics;                /* latencies, and counts of matches and reads; off, those stay 0 */
   uint64_t hash_seed;          /* of a RAM-only store; 0: random. On SSD the directory has it. */
-  kvstow_event_fn on_event;    /* may be NULL */
+  const uint8_t *encryption_key; /* of what is on SSD, as in kvstow_tier_options; NULL: none */
+  kvstow_event_fn on_event;      /* may be NULL */
   void *event_arg;
 } kvstow_options;
 

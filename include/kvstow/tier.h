@@ -43,6 +43,7 @@ extern "C" {
 #define KVSTOW_TAG_BYTES 64u
 #define KVSTOW_UUID_BYTES 16u
 #define KVSTOW_MESSAGE_BYTES 512u
+#define KVSTOW_KEY_BYTES 32u /* of encryption */
 
 typedef struct kvstow_tier kvstow_tier;
 
@@ -90,6 +91,10 @@ typedef struct kvstow_tier_options {
   uint32_t request_max_bytes; /* one device request at most, >= 64 KiB */
   uint32_t readahead_bytes;   /* memory for read-ahead, all streams together; taken at first use */
   kvstow_tuning tuning;
+  const uint8_t
+      *encryption_key; /* KVSTOW_KEY_BYTES, not kept after open; NULL: not encrypted. With it
+                                    records are AES-256-GCM encrypted and authenticated on disk, beside
+                                    all checksums. Fixed when the store is made. Other files are not */
 } kvstow_tier_options;
 
 /* The defaults: prefetch and scheduling on, a stream after 3 reads, 8 blocks of 64 KiB ahead, 128 KiB
@@ -103,8 +108,8 @@ KVSTOW_API void kvstow_tier_options_init(kvstow_tier_options *options);
 /* Opens or creates a store. *why (may be NULL, KVSTOW_MESSAGE_BYTES suffice) receives the cause of
  * a failure: file, offset, expected, found. Blocking; takes time in proportion to segments.
  * Errors: EINVAL, EBUDGET (below one segment), EBUSY (owned by another process), EVERSION,
- * EGEOMETRY, ENOTSTORE, ECORRUPT (both copies of the super), ENOENT, EACCES, ENOSPC, EIO, ENOMEM,
- * EUNSUPPORTED (forced engine). */
+ * EGEOMETRY, ENOTSTORE, ECORRUPT (both copies of the super), EKEY (wrong, missing, or the store is not
+ * encrypted), ENOENT, EACCES, ENOSPC, EIO, ENOMEM, EUNSUPPORTED (forced engine). */
 KVSTOW_API int kvstow_tier_open(const kvstow_tier_options *options, kvstow_tier **tier, char *why,
                                 size_t why_bytes);
 
@@ -141,6 +146,10 @@ typedef struct kvstow_record {
 /* Bytes left in a header page for the owner's description beside `planes` checksums; negative when
  * even the checksums do not fit. */
 KVSTOW_API int64_t kvstow_record_owner_max_bytes(uint32_t planes);
+
+/* The same in this store: encryption takes 12 bytes a plane and 32 more. An append of a record that leaves
+ * less is ETOOBIG. */
+KVSTOW_API int64_t kvstow_tier_owner_max_bytes(const kvstow_tier *tier, uint32_t planes);
 
 /* Writes a header page: identity, geometry, the owner's description; checksums zero. `page` is a
  * 4 KiB aligned page. The tier completes it (uuid, generation, location, page checksum) at append.
@@ -362,8 +371,9 @@ typedef struct kvstow_tier_stats {
   const char *engine;      /* "io_uring" or "threads"; static storage */
   char engine_reason[128]; /* why this one */
   bool direct_io;          /* O_DIRECT on every directory */
-  bool offline;            /* every directory is */
-  uint32_t dirs_offline;   /* nothing is appended there any more, after writes failed in three
+  bool encrypted;
+  bool offline;          /* every directory is */
+  uint32_t dirs_offline; /* nothing is appended there any more, after writes failed in three
                               segments in a row; what is there can still be read */
   uint32_t segments, segments_free, segments_sealed, segments_bad;
   uint64_t budget_bytes, disk_bytes;       /* disk_bytes: allocated by all files now */

@@ -59,7 +59,8 @@ def page_at(file, offset):
 class Super:
     def __init__(self, page):
         (self.magic, self.endian, self.version, self.uuid, self.seed, self.segment_bytes, self.header_bytes,
-         self.dir_index, self.dir_count, self.created) = struct.unpack_from("<8sII16sQIIIIQ", page)
+         self.dir_index, self.dir_count, self.created,
+         self.cipher) = struct.unpack_from("<8sII16sQIIIIQI", page)
 
     def is_sound(self):
         size = self.segment_bytes
@@ -92,6 +93,8 @@ def read_super(checksums, directory):
             why = f"{path}: offset 4088: checksum mismatch"
         elif not copy.is_sound():
             why = f"{path}: offset 40: impossible geometry"
+        elif copy.cipher != 0:
+            why = f"{path}: offset 64: encrypted (cipher {copy.cipher})"
         else:
             return copy
     raise Refused(why)
