@@ -214,15 +214,27 @@ static void recover_again(kvstow *store, uint32_t id, const kvstow_record *recor
   kvs_entry(&store->index, id)->written_s = (uint32_t)record->written_s;
 }
 
+struct recovery {
+  kvstow *store;
+  bool no_memory;
+};
+
+/* Ends the recovery: a block on SSD that is not known here could not be forgotten either. */
+static bool lacks_memory(struct recovery *recovery) {
+  recovery->no_memory = true;
+  return false;
+}
+
 static bool recover_record(void *arg, const kvstow_record *record) {
-  kvstow *store = arg;
+  struct recovery *recovery = arg;
+  kvstow *store = recovery->store;
   kvstow_block_info info;
   const uint64_t padded = (uint64_t)record->planes * record->plane_bytes;
   if (kvstow_tag_describe(record->tag, &info) != 0 || padded == 0 ||
       padded > store->segment_bytes || record->planes != (info.layers == 0 ? 1 : info.layers))
     return true; /* written by something else through the tier */
   const uint32_t root = kvs_root_take(store, info.root, info.space, true);
-  if (root == KVS_NO_ENTRY) return false;
+  if (root == KVS_NO_ENTRY) return lacks_memory(recovery);
   struct kvs_root *row = &store->roots.rows[root];
   row->layers = info.layers;
   row->block_tokens = info.tokens_count;
@@ -238,7 +250,7 @@ static bool recover_record(void *arg, const kvstow_record *record) {
   const uint32_t id = kvs_entry_new(&store->index);
   if (id == KVS_NO_ENTRY) {
     kvs_root_give(store, root);
-    return false;
+    return lacks_memory(recovery);
   }
   struct kvs_entry *entry = kvs_entry(&store->index, id);
   entry->key = record->key;
@@ -253,7 +265,7 @@ static bool recover_record(void *arg, const kvstow_record *record) {
   if (!inserted) {
     kvs_entry_free(&store->index, id);
     kvs_root_give(store, root);
-    return false;
+    return lacks_memory(recovery);
   }
   kvstow_access access = {0};
   kvs_describe_access(store, id, &access);
@@ -283,15 +295,19 @@ static int recover(kvstow *store) {
       aged[count++] = (struct aged){i, info.generation};
   }
   qsort(aged, count, sizeof *aged, by_generation);
+  struct recovery recovery = {.store = store};
   pthread_mutex_lock(&store->lock);
-  for (uint32_t i = 0; i < count; i++) /* one unreadable segment costs its blocks, not the store */
-    (void)kvstow_tier_scan(store->tier, aged[i].segment, recover_record, store);
+  for (uint32_t i = 0; i < count && !recovery.no_memory; i++) {
+    const int rc = kvstow_tier_scan(store->tier, aged[i].segment, recover_record, &recovery);
+    if (rc == KVSTOW_ENOMEM) recovery.no_memory = true;
+    /* any other: one unreadable segment costs its blocks, not the store */
+  }
   kvstow_tier_stats stats = {.size = sizeof stats};
   kvstow_tier_get_stats(store->tier, &stats);
   store->count.recovery_us = kvs_now_us() - start + stats.recovery_us;
   pthread_mutex_unlock(&store->lock);
   free(aged);
-  return 0;
+  return recovery.no_memory ? KVSTOW_ENOMEM : 0;
 }
 
 /* ---- open and close ------------------------------------------------------------------------- */
@@ -375,8 +391,12 @@ int kvstow_open(const kvstow_options *options, kvstow **out, char *why, size_t w
   if (why != NULL && why_bytes > 0) why[0] = '\0';
   if (out == NULL) return KVSTOW_EINVAL;
   *out = NULL;
-  kvstow *store = options == NULL ? NULL : calloc(1, sizeof *store);
-  if (store == NULL) return options == NULL ? KVSTOW_EINVAL : KVSTOW_ENOMEM;
+  if (options == NULL) return KVSTOW_EINVAL;
+  kvstow *store = calloc(1, sizeof *store);
+  if (store == NULL) {
+    if (why != NULL) snprintf(why, why_bytes, "%s", kvstow_strerror(KVSTOW_ENOMEM));
+    return KVSTOW_ENOMEM;
+  }
   init_locks(store);
   store->roots.free = KVS_NO_ENTRY;
   store->clean_head = store->clean_tail = KVS_NO_ENTRY;

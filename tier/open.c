@@ -200,7 +200,10 @@ int kvstow__tier_open_with(const kvstow_tier_options *options, const kvstow__io 
   }
   const uint64_t start = kvstow__now_us();
   kvstow_tier *tier = tier_new(options, io);
-  if (!tier) return KVSTOW_ENOMEM;
+  if (!tier) {
+    if (why) snprintf(why, why_bytes, "%s", kvstow_strerror(KVSTOW_ENOMEM));
+    return KVSTOW_ENOMEM;
+  }
   const int code = open_store(tier, options);
   if (code) {
     if (why)

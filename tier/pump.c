@@ -496,7 +496,10 @@ static int start_thread(kvstow_tier *tier) {
   pthread_sigmask(SIG_SETMASK, &all, &before); /* the host's handlers never run on our threads */
   const int error = pthread_create(&tier->thread, NULL, pump_main, tier);
   pthread_sigmask(SIG_SETMASK, &before, NULL);
-  if (error) return error;
+  if (error) {
+    snprintf(tier->engine_reason, sizeof tier->engine_reason, "no thread for it");
+    return error;
+  }
   pthread_setname_np(tier->thread, "kvstow-io");
   tier->thread_started = true;
   kvstow__pump *p = tier->pump;
@@ -519,7 +522,8 @@ int kvstow__pump_start(kvstow_tier *tier, kvstow_engine wanted, char *why, size_
   tier->thread_started = false;
   pump_free(tier->pump);
   tier->pump = NULL;
-  return wanted == KVSTOW_ENGINE_AUTO ? kvstow__code_of_errno(error) : KVSTOW_EUNSUPPORTED;
+  if (wanted != KVSTOW_ENGINE_AUTO) return KVSTOW_EUNSUPPORTED;
+  return error == EAGAIN ? KVSTOW_ENOMEM : kvstow__code_of_errno(error); /* threads ran out */
 }
 
 void kvstow__pump_stop(kvstow_tier *tier) {

@@ -86,8 +86,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
       if (kvstow_space_open(store, &options, &space) != 0) continue;
       kv_doc d = doc_of(store, i);
       (void)kv_doc_restore(&d, i % 2 ? KVSTOW_BYPASS_RAM : 0); /* compares every byte */
-      if (life == 1) KV_OK(kv_doc_store(&d, 0, BLOCKS, 0));
-      if (life == 1) FUZZ_CHECK(kv_doc_restore(&d, 0) == BLOCKS);
+      /* What is bad is found out by reading, block after block, and then stored anew. (A forged record of
+       * other tokens under a block's key takes that block's place: it stays a miss.) */
+      const bool heals = life == 1 && (data[0] & EDIT_RESEAL) == 0;
+      int rounds = 0;
+      while (heals && kv_doc_restore(&d, 0) < BLOCKS) {
+        KV_OK(kv_doc_store(&d, 0, BLOCKS, 0));
+        FUZZ_CHECK(rounds++ <= BLOCKS);
+      }
       kv_doc_finish(&d);
     }
     KV_OK(kvstow_close(store));
