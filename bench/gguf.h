@@ -37,7 +37,7 @@ enum gguf_result {
 
 struct gguf_error {
   uint64_t wanted;
-  uint64_t offset; /* of the field that is bad */
+  uint64_t offset; /* of the field that is bad; of a tensor out of place, where it claims to be */
   char text[256];  /* what is wrong with it */
 };
 

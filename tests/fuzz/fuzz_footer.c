@@ -38,7 +38,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     FUZZ_CHECK(trailer.table_offset + (uint64_t)trailer.records * sizeof(kvstow__entry) <=
                SEGMENT_BYTES - KVSTOW_PAGE_BYTES);
     FUZZ_CHECK(trailer.end_offset <= trailer.table_offset);
-    if (records == trailer.records && kvstow__table_check(&trailer, table) == KVSTOW__GOOD) {
+    if (records == trailer.records && kvstow__table_whole(&trailer, table) &&
+        kvstow__table_sound(&trailer, table)) {
       uint64_t end = 0;
       for (uint32_t i = 0; i < records; i++) {
         kvstow__entry entry;

@@ -2,7 +2,7 @@
  * name; never read beyond.
  *
  * Input: a byte of flags (1, 2: the checksum of the first, second copy is made right; 4: the second copy is
- * the first; 8: opened by an owner), two bytes of file length, then the bytes of both copies' first 64 bytes.
+ * the first; 8: opened by an owner), two bytes of file length, then the bytes of both copies' first 96 bytes.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include "fuzz.h"
@@ -12,7 +12,7 @@
 #include "support/memory_disk.h"
 #include "tier/format.h"
 
-enum { FRONT = 64 }; /* of a copy: the fields; the rest is reserved */
+enum { FRONT = 96 }; /* of a copy: the fields; the rest is reserved */
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
   if (bytes < 3) return 0;
@@ -55,7 +55,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
   } else {
     FUZZ_CHECK(tier == NULL && strstr(why, "memory/super: ") != NULL);
     FUZZ_CHECK(code == KVSTOW_ENOTSTORE || code == KVSTOW_EVERSION || code == KVSTOW_EGEOMETRY ||
-               code == KVSTOW_ECORRUPT);
+               code == KVSTOW_ECORRUPT || code == KVSTOW_EKEY);
   }
   memory_disk_clear(&disk);
   return 0;
@@ -84,6 +84,10 @@ void fuzz_seeds(fuzz_give give) {
   memcpy(seed.fronts[0], &super, FRONT);
   seed.flags = 7;
   give("version", &seed, sizeof seed);
+  super.version = KVSTOW__VERSION;
+  super.cipher = KVSTOW__CIPHER_AES_256_GCM;
+  memcpy(seed.fronts[0], &super, FRONT);
+  give("encrypted", &seed, sizeof seed);
   super.endian_mark = __builtin_bswap32(KVSTOW__ENDIAN_MARK);
   super.magic = __builtin_bswap64(KVSTOW__SUPER_MAGIC);
   memcpy(seed.fronts[0], &super, FRONT);
