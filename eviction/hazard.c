@@ -6,7 +6,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-const uint32_t kvstow__hazard_values[HAZARD_TRAITS] = {4, 7, 2, 2};
+const uint32_t kvstow__hazard_values[HAZARD_TRAITS] = {4, 7, 3, 2};
 
 #define PRIOR_HAZARD 0.3 /* times 1 / age */
 #define PRIOR_YOUNG 128  /* ticks below which an age is not told apart from another */

@@ -23,7 +23,7 @@
 
 enum {
   HAZARD_TRAITS = 4,
-  HAZARD_CLASSES = 112,
+  HAZARD_CLASSES = 168,
   HAZARD_BINS = 40,      /* of age: two an octave, from 1 tick */
   HAZARD_EPOCHS = 256,   /* of the past, in which ages of unused blocks are told apart */
   HAZARD_EPOCH = 1 << 11 /* ticks */

@@ -6,7 +6,8 @@
  *
  *   turn     1, 2, 3-4, 5 or more uses; a new block at the end of a known chain continues its turns
  *   gap      how long the chain paused before this turn, against the size of the cache
- *   own      whether the block itself was used before, or just continues a chain that was
+ *   kind     new: just continues a chain; own: was used before itself; shared: and conversations
+ *            have parted below it, as they do below system prompts
  *   partial  the last block of a chain, not full: the next turn has another in its place
  *
  * A chain is known by its deepest block seen before, be it held or only remembered. It continues if
@@ -37,9 +38,9 @@ enum {
   TURN_MASK = 7,
   LATE = 8,       /* lies in the second half of the chain it was last used in */
   CONTINUES = 16, /* was so at the use before: what follows it now is the same conversation */
-  OWN = 2,        /* in a class: the last two traits */
-  PARTIAL = 1,
-  GAPS = 7, /* none, then octaves from an eighth of the capacity */
+  PARTED = 32,    /* a request used it, then went another way than those before */
+  SHARED = 64,    /* and not only once: conversations are edited, too */
+  GAPS = 7,       /* none, then octaves from an eighth of the capacity */
   CAPACITY_TICKS_LOG2 = 13,
   GROUP_MAX = 1024,      /* blocks walked to find the end of a request's group */
   WEIGH_EVERY_MIN = 128, /* accesses */
@@ -47,14 +48,16 @@ enum {
   FADE_EVERY = 4096, /* capacities of accesses: what was learned then counts half */
 };
 
-static_assert(4 * GAPS * 4 == HAZARD_CLASSES, "the traits make the classes");
+enum kind { NEW, OWN, SHARED_KIND, KINDS };
+
+static_assert(4 * GAPS * KINDS * 2 == HAZARD_CLASSES, "the traits make the classes");
 
 struct lifetime_node {
   struct link link;
   uint32_t key;  /* folded: two keys alike cost one wrong guess */
   uint32_t time; /* of the last use, in ticks */
   uint16_t depth;
-  uint8_t class, facts; /* facts: turn, LATE, CONTINUES */
+  uint8_t class, facts; /* facts: turn, LATE, CONTINUES, SHARED */
 };
 
 struct queue {
@@ -84,6 +87,7 @@ struct lifetime {
   uint64_t request;
   uint32_t now; /* of the request under way */
   uint32_t full_tokens;
+  bool parted; /* the request under way has used a block never seen */
   struct trail trail;
   struct choice choice;
   double ghost_share;
@@ -124,6 +128,7 @@ static void count_access(struct lifetime *life, const kvstow_access *access) {
   life->request = access->request;
   life->now = ticks(life, life->accesses);
   life->trail.found = false;
+  life->parted = false;
   life->choice.valid = false;
   if (life->accesses >= life->next_weigh) weigh(life);
 }
@@ -142,18 +147,17 @@ static uint32_t gap_trait(const struct lifetime *life, uint32_t gap) {
   return octave + 1 < GAPS ? octave + 1 : GAPS - 1;
 }
 
-static uint8_t class_of(uint32_t turn, uint32_t gap, uint32_t own_and_partial) {
-  return (uint8_t)((turn_trait(turn) * GAPS + gap) * 4 + own_and_partial);
+static uint8_t class_of(uint32_t turn, uint32_t gap, enum kind kind, bool partial) {
+  return (uint8_t)(((turn_trait(turn) * GAPS + gap) * KINDS + kind) * 2 + partial);
 }
 
 static uint32_t gap_of_class(uint8_t class) {
-  return class / 4 % GAPS;
+  return class / (KINDS * 2) % GAPS;
 }
 
-static uint32_t partial_trait(struct lifetime *life, const kvstow_access *access) {
+static bool is_partial(struct lifetime *life, const kvstow_access *access) {
   if (access->tokens > life->full_tokens) life->full_tokens = access->tokens;
-  return access->depth + 1 == access->chain_blocks && access->tokens < life->full_tokens ? PARTIAL
-                                                                                         : 0;
+  return access->depth + 1 == access->chain_blocks && access->tokens < life->full_tokens;
 }
 
 static uint8_t late_fact(const kvstow_access *access) {
@@ -166,12 +170,26 @@ static void describe_again(struct lifetime *life, struct lifetime_node *node, ui
   const uint32_t turn = (facts & TURN_MASK) < TURN_MAX ? (facts & TURN_MASK) + 1u : TURN_MAX;
   const uint32_t gap = gap_trait(life, life->now - time);
   kvstow__hazard_use(&life->hazard, class, time, life->now);
-  node->class = class_of(turn, gap, OWN | partial_trait(life, access));
-  node->facts =
-      (uint8_t)(turn | late_fact(access) | ((facts & LATE) != 0 ? (unsigned)CONTINUES : 0));
+  node->class =
+      class_of(turn, gap, (facts & SHARED) != 0 ? SHARED_KIND : OWN, is_partial(life, access));
+  node->facts = (uint8_t)(turn | late_fact(access) | (facts & (PARTED | SHARED)) |
+                          ((facts & LATE) != 0 ? (unsigned)CONTINUES : 0));
   if (life->trail.found && life->trail.depth > access->depth) return;
   life->trail = (struct trail){
       .found = true, .depth = access->depth, .class = node->class, .facts = node->facts};
+}
+
+/* The request under way leaves the way that others took, after the blocks it has used so far: they
+ * stand at the young ends. Their classes change when they are used again. */
+static void part_ways(struct lifetime *life) {
+  for (uint32_t class = 0; class < HAZARD_CLASSES; class ++) {
+    uint32_t id = life->queues[class].list.head;
+    while (id != KVSTOW_NO_ID && node_of(life, id)->time == life->now) {
+      struct lifetime_node *node = node_of(life, id);
+      node->facts |= (node->facts & PARTED) != 0 ? SHARED : PARTED;
+      id = node->link.older;
+    }
+  }
 }
 
 /* A block never seen: it continues the chain it hangs on, or begins one. */
@@ -186,8 +204,11 @@ static void describe_new(struct lifetime *life, struct lifetime_node *node,
   if (trail.found && (trail.facts & CONTINUES) != 0) {
     turn = trail.facts & TURN_MASK;
     gap = gap_of_class(trail.class);
+  } else if (life->trail.found && !life->parted) {
+    part_ways(life);
   }
-  node->class = class_of(turn, gap, partial_trait(life, access));
+  life->parted = true;
+  node->class = class_of(turn, gap, NEW, is_partial(life, access));
   node->facts = (uint8_t)(turn | late_fact(access) | (turn > 1 ? (unsigned)CONTINUES : 0));
 }
 
