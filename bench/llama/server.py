@@ -90,9 +90,11 @@ class Server:
         return p
 
     def finish(self, p):
-        reply = json.loads(p.stdout.read())
+        with p.stdout:
+            reply = p.stdout.read()
         wall_ms = (time.monotonic() - p.started) * 1000
         p.wait()
+        reply = json.loads(reply)
         if "choices" not in reply:
             raise RuntimeError(str(reply))
         restored = 0

@@ -508,6 +508,9 @@ EXPORT llama_token llama_sampler_sample(struct llama_sampler *sampler, struct ll
 
 /* ---- dlsym ---------------------------------------------------------------------------------- */
 
+/* The sanitizers' runtimes look up functions before any code of ours may run. */
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+
 /* For programs that load libllama with dlopen() and ask for its functions by name. */
 static void *interposed(const char *name) {
   static const struct {
@@ -535,3 +538,5 @@ EXPORT void *dlsym(void *restrict handle, const char *restrict name) {
                     a.dli_fbase == b.dli_fbase;
   return same ? ours : real;
 }
+
+#endif
