@@ -12,18 +12,22 @@
 #include "cli/replay.h"
 
 static const char usage_text[] =
-    "Usage: kvstow replay --sim  --trace T --policy P[,P...] --size S[,S...]\n"
-    "       kvstow replay --sim  --trace T --policy P --ram S --ssd S [--tiers ideal|engine]\n"
+    "Usage: kvstow replay --sim  --trace T[,T...] --policy P[,P...] --size S[,S...]\n"
+    "       kvstow replay --sim  --trace T[,T...] --policy P[,P...] --ram S --ssd S\n"
+    "                     [--tiers ideal|engine]\n"
     "       kvstow replay --real --dir D --trace T [--policy P] --ram S --ssd S\n"
     "\n"
-    "Drives a trace of requests as a server would: matches each request's prefix, restores the\n"
+    "Drives traces of requests as a server would: matches each request's prefix, restores the\n"
     "blocks held, stores the missing ones. --real moves real bytes through a store and checks\n"
     "every one that comes back; --sim moves none and is fast.\n"
     "\n"
-    "  --trace T             Mooncake JSONL, plain or .zst; - for stdin; or a generator:\n"
+    "  --trace T             a file, plain or .zst; - for stdin; or a generator:\n"
     "                        gen:conversations?requests=2000&seed=7\n"
+    "  --format F            mooncake, qwen, oracleGeneral, csv or csv:PARAMETERS; without it,\n"
+    "                        the file's content and name tell\n"
     "  --limit N             the first N requests\n"
-    "  --policy P[,P...]     eviction policies by name or path to a shared object (/ in it)\n"
+    "  --policy P[,P...]     eviction policies by name or path to a shared object (/ in it); with\n"
+    "                        --sim --size also belady, opt (offline optima) and infinite\n"
     "  --policy-params K=V,...  parameters for each of them\n"
     "  --ssd-policy P        the SSD's; as in RAM without it\n"
     "  --ram S, --ssd S      budgets: bytes (4GiB), blocks (3655blk), or percent of the trace's\n"
@@ -37,10 +41,20 @@ static const char usage_text[] =
     "  --help                this text\n"
     "\n"
     "Only with --sim:\n"
-    "  --size S[,S...]       one tier: every policy at every size\n"
+    "  --size S[,S...]       one tier: every policy at every size; A..B:N is N sizes from A to B\n"
+    "                        in equal ratios (0.1%..100%:20)\n"
     "  --order front|back    in which order a request's blocks are touched\n"
     "  --tiers ideal|engine  two tiers: block by block, or with segments as the engine has them\n"
     "  --segment-blocks N    blocks in a segment, with --tiers engine\n"
+    "  --jobs N              threads; one a processor without it\n"
+    "  --cost A,B            prefilling n tokens takes A n + B n^2 microseconds (100,0.0016: an\n"
+    "                        8B model on an A100, at half its peak)\n"
+    "  --ssd-bytes S         the drive's size, for DWPD; the SSD tier's without it\n"
+    "  --sample R            a share R of the chains stands for all (0.01; SHARDS)\n"
+    "  --sample-by chain|block  what is sampled; blocks tell nothing of prefixes\n"
+    "  --sample-error        run everything too, and show how far the sample is off\n"
+    "  --plot FILE           curves over size, by gnuplot: .svg or .png\n"
+    "  --plot-metric KEY     what of: a key of --json; prefix_hit without it\n"
     "  --csv                 rows of comma-separated values\n"
     "\n"
     "Only with --real:\n"
@@ -54,6 +68,7 @@ enum {
   OPT_SIM = 256,
   OPT_REAL,
   OPT_TRACE,
+  OPT_FORMAT,
   OPT_LIMIT,
   OPT_POLICY,
   OPT_POLICY_PARAMS,
@@ -72,6 +87,14 @@ enum {
   OPT_ORDER,
   OPT_TIERS,
   OPT_SEGMENT_BLOCKS,
+  OPT_JOBS,
+  OPT_COST,
+  OPT_SSD_BYTES,
+  OPT_SAMPLE,
+  OPT_SAMPLE_BY,
+  OPT_SAMPLE_ERROR,
+  OPT_PLOT,
+  OPT_PLOT_METRIC,
   OPT_DIR,
   OPT_PART,
   OPT_ENGINE,
@@ -83,6 +106,7 @@ static const struct option options[] = {
     {"sim", no_argument, NULL, OPT_SIM},
     {"real", no_argument, NULL, OPT_REAL},
     {"trace", required_argument, NULL, OPT_TRACE},
+    {"format", required_argument, NULL, OPT_FORMAT},
     {"limit", required_argument, NULL, OPT_LIMIT},
     {"policy", required_argument, NULL, OPT_POLICY},
     {"policy-params", required_argument, NULL, OPT_POLICY_PARAMS},
@@ -101,6 +125,14 @@ static const struct option options[] = {
     {"order", required_argument, NULL, OPT_ORDER},
     {"tiers", required_argument, NULL, OPT_TIERS},
     {"segment-blocks", required_argument, NULL, OPT_SEGMENT_BLOCKS},
+    {"jobs", required_argument, NULL, OPT_JOBS},
+    {"cost", required_argument, NULL, OPT_COST},
+    {"ssd-bytes", required_argument, NULL, OPT_SSD_BYTES},
+    {"sample", required_argument, NULL, OPT_SAMPLE},
+    {"sample-by", required_argument, NULL, OPT_SAMPLE_BY},
+    {"sample-error", no_argument, NULL, OPT_SAMPLE_ERROR},
+    {"plot", required_argument, NULL, OPT_PLOT},
+    {"plot-metric", required_argument, NULL, OPT_PLOT_METRIC},
     {"dir", required_argument, NULL, OPT_DIR},
     {"part", required_argument, NULL, OPT_PART},
     {"engine", required_argument, NULL, OPT_ENGINE},
@@ -163,21 +195,52 @@ static int parse_size(int code, const char *text, struct size *size) {
 }
 
 static int parse_sizes(char *list, struct replay_args *args) {
-  const char *items[REPLAY_SIZES_MAX];
-  const int count = replay_split(list, items, REPLAY_SIZES_MAX);
-  if (count < 0) return bad_value(OPT_SIZE, "list", "at most 64 sizes with commas between");
-  for (int i = 0; i < count; i++) {
-    const int status = parse_size(OPT_SIZE, items[i], &args->sizes[i]);
-    if (status >= 0) return status;
+  for (char *item; (item = strsep(&list, ",")) != NULL;) {
+    const int count =
+        size_parse_grid(item, args->sizes + args->size_count, REPLAY_SIZES_MAX - args->size_count);
+    if (count < 0 && args->size_count < REPLAY_SIZES_MAX)
+      return bad_value(
+          OPT_SIZE, item,
+          "a size: 4096, 64KiB, 4GiB, 3655blk or 2%; or a grid of them: 0.1%..100%:20");
+    if (count < 0) return bad_value(OPT_SIZE, item, "at most 1024 sizes");
+    args->size_count += (unsigned)count;
   }
-  args->size_count = (unsigned)count;
   return -1;
 }
 
-static int parse_policies(char *list, struct replay_args *args) {
-  const int count = replay_split(list, args->policies, REPLAY_POLICIES_MAX);
-  if (count < 0) return bad_value(OPT_POLICY, "list", "at most 64 policies with commas between");
-  args->policy_count = (unsigned)count;
+/* Adds what `list` names, with commas between; an option may be repeated. */
+static int parse_list(int code, char *list, const char **items, unsigned max, unsigned *count) {
+  char wanted[80];
+  const int added = replay_split(list, items + *count, max - *count);
+  if (added >= 0) {
+    *count += (unsigned)added;
+    return -1;
+  }
+  snprintf(wanted, sizeof wanted, "at most %u names with commas between, none empty", max);
+  return bad_value(code, "list", wanted);
+}
+
+static int parse_cost(const char *text, double cost_us[2]) {
+  char *end;
+  cost_us[0] = strtod(text, &end);
+  if (end != text && *end == ',') {
+    const char *second = end + 1;
+    cost_us[1] = strtod(second, &end);
+    const bool sane = cost_us[0] >= 0 && cost_us[1] >= 0 && cost_us[0] + cost_us[1] > 0 &&
+                      cost_us[0] < 1e9 && cost_us[1] < 1e9;
+    if (end != second && *end == '\0' && sane) return -1;
+  }
+  return bad_value(OPT_COST, text,
+                   "microseconds A,B: of a token, and of a token squared (100,0.0016)");
+}
+
+static int parse_format(const char *text, struct replay_args *args) {
+  char why[256];
+  if (!trace_format_known(text, why, sizeof why)) {
+    fprintf(stderr, "kvstow replay: --format %s: %s\n", text, why);
+    return EXIT_USAGE;
+  }
+  args->format = text;
   return -1;
 }
 
@@ -227,12 +290,13 @@ static int parse_option(int code, char *value, struct replay_args *args) {
   int status = -1;
   switch (code) {
     case OPT_TRACE:
-      args->trace = value;
-      return -1;
+      return parse_list(code, value, args->traces, REPLAY_TRACES_MAX, &args->trace_count);
+    case OPT_FORMAT:
+      return parse_format(value, args);
     case OPT_LIMIT:
       return parse_u64(code, value, 1, UINT64_MAX, &args->limit);
     case OPT_POLICY:
-      return parse_policies(value, args);
+      return parse_list(code, value, args->policies, REPLAY_POLICIES_MAX, &args->policy_count);
     case OPT_POLICY_PARAMS:
       args->policy_params = value;
       return -1;
@@ -275,6 +339,28 @@ static int parse_option(int code, char *value, struct replay_args *args) {
       return status;
     case OPT_SEGMENT_BLOCKS:
       return parse_u32(code, value, &args->segment_blocks);
+    case OPT_JOBS:
+      return parse_u32(code, value, &args->jobs);
+    case OPT_COST:
+      return parse_cost(value, args->cost_us);
+    case OPT_SSD_BYTES:
+      args->has_ssd_bytes = true;
+      return parse_size(code, value, &args->ssd_bytes);
+    case OPT_SAMPLE:
+      return parse_share(code, value, &args->sample);
+    case OPT_SAMPLE_BY:
+      status = parse_either(code, value, "chain", "block", &second);
+      args->sample_by = second ? TRACE_SAMPLE_BLOCKS : TRACE_SAMPLE_CHAINS;
+      return status;
+    case OPT_SAMPLE_ERROR:
+      args->sample_error = true;
+      return -1;
+    case OPT_PLOT:
+      args->plot = value;
+      return -1;
+    case OPT_PLOT_METRIC:
+      args->plot_metric = value;
+      return -1;
     case OPT_DIR:
       args->dir = value;
       return -1;
@@ -301,7 +387,7 @@ static int parse_option(int code, char *value, struct replay_args *args) {
 /* Which half an option belongs to; the other half refuses it rather than ignoring it. */
 static bool only_sim(int code) {
   return code == OPT_SIZE || code == OPT_ORDER || code == OPT_TIERS || code == OPT_CSV ||
-         code == OPT_SEGMENT_BLOCKS;
+         (code >= OPT_SEGMENT_BLOCKS && code < OPT_DIR);
 }
 
 static bool only_real(int code) {
@@ -318,7 +404,7 @@ static int check(const struct replay_args *args, bool sim, bool real, int sim_op
                  int real_option) {
   char message[80];
   if (sim == real) return usage_error("one of --sim and --real is needed");
-  if (!args->trace) return usage_error("--trace is needed");
+  if (args->trace_count == 0) return usage_error("--trace is needed");
   if (real && sim_option) {
     snprintf(message, sizeof message, "--%s goes with --sim", option_name(sim_option));
     return usage_error(message);
@@ -333,15 +419,21 @@ static int check(const struct replay_args *args, bool sim, bool real, int sim_op
   if (args->low > 0 && args->high > 0 && args->low > args->high) {
     return usage_error("--low is above --high");
   }
+  if (args->sample_error && args->sample <= 0) return usage_error("--sample-error needs --sample");
+  if (args->sample_by == TRACE_SAMPLE_BLOCKS && args->sample <= 0)
+    return usage_error("--sample-by needs --sample");
+  if (args->plot_metric && !args->plot) return usage_error("--plot-metric needs --plot");
   if (!real) return -1;
   if (!args->dir) return usage_error("--real needs --dir, the store's directory");
   if (!args->has_ram || !args->has_ssd) return usage_error("--real needs --ram and --ssd");
   if (args->policy_count > 1) return usage_error("--real takes one --policy");
+  if (args->trace_count > 1) return usage_error("--real takes one --trace");
   return -1;
 }
 
 int cmd_replay(int argc, char **argv) {
-  struct replay_args args = {0};
+  static struct replay_args args; /* large */
+  args = (struct replay_args){.cost_us = {100, 0.0016}};
   bool sim = false, real = false;
   int sim_option = 0, real_option = 0;
   optind = 0;

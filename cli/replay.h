@@ -10,16 +10,19 @@
 #include <stdint.h>
 
 #include "cli/size.h"
+#include "cli/trace/sample.h"
 
-enum { REPLAY_POLICIES_MAX = 64, REPLAY_SIZES_MAX = 64 };
+enum { REPLAY_TRACES_MAX = 64, REPLAY_POLICIES_MAX = 64, REPLAY_SIZES_MAX = 1024 };
 
 enum replay_order { REPLAY_FRONT, REPLAY_BACK };
 enum replay_tiers { REPLAY_TIERS_IDEAL, REPLAY_TIERS_ENGINE };
 enum replay_output { REPLAY_TABLE, REPLAY_JSON, REPLAY_CSV };
 
 struct replay_args {
-  const char *trace; /* a path, `-`, or `gen:...` */
-  uint64_t limit;    /* requests; 0: all */
+  const char *traces[REPLAY_TRACES_MAX]; /* paths, `-`, or `gen:...`; --real takes one */
+  unsigned trace_count;
+  const char *format; /* of the traces; NULL: told from them */
+  uint64_t limit;     /* requests; 0: all */
   const char *policies[REPLAY_POLICIES_MAX];
   unsigned policy_count;     /* 0: the default policy */
   const char *policy_params; /* "k=v,k=v" for each of them, or NULL */
@@ -39,6 +42,15 @@ struct replay_args {
   enum replay_tiers tiers;
   uint32_t segment_blocks; /* --tiers engine: records a segment; 0: its default */
   double high, low;        /* watermarks, shares of RAM; 0: the defaults. --real: the same */
+  unsigned jobs;           /* threads; 0: as many as there are processors */
+  double cost_us[2];       /* of prefilling n tokens: cost_us[0] n + cost_us[1] n^2 */
+  bool has_ssd_bytes;
+  struct size ssd_bytes; /* the drive's size, for DWPD; has_ssd_bytes unset: the tier's */
+  double sample;         /* share of chains or blocks; 0: everything */
+  enum trace_sample_by sample_by;
+  bool sample_error; /* run everything, too */
+  const char *plot;  /* file to draw curves into, or NULL */
+  const char *plot_metric;
 
   /* --real */
   const char *dir;

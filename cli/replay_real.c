@@ -261,7 +261,7 @@ static void choose_budgets(struct run *run) {
 
 static int check_args(const struct replay_args *args) {
   if (args->dir == NULL) return fail(EXIT_USAGE, "--real wants --dir");
-  if (args->trace == NULL) return fail(EXIT_USAGE, "--real wants --trace");
+  if (args->trace_count != 1) return fail(EXIT_USAGE, "--real wants one --trace");
   if (!args->has_ram || !args->has_ssd) return fail(EXIT_USAGE, "--real wants --ram and --ssd");
   if (args->policy_count > 1) return fail(EXIT_USAGE, "--real runs one policy at a time");
   if (args->output == REPLAY_CSV) return fail(EXIT_USAGE, "--real has no --csv");
@@ -330,10 +330,7 @@ static uint32_t blocks_in(uint64_t bytes_max, uint64_t block_bytes, uint64_t lon
 }
 
 static int make_buffers(struct run *run) {
-  uint64_t longest = 1;
-  for (uint64_t i = 0; i < run->trace->request_count; i++) {
-    if (run->trace->requests[i].blocks > longest) longest = run->trace->requests[i].blocks;
-  }
+  const uint64_t longest = run->trace->longest;
   run->source_blocks = blocks_in(SOURCE_BYTES_MAX, run->block_bytes, longest);
   run->target_blocks = blocks_in(TARGET_BYTES_MAX, run->payload_bytes, longest);
   run->iovs = calloc(run->source_blocks, sizeof *run->iovs);
@@ -599,19 +596,24 @@ static void watch_usage(struct run *run) {
 }
 
 static int serve_all(struct run *run) {
-  struct trace *trace = run->trace;
   struct replay_report *report = &run->report;
+  struct trace_walk *walk = trace_walk_begin(run->trace);
+  if (walk == NULL) return fail(EXIT_FAILED, "out of memory");
   report->stats.size = sizeof report->stats;
   kvstow_get_stats(run->store, &report->stats); /* what was recovered */
   struct progress progress;
   progress_begin(&progress, "replay", run->last - run->first);
   int rc = EXIT_OK;
-  for (uint64_t i = run->first; rc == EXIT_OK && i < run->last; i++) {
+  for (uint64_t i = 0; rc == EXIT_OK && i < run->last; i++) {
+    const struct trace_request *request = trace_walk_next(walk);
+    if (request == NULL) break;
+    if (i < run->first) continue;
     progress_update(&progress, i - run->first);
-    rc = serve(run, &trace->requests[i]);
+    rc = serve(run, request);
     if (i % USAGE_EVERY_REQUESTS == 0) watch_usage(run);
   }
   progress_end(&progress);
+  if (!trace_walk_end(walk)) return fail(EXIT_FAILED, "reading the trace back failed");
   return rc;
 }
 
@@ -676,7 +678,8 @@ int cmd_replay_real(const struct replay_args *args) {
   if (rc == EXIT_OK) rc = choose_engine(&run);
   if (rc != EXIT_OK) return rc;
   choose_policies(&run);
-  run.trace = trace_load(args->trace, args->limit, 0, run.why, sizeof run.why);
+  const struct trace_options options = {.format = args->format, .limit = args->limit};
+  run.trace = trace_load(args->traces[0], &options, run.why, sizeof run.why);
   if (run.trace == NULL) return fail(EXIT_FAILED, "%s", run.why);
   choose_part(&run);
   run.report.trace = run.trace->name;

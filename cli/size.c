@@ -1,11 +1,14 @@
 /* cli/size.c - sizes as people write them; see size.h.
  *
- * Exact integer arithmetic: 2 % of 182790 blocks is 3655 on every machine.
+ * Exact integer arithmetic: 2 % of 182790 blocks is 3655 on every machine. The ends of a grid are exact,
+ * too; what lies between is rounded to what a size counts in.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include "cli/size.h"
 
+#include <math.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* A decimal number in millionths, so that 1.5 is exact. */
@@ -51,6 +54,7 @@ bool size_parse(const char *text, struct size *size) {
   bool fraction;
   uint64_t unit;
   const char *rest = parse_millionths(text, &millionths, &fraction);
+  size->in_grid = false;
   if (rest == NULL || millionths == 0) return false;
   if (strcmp(rest, "%") == 0) {
     size->unit = SIZE_PERCENT;
@@ -67,6 +71,32 @@ bool size_parse(const char *text, struct size *size) {
   size->unit = SIZE_BYTES;
   size->count = (uint64_t)(millionths * unit / 1000000);
   return size->count > 0;
+}
+
+int size_parse_grid(const char *text, struct size *sizes, unsigned max) {
+  char copy[96];
+  if (strlen(text) >= sizeof copy) return -1;
+  strcpy(copy, text);
+  char *dots = strstr(copy, "..");
+  if (dots == NULL) return max > 0 && size_parse(copy, &sizes[0]) ? 1 : -1;
+  char *colon = strchr(dots, ':');
+  struct size first, last;
+  if (colon == NULL) return -1;
+  *dots = *colon = '\0';
+  char *end;
+  const unsigned long count = strtoul(colon + 1, &end, 10);
+  if (colon[1] < '0' || colon[1] > '9' || *end != '\0' || count < 2 || count > max) return -1;
+  if (!size_parse(copy, &first) || !size_parse(dots + 2, &last) || first.unit != last.unit ||
+      first.count >= last.count)
+    return -1;
+  const double ratio = (double)last.count / (double)first.count;
+  for (unsigned long i = 0; i < count; i++) {
+    const double at = (double)first.count * pow(ratio, (double)i / (double)(count - 1));
+    sizes[i] = (struct size){.unit = first.unit, .count = (uint64_t)(at + 0.5), .in_grid = true};
+  }
+  sizes[0].count = first.count;
+  sizes[count - 1].count = last.count;
+  return (int)count;
 }
 
 bool size_parse_bytes(const char *text, uint64_t *bytes) {

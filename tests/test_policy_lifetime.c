@@ -182,7 +182,7 @@ static void knows_what_conversations_share(void **state) {
   struct trace *trace = trace_load(
       "gen:conversations?requests=12000&seed=2&turns=5&gap=120&systems=16"
       "&system_tokens=4000",
-      0, 0, why, sizeof why);
+      NULL, why, sizeof why);
   assert_non_null(trace);
   const struct sim_options options = {.policy = "lifetime", .blocks = trace->unique / 100};
   struct sim_result result;

@@ -16,8 +16,10 @@
 
 #include "cli/sim/sim.h"
 #include "kvstow/policy.h"
+#include "tests/support/whole_trace.h"
 
 static struct trace *trace;
+static struct whole_trace whole;
 
 static struct sim_result simulate(const struct sim_options *options) {
   struct sim_result result;
@@ -33,6 +35,7 @@ static struct sim_result simulate(const struct sim_options *options) {
 
 struct row {
   uint32_t *ids;
+  bool *read; /* beside the ids: in a leading run since it came */
   uint64_t count, size;
 };
 
@@ -44,33 +47,46 @@ static int64_t row_find(const struct row *row, uint32_t id) {
 
 static void row_delete(struct row *row, uint64_t at) {
   memmove(&row->ids[at], &row->ids[at + 1], (row->count - at - 1) * sizeof row->ids[0]);
+  memmove(&row->read[at], &row->read[at + 1], (row->count - at - 1) * sizeof row->read[0]);
   row->count--;
 }
 
 static struct sim_result naive(bool lru, enum sim_order order, uint64_t size) {
   struct sim_result result = {.misses = 0};
-  struct row row = {.ids = malloc((size + 1) * sizeof *row.ids), .size = size};
-  assert_non_null(row.ids);
+  struct row row = {.ids = malloc((size + 1) * sizeof *row.ids),
+                    .read = malloc((size + 1) * sizeof *row.read),
+                    .size = size};
+  assert_true(row.ids != NULL && row.read != NULL);
   for (uint64_t r = 0; r < trace->request_count; r++) {
-    const struct trace_request *request = &trace->requests[r];
+    const struct trace_request *request = &whole.requests[r];
     uint64_t hit = 0;
-    while (hit < request->blocks && row_find(&row, request->ids[hit]) >= 0) hit++;
-    const uint64_t tokens = hit * trace->block_tokens;
+    for (int64_t at; hit < request->blocks; hit++) {
+      if ((at = row_find(&row, request->ids[hit])) < 0) break;
+      result.writes_read += !row.read[at];
+      row.read[at] = true;
+    }
+    const uint64_t whole_blocks = hit * trace->block_tokens;
+    const uint64_t tokens =
+        whole_blocks < request->input_tokens ? whole_blocks : request->input_tokens;
     result.prefix_hit_blocks += hit;
-    result.prefix_hit_tokens += tokens < request->input_tokens ? tokens : request->input_tokens;
+    result.prefix_hit_tokens += tokens;
+    result.prefix_hit_tokens_squared += (double)tokens * (double)tokens;
     for (uint32_t i = 0; i < request->blocks; i++) {
       const uint32_t id = request->ids[order == SIM_FRONT ? i : request->blocks - 1 - i];
       const int64_t at = row_find(&row, id);
+      const bool read = at >= 0 && row.read[at];
       if (at >= 0 && !lru) continue;
       if (at >= 0)
         row_delete(&row, (uint64_t)at);
       else
         result.misses++;
       if (row.count == size) row_delete(&row, 0);
+      row.read[row.count] = read;
       row.ids[row.count++] = id;
     }
   }
   free(row.ids);
+  free(row.read);
   return result;
 }
 
@@ -88,9 +104,35 @@ static void lru_and_fifo_equal_the_naive_model(void **state) {
         assert_int_equal(got.misses, want.misses);
         assert_int_equal(got.prefix_hit_blocks, want.prefix_hit_blocks);
         assert_int_equal(got.prefix_hit_tokens, want.prefix_hit_tokens);
+        assert_int_equal(got.writes_read, want.writes_read);
+        assert_int_equal(got.ssd_writes, want.misses);
+        assert_true(got.prefix_hit_tokens_squared == want.prefix_hit_tokens_squared);
       }
     }
   }
+}
+
+/* Every write of the offline optimum is for a use to come; of the infinite cache's, those of blocks
+ * that come twice. */
+static void the_bounds_write_what_will_be_read(void **state) {
+  uint8_t *uses = calloc(trace->unique, 1);
+  uint64_t twice = 0;
+  (void)state;
+  assert_non_null(uses);
+  for (uint64_t i = 0; i < trace->accesses; i++)
+    if (uses[whole.ids[i]] < 2) twice += ++uses[whole.ids[i]] == 2;
+  struct sim_options options = {.policy = "infinite", .blocks = 1};
+  const struct sim_result infinite = simulate(&options);
+  assert_int_equal(infinite.writes_read, twice);
+  assert_int_equal(infinite.ssd_writes, trace->unique);
+  options = (struct sim_options){.policy = "opt", .blocks = trace->unique};
+  const struct sim_result opt = simulate(&options);
+  assert_int_equal(opt.ssd_writes, twice);
+  assert_int_equal(opt.writes_read, twice);
+  options.blocks = 100;
+  const struct sim_result small = simulate(&options);
+  assert_true(small.writes_read <= small.ssd_writes && small.writes_read > 0);
+  free(uses);
 }
 
 static void no_policy_beats_the_optima(void **state) {
@@ -153,6 +195,8 @@ static void two_ideal_lru_tiers_equal_one_of_their_size(void **state) {
       assert_int_equal(both.ram_hit_blocks + both.ssd_hit_blocks, both.prefix_hit_blocks);
       assert_int_equal(both.ram_hit_tokens + both.ssd_hit_tokens, both.prefix_hit_tokens);
       assert_true(both.ram_hit_blocks >= simulate(&ram).prefix_hit_blocks);
+      /* A block read back has left the SSD: each such write was read once. */
+      assert_int_equal(both.writes_read, both.ssd_hit_blocks);
     }
   }
 }
@@ -171,6 +215,8 @@ static void every_policy_runs_in_every_tier(void **state) {
       options.tiers = SIM_ENGINE;
       result = simulate(&options);
       assert_true(result.ssd_writes > result.ssd_rewrites);
+      assert_true(result.writes_read <= result.ssd_writes);
+      assert_true(result.writes_read <= result.ssd_hit_blocks);
       /* Written once each time it enters RAM at most: demotion never undoes its own work. */
       assert_true(result.ssd_writes - result.ssd_rewrites <= trace->accesses);
       assert_int_equal(result.ssd_size_blocks, 592);
@@ -265,12 +311,15 @@ static void impossible_options_are_refused_with_a_reason(void **state) {
 static int generate(void **state) {
   char why[256];
   (void)state;
-  trace = trace_load("gen:conversations?requests=1500&block_tokens=256", 0, 0, why, sizeof why);
-  return trace == NULL ? -1 : 0;
+  trace = trace_load("gen:conversations?requests=1500&block_tokens=256", NULL, why, sizeof why);
+  if (trace == NULL) return -1;
+  whole = whole_trace_of(trace);
+  return 0;
 }
 
 static int discard(void **state) {
   (void)state;
+  whole_trace_free(&whole);
   trace_free(trace);
   return 0;
 }
@@ -278,6 +327,7 @@ static int discard(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(lru_and_fifo_equal_the_naive_model),
+      cmocka_unit_test(the_bounds_write_what_will_be_read),
       cmocka_unit_test(no_policy_beats_the_optima),
       cmocka_unit_test(a_cache_for_everything_equals_infinite),
       cmocka_unit_test(two_ideal_lru_tiers_equal_one_of_their_size),

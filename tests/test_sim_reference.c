@@ -29,7 +29,7 @@ static const struct trace *load(const char *name) {
       char file[128], why[256] = "not there";
       snprintf(file, sizeof file, "%s.jsonl.zst", name);
       const char *path = shared_trace(file);
-      loaded[i] = path != NULL ? trace_load(path, 0, 0, why, sizeof why) : NULL;
+      loaded[i] = path != NULL ? trace_load(path, NULL, why, sizeof why) : NULL;
       if (loaded[i] == NULL) fail_msg("%s: %s", file, why);
     }
     return loaded[i];

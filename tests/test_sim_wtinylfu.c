@@ -209,9 +209,12 @@ static uint64_t misses_of_model(const struct trace *trace, uint64_t blocks, unsi
   assert_true(m.newer != NULL && m.older != NULL && m.part != NULL && m.counters != NULL);
   memset(m.part, NOWHERE, trace->unique);
   for (int part = 0; part < PARTS; part++) m.head[part] = m.tail[part] = NONE;
-  for (uint64_t r = 0; r < trace->request_count; r++)
-    for (uint32_t i = 0; i < trace->requests[r].blocks; i++)
-      use(&m, trace->requests[r].ids[i], blocks);
+  struct trace_walk *walk = trace_walk_begin(trace);
+  const struct trace_request *request;
+  assert_non_null(walk);
+  while ((request = trace_walk_next(walk)) != NULL)
+    for (uint32_t i = 0; i < request->blocks; i++) use(&m, request->ids[i], blocks);
+  assert_true(trace_walk_end(walk));
   free(m.newer);
   free(m.older);
   free(m.part);
@@ -231,7 +234,7 @@ static struct trace *load(const char *name) {
   char file[128], why[256] = "not there";
   snprintf(file, sizeof file, "%s.jsonl.zst", name);
   const char *path = shared_trace(file);
-  struct trace *trace = path != NULL ? trace_load(path, 0, 0, why, sizeof why) : NULL;
+  struct trace *trace = path != NULL ? trace_load(path, NULL, why, sizeof why) : NULL;
   if (trace == NULL) fail_msg("%s: %s", file, why);
   return trace;
 }

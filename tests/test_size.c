@@ -107,12 +107,43 @@ static void percent_of_distinct_blocks_rounds_down(void **state) {
   assert_int_equal(size_in_blocks(&size, 5, 1 << 20), 12);
 }
 
+static void grids_have_exact_ends_and_equal_ratios(void **state) {
+  struct size sizes[32];
+  (void)state;
+  assert_int_equal(size_parse_grid("0.1%..100%:4", sizes, 32), 4);
+  static const uint64_t percents[] = {100000, 1000000, 10000000, 100000000};
+  for (int i = 0; i < 4; i++) {
+    assert_int_equal(sizes[i].unit, SIZE_PERCENT);
+    assert_int_equal(sizes[i].count, percents[i]);
+    assert_true(sizes[i].in_grid);
+  }
+  assert_int_equal(size_parse_grid("3blk..300blk:3", sizes, 32), 3);
+  assert_int_equal(sizes[1].count, 30);
+  assert_int_equal(size_parse_grid("1MiB..4MiB:3", sizes, 32), 3);
+  assert_int_equal(sizes[1].count, 2 << 20);
+  assert_int_equal(size_parse_grid("7%", sizes, 32), 1);
+  assert_false(sizes[0].in_grid);
+}
+
+static void refuses_what_is_no_grid(void **state) {
+  static const char *const bad[] = {"1%..2%",       "1%..2%:",  "1%..2%:1",  "1%..2%:33",
+                                    "1%..2%:-3",    "2%..1%:3", "1%..1%:3",  "1%..2blk:3",
+                                    "..2%:3",       "1%..:3",   "1%..2%:3x", "0%..2%:3",
+                                    "1%..2%..3%:4", "1%:3..2%", "",          "1%...2%:3"};
+  struct size sizes[32];
+  (void)state;
+  for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+    if (size_parse_grid(bad[i], sizes, 32) >= 0) fail_msg("%s was taken", bad[i]);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(reads_bytes_blocks_and_percent),
       cmocka_unit_test(refuses_what_is_no_size),
       cmocka_unit_test(bytes_are_bytes_only),
       cmocka_unit_test(percent_of_distinct_blocks_rounds_down),
+      cmocka_unit_test(grids_have_exact_ends_and_equal_ratios),
+      cmocka_unit_test(refuses_what_is_no_grid),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,6 +11,7 @@
 
 #include "cli/trace/trace.h"
 #include "tests/shared_traces.h"
+#include "tests/support/whole_trace.h"
 
 static char path[] = "/tmp/kvstow-trace-XXXXXX";
 
@@ -59,7 +60,7 @@ static void check_two_requests(struct trace_reader *reader) {
 
 static struct trace_reader *open_it(void) {
   char why[512] = "";
-  struct trace_reader *reader = trace_open(path, why, sizeof why);
+  struct trace_reader *reader = trace_open(path, NULL, why, sizeof why);
   if (reader == NULL) fail_msg("%s", why);
   return reader;
 }
@@ -115,15 +116,12 @@ static void reads_a_line_longer_than_the_buffers(void **state) {
 
 /* The text, and what the message must say. */
 static void expect_refused(const char *text, size_t bytes, const char *cause) {
-  struct trace_request request;
-  int rc;
+  char why[512] = "";
   write_file(text, bytes);
-  struct trace_reader *reader = open_it();
-  while ((rc = trace_next(reader, &request)) > 0) continue;
-  if (rc == 0) fail_msg("accepted, but: %s", cause);
-  if (strstr(trace_why(reader), cause) == NULL || strstr(trace_why(reader), path) == NULL)
-    fail_msg("says `%s`, without `%s`", trace_why(reader), cause);
-  trace_close(reader);
+  struct trace *trace = trace_load(path, NULL, why, sizeof why);
+  if (trace != NULL) fail_msg("accepted, but: %s", cause);
+  if (strstr(why, cause) == NULL || strstr(why, path) == NULL)
+    fail_msg("says `%s`, without `%s`", why, cause);
 }
 
 static void says_file_line_column_and_cause(void **state) {
@@ -196,14 +194,14 @@ static void names_that_are_no_traces(void **state) {
   (void)state;
   for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
     char why[512] = "";
-    struct trace *trace = trace_load(bad[i].name, 0, 0, why, sizeof why);
+    struct trace *trace = trace_load(bad[i].name, NULL, why, sizeof why);
     assert_null(trace);
     if (strstr(why, bad[i].cause) == NULL)
       fail_msg("%s: says `%s`, without `%s`", bad[i].name, why, bad[i].cause);
   }
   char why[512] = "";
   write_text("\n");
-  assert_null(trace_load(path, 0, 0, why, sizeof why));
+  assert_null(trace_load(path, NULL, why, sizeof why));
   assert_non_null(strstr(why, "no requests"));
 }
 
@@ -211,16 +209,19 @@ static void load_works_out_tokens_a_block(void **state) {
   char why[512] = "";
   (void)state;
   write_text(two_requests); /* 1030 in 3 blocks, 1000 in 2: more than 333, less than 515 */
-  struct trace *trace = trace_load(path, 0, 0, why, sizeof why);
+  struct trace *trace = trace_load(path, NULL, why, sizeof why);
   assert_non_null(trace);
   assert_int_equal(trace->block_tokens, 512);
   assert_int_equal(trace->request_count, 2);
   assert_int_equal(trace->accesses, 5);
   assert_int_equal(trace->input_tokens, 2030);
-  assert_int_equal(trace->requests[1].ids[1], 3);
+  struct whole_trace whole = whole_trace_of(trace);
+  assert_int_equal(whole.requests[1].ids[1], 3);
+  whole_trace_free(&whole);
   trace_free(trace);
 
-  trace = trace_load(path, 1, 100, why, sizeof why);
+  const struct trace_options one = {.limit = 1, .block_tokens = 100};
+  trace = trace_load(path, &one, why, sizeof why);
   assert_non_null(trace);
   assert_int_equal(trace->block_tokens, 100);
   assert_int_equal(trace->request_count, 1);
@@ -230,7 +231,7 @@ static void load_works_out_tokens_a_block(void **state) {
   write_text(
       "{\"timestamp\":0,\"input_length\":100,\"output_length\":1,\"hash_ids\":[0,1]}\n"
       "{\"timestamp\":0,\"input_length\":100,\"output_length\":1,\"hash_ids\":[0,1,2,3,4]}");
-  assert_null(trace_load(path, 0, 0, why, sizeof why));
+  assert_null(trace_load(path, NULL, why, sizeof why));
   assert_non_null(strstr(why, "--block-tokens"));
 }
 
@@ -249,7 +250,7 @@ static void public_traces_have_their_known_counts(void **state) {
   if (shared_traces_missing(__func__)) skip();
   for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
     char why[512] = "";
-    struct trace *trace = trace_load(shared_trace(known[i].file), 0, 0, why, sizeof why);
+    struct trace *trace = trace_load(shared_trace(known[i].file), NULL, why, sizeof why);
     if (trace == NULL) {
       fail_msg("%s", why);
       return;
@@ -264,13 +265,14 @@ static void public_traces_have_their_known_counts(void **state) {
 
 static struct trace *generate(const char *name) {
   char why[512] = "";
-  struct trace *trace = trace_load(name, 0, 0, why, sizeof why);
+  struct trace *trace = trace_load(name, NULL, why, sizeof why);
   if (trace == NULL) fail_msg("%s", why);
   return trace;
 }
 
 static void generated_conversations_are_prefix_chains(void **state) {
   struct trace *trace = generate("gen:conversations?seed=7&requests=5000&block_tokens=128");
+  struct whole_trace whole = whole_trace_of(trace);
   uint32_t *before = malloc(trace->unique * sizeof *before);
   uint64_t last_ms = 0;
   (void)state;
@@ -279,7 +281,7 @@ static void generated_conversations_are_prefix_chains(void **state) {
   assert_int_equal(trace->request_count, 5000);
   assert_int_equal(trace->block_tokens, 128);
   for (uint64_t r = 0; r < trace->request_count; r++) {
-    const struct trace_request *request = &trace->requests[r];
+    const struct trace_request *request = &whole.requests[r];
     uint32_t previous = UINT32_MAX - 1;
     assert_true(request->timestamp_ms >= last_ms);
     last_ms = request->timestamp_ms;
@@ -295,6 +297,7 @@ static void generated_conversations_are_prefix_chains(void **state) {
     }
   }
   free(before);
+  whole_trace_free(&whole);
   trace_free(trace);
 }
 
@@ -304,7 +307,10 @@ static void the_same_seed_gives_the_same_trace(void **state) {
   struct trace *c = generate("gen:conversations?seed=4&requests=500");
   (void)state;
   assert_int_equal(a->accesses, b->accesses);
-  assert_memory_equal(a->ids, b->ids, a->accesses * sizeof *a->ids);
+  struct whole_trace of_a = whole_trace_of(a), of_b = whole_trace_of(b);
+  assert_memory_equal(of_a.ids, of_b.ids, a->accesses * sizeof *of_a.ids);
+  whole_trace_free(&of_a);
+  whole_trace_free(&of_b);
   assert_true(a->accesses != c->accesses || a->input_tokens != c->input_tokens);
   trace_free(a);
   trace_free(b);
@@ -317,10 +323,12 @@ static void generated_conversations_reuse_what_published_ones_do(void **state) {
   uint64_t hits = 0;
   (void)state;
   assert_non_null(seen);
+  struct whole_trace whole = whole_trace_of(trace);
   for (uint64_t i = 0; i < trace->accesses; i++) {
-    hits += seen[trace->ids[i]];
-    seen[trace->ids[i]] = 1;
+    hits += seen[whole.ids[i]];
+    seen[whole.ids[i]] = 1;
   }
+  whole_trace_free(&whole);
   const double ideal = (double)hits / (double)trace->accesses;
   assert_true(ideal > 0.58 && ideal < 0.66); /* 0.62: arXiv 2506.02634, consumer trace */
   free(seen);

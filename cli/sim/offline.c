@@ -17,108 +17,109 @@
 #include "cli/sim/heap.h"
 #include "cli/sim/tier.h"
 
-#define NEVER UINT64_MAX
+#define NEVER UINT32_MAX
 
 struct offline {
-  const struct trace *trace;
-  enum sim_order order;
-  uint64_t *next;    /* by access: when the same block is used next, or NEVER */
-  uint64_t *scratch; /* by id */
+  const struct sim_pass *pass;
+  uint32_t *next; /* by access: when the same block is used next, or NEVER */
+  uint32_t *last; /* by id: its last access so far; then free for use */
+  uint8_t *read;  /* by id: has served a request since it entered */
   struct sim_heap held;
 };
 
-static int offline_init(struct offline *off, const struct trace *trace, enum sim_order order,
-                        char *why, size_t why_bytes) {
-  memset(off, 0, sizeof *off);
-  off->trace = trace;
-  off->order = order;
-  off->next = malloc((trace->accesses + 1) * sizeof *off->next);
-  off->scratch = malloc((trace->unique + 1) * sizeof *off->scratch);
-  if (off->next == NULL || off->scratch == NULL || !sim_heap_init(&off->held, trace->unique)) {
-    snprintf(why, why_bytes, "out of memory for %llu accesses",
-             (unsigned long long)trace->accesses);
-    free(off->next);
-    free(off->scratch);
-    return -1;
-  }
-  memset(off->scratch, 0xff, (trace->unique + 1) * sizeof *off->scratch);
-  return 0;
-}
-
 static void offline_finish(struct offline *off) {
   free(off->next);
-  free(off->scratch);
+  free(off->last);
+  free(off->read);
   sim_heap_finish(&off->held);
 }
 
-/* Times are positions in the sequence of accesses, in the order of touching. */
-static void find_next_access(struct offline *off) {
-  uint64_t time = off->trace->accesses;
-  for (uint64_t r = off->trace->request_count; r-- > 0;) {
-    const struct trace_request *request = &off->trace->requests[r];
-    for (uint32_t i = request->blocks; i-- > 0;) {
-      const uint32_t id = request->ids[sim_at(request, off->order, i)];
-      off->next[--time] = off->scratch[id];
-      off->scratch[id] = time;
+static int offline_init(struct offline *off, const struct sim_pass *pass) {
+  const uint64_t accesses = pass->trace->accesses, unique = pass->trace->unique;
+  *off = (struct offline){.pass = pass};
+  if (accesses >= NEVER) {
+    snprintf(pass->why, pass->why_bytes, "%s knows no future of more than %u accesses",
+             pass->options->policy, NEVER - 1);
+    return -1;
+  }
+  off->next = malloc((accesses + 1) * sizeof *off->next);
+  off->last = malloc((unique + 1) * sizeof *off->last);
+  off->read = calloc(unique + 1, sizeof *off->read);
+  if (off->next == NULL || off->last == NULL || off->read == NULL ||
+      !sim_heap_init(&off->held, pass->trace->unique)) {
+    snprintf(pass->why, pass->why_bytes, "out of memory for %llu accesses",
+             (unsigned long long)accesses);
+    offline_finish(off);
+    return -1;
+  }
+  memset(off->next, 0xff, (accesses + 1) * sizeof *off->next);
+  memset(off->last, 0xff, (unique + 1) * sizeof *off->last);
+  return 0;
+}
+
+/* Fills `next`, as times of accesses in the order of touching, or as numbers of requests. Of a block
+ * twice in a request the first `next` is then this request: what is done with it the second undoes. */
+static void look_ahead(struct offline *off, bool by_request) {
+  const struct sim_pass *pass = off->pass;
+  const struct trace_request *request;
+  uint32_t time = 0;
+  for (uint32_t number = 0; (request = trace_walk_next(pass->walk)) != NULL; number++) {
+    for (uint32_t i = 0; i < request->blocks; i++, time++) {
+      const uint32_t id = request->ids[by_request ? i : sim_at(request, pass->options->order, i)];
+      if (off->last[id] != NEVER) off->next[off->last[id]] = by_request ? number : time;
+      off->last[id] = time;
     }
   }
+  trace_walk_rewind(pass->walk);
 }
 
-/* Times are request numbers; a block twice in a request is used once. */
-static void find_next_request(struct offline *off) {
-  uint64_t access = off->trace->accesses;
-  for (uint64_t r = off->trace->request_count; r-- > 0;) {
-    const struct trace_request *request = &off->trace->requests[r];
-    access -= request->blocks;
-    for (uint32_t i = 0; i < request->blocks; i++)
-      off->next[access + i] = off->scratch[request->ids[i]];
-    for (uint32_t i = 0; i < request->blocks; i++) off->scratch[request->ids[i]] = r;
-  }
-}
-
-static void count_prefix(const struct offline *off, const struct trace_request *request,
-                         struct sim_result *result) {
+static void count_hits(struct offline *off, const struct trace_request *request) {
+  struct sim_result *result = off->pass->result;
   uint32_t hit = 0;
-  while (hit < request->blocks && sim_heap_holds(&off->held, request->ids[hit])) hit++;
+  for (; hit < request->blocks && sim_heap_holds(&off->held, request->ids[hit]); hit++) {
+    result->writes_read += !off->read[request->ids[hit]];
+    off->read[request->ids[hit]] = 1;
+  }
   result->prefix_hit_blocks += hit;
-  result->prefix_hit_tokens += sim_tokens(request, hit, off->trace->block_tokens);
+  sim_count_tokens(result, sim_tokens(request, hit, off->pass->trace->block_tokens));
 }
 
-int sim_belady(const struct trace *trace, const struct sim_options *options,
-               struct sim_result *result, char *why, size_t why_bytes) {
+int sim_belady(const struct sim_pass *pass) {
   struct offline off;
+  const struct trace_request *request;
   uint64_t time = 0;
-  if (offline_init(&off, trace, options->order, why, why_bytes) < 0) return -1;
-  find_next_access(&off);
-  for (uint64_t r = 0; r < trace->request_count; r++) {
-    const struct trace_request *request = &trace->requests[r];
-    count_prefix(&off, request, result);
+  if (offline_init(&off, pass) < 0) return -1;
+  look_ahead(&off, false);
+  while ((request = trace_walk_next(pass->walk)) != NULL) {
+    count_hits(&off, request);
     for (uint32_t i = 0; i < request->blocks; i++, time++) {
-      const uint32_t id = request->ids[sim_at(request, off.order, i)];
+      const uint32_t id = request->ids[sim_at(request, pass->options->order, i)];
       if (!sim_heap_holds(&off.held, id)) {
-        result->misses++;
-        if (off.held.count == options->blocks) sim_heap_take_max(&off.held);
+        pass->result->misses++;
+        off.read[id] = 0;
+        if (off.held.count == pass->options->blocks) sim_heap_take_max(&off.held);
       }
       sim_heap_put(&off.held, id, off.next[time]);
     }
   }
   offline_finish(&off);
-  result->ssd_writes = result->misses;
+  pass->result->ssd_writes = pass->result->misses;
   return 0;
 }
 
 /* Orders by next use, then by depth; a depth is below TRACE_BLOCKS_MAX = 2^22. */
-static uint64_t opt_key(uint64_t next_request, uint32_t depth) {
-  return next_request << 22 | depth;
+static uint64_t opt_key(uint32_t next_request, uint32_t depth) {
+  return (uint64_t)next_request << 22 | depth;
 }
 
 static void opt_request(struct offline *off, const struct trace_request *request,
-                        const uint64_t *next, uint64_t size, struct sim_result *result) {
-  count_prefix(off, request, result);
+                        const uint32_t *next, uint32_t *new) {
+  struct sim_result *result = off->pass->result;
+  count_hits(off, request);
   for (uint32_t i = 0; i < request->blocks; i++) {
     const uint32_t id = request->ids[i];
-    off->scratch[id] = !sim_heap_holds(&off->held, id); /* 1: new with this request */
-    result->misses += off->scratch[id];
+    new[id] = !sim_heap_holds(&off->held, id); /* 1: new with this request */
+    result->misses += new[id];
   }
   for (uint32_t i = 0; i < request->blocks; i++) {
     const uint32_t id = request->ids[i];
@@ -127,23 +128,26 @@ static void opt_request(struct offline *off, const struct trace_request *request
     else if (sim_heap_holds(&off->held, id))
       sim_heap_remove(&off->held, id);
   }
-  while (off->held.count > size) sim_heap_take_max(&off->held);
+  while (off->held.count > off->pass->options->blocks) sim_heap_take_max(&off->held);
   for (uint32_t i = 0; i < request->blocks; i++) { /* written are those that entered and stay */
     const uint32_t id = request->ids[i];
-    result->ssd_writes += sim_heap_holds(&off->held, id) ? off->scratch[id] : 0;
-    off->scratch[id] = 0;
+    if (new[id] != 0 && sim_heap_holds(&off->held, id)) {
+      result->ssd_writes++;
+      off->read[id] = 0;
+    }
+    new[id] = 0;
   }
 }
 
-int sim_opt(const struct trace *trace, const struct sim_options *options, struct sim_result *result,
-            char *why, size_t why_bytes) {
+int sim_opt(const struct sim_pass *pass) {
   struct offline off;
-  if (offline_init(&off, trace, options->order, why, why_bytes) < 0) return -1;
-  find_next_request(&off);
-  const uint64_t *next = off.next;
-  for (uint64_t r = 0; r < trace->request_count; r++) {
-    opt_request(&off, &trace->requests[r], next, options->blocks, result);
-    next += trace->requests[r].blocks;
+  const struct trace_request *request;
+  if (offline_init(&off, pass) < 0) return -1;
+  look_ahead(&off, true);
+  const uint32_t *next = off.next;
+  while ((request = trace_walk_next(pass->walk)) != NULL) {
+    opt_request(&off, request, next, off.last);
+    next += request->blocks;
   }
   offline_finish(&off);
   return 0;

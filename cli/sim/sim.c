@@ -61,38 +61,45 @@ int sim_two_tiers_init(struct sim_tier *ram, struct sim_tier *ssd, const struct 
   return 0;
 }
 
-struct sim_facts *sim_facts_of(const struct trace *trace, char *why, size_t why_bytes) {
+struct sim_facts *sim_facts_create(const struct trace *trace, char *why, size_t why_bytes) {
   struct sim_facts *facts = malloc(trace->unique * sizeof *facts);
   if (facts == NULL) {
     snprintf(why, why_bytes, "out of memory for %u blocks", trace->unique);
     return NULL;
   }
   memset(facts, 0xff, trace->unique * sizeof *facts);
-  for (uint64_t r = 0; r < trace->request_count; r++) {
-    const struct trace_request *request = &trace->requests[r];
-    for (uint32_t i = 0; i < request->blocks; i++) {
-      struct sim_facts *block = &facts[request->ids[i]];
-      if (block->depth != UINT32_MAX) continue;
-      block->depth = i;
-      block->parent = i > 0 ? request->ids[i - 1] : KVSTOW_NO_ID;
-    }
-  }
   return facts;
 }
 
+void sim_facts_learn(struct sim_facts *facts, const struct trace_request *request) {
+  for (uint32_t i = 0; i < request->blocks; i++) {
+    struct sim_facts *block = &facts[request->ids[i]];
+    if (block->depth != UINT32_MAX) continue;
+    block->depth = i;
+    block->parent = i > 0 ? request->ids[i - 1] : KVSTOW_NO_ID;
+  }
+}
+
+/* Of this thread: other passes and other programs on the machine do not count. */
 static double seconds_now(void) {
   struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
   return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
-static int run_one(const struct trace *trace, const struct sim_options *options,
-                   struct sim_result *result, char *why, size_t why_bytes) {
-  if (strcmp(options->policy, "infinite") == 0) return sim_infinite(trace, result, why, why_bytes);
-  if (strcmp(options->policy, "belady") == 0)
-    return sim_belady(trace, options, result, why, why_bytes);
-  if (strcmp(options->policy, "opt") == 0) return sim_opt(trace, options, result, why, why_bytes);
-  return sim_one_tier(trace, options, result, why, why_bytes);
+static int run(const struct sim_pass *pass) {
+  switch (pass->options->tiers) {
+    case SIM_IDEAL:
+      return sim_two_ideal(pass);
+    case SIM_ENGINE:
+      return sim_two_engine(pass);
+    case SIM_ONE:
+      break;
+  }
+  if (strcmp(pass->options->policy, "infinite") == 0) return sim_infinite(pass);
+  if (strcmp(pass->options->policy, "belady") == 0) return sim_belady(pass);
+  if (strcmp(pass->options->policy, "opt") == 0) return sim_opt(pass);
+  return sim_one_tier(pass);
 }
 
 int sim_run(const struct trace *trace, const struct sim_options *options, struct sim_result *result,
@@ -113,19 +120,23 @@ int sim_run(const struct trace *trace, const struct sim_options *options, struct
   result->accesses = trace->accesses;
   result->unique = trace->unique;
   result->input_tokens = trace->input_tokens;
+  result->input_tokens_squared = trace->input_tokens_squared;
 
   const double start = seconds_now();
-  int rc = -1;
-  switch (options->tiers) {
-    case SIM_ONE:
-      rc = run_one(trace, options, result, why, why_bytes);
-      break;
-    case SIM_IDEAL:
-      rc = sim_two_ideal(trace, options, result, why, why_bytes);
-      break;
-    case SIM_ENGINE:
-      rc = sim_two_engine(trace, options, result, why, why_bytes);
-      break;
+  const struct sim_pass pass = {.trace = trace,
+                                .walk = trace_walk_begin(trace),
+                                .options = options,
+                                .result = result,
+                                .why = why,
+                                .why_bytes = why_bytes};
+  if (pass.walk == NULL) {
+    snprintf(why, why_bytes, "%s: out of memory", trace->name);
+    return -1;
+  }
+  int rc = run(&pass);
+  if (!trace_walk_end(pass.walk) && rc == 0) {
+    snprintf(why, why_bytes, "%s: reading it back failed", trace->name);
+    rc = -1;
   }
   result->seconds = seconds_now() - start;
   return rc;

@@ -46,17 +46,19 @@ struct sim_result {
   uint64_t misses;            /* block level: accesses that found nothing in any tier */
   uint64_t prefix_hit_blocks; /* sum of k; = ram_hit_blocks + ssd_hit_blocks */
   uint64_t prefix_hit_tokens;
+  double input_tokens_squared, prefix_hit_tokens_squared; /* sums of squares over requests */
   uint64_t ram_hit_blocks, ssd_hit_blocks;
   uint64_t ram_hit_tokens, ssd_hit_tokens;
   uint64_t ssd_writes;   /* blocks written: one tier: inserted; two: demoted and rewritten */
+  uint64_t writes_read;  /* of these, in a leading run at least once before they left */
   uint64_t ssd_rewrites; /* of these, moved on reclaim (engine) */
   uint64_t reclaims;     /* segments reused (engine) */
   uint64_t valued_drops; /* blocks the SSD policy still valued, lost with their segment (engine) */
   uint64_t stalls;       /* blocks that waited for a demotion to find a frame (engine) */
-  double seconds;        /* of the replay itself, without reading the trace */
+  double seconds;        /* processor time of the replay itself, without reading the trace */
 };
 
-/* 0, or -1 with the reason in `why`. */
+/* 0, or -1 with the reason in `why`. Any thread: the trace is only read. */
 int sim_run(const struct trace *trace, const struct sim_options *options, struct sim_result *result,
             char *why, size_t why_bytes);
 

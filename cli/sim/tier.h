@@ -13,9 +13,11 @@
 
 #include "cli/sim/sim.h"
 
+enum { SIM_HELD = 1, SIM_READ = 2 }; /* READ: served a request since it was inserted */
+
 struct sim_entry {
   uint32_t node[KVSTOW_POLICY_NODE_BYTES / sizeof(uint32_t)];
-  uint32_t held; /* in the policy */
+  uint32_t held; /* 0, or HELD, or HELD and READ */
 };
 
 struct sim_tier {
@@ -36,11 +38,23 @@ static inline bool sim_tier_holds(const struct sim_tier *tier, uint32_t id) {
   return tier->entries[id].held != 0;
 }
 
+/* The block serves a request. True the first time since it was inserted. */
+static inline bool sim_tier_read(struct sim_tier *tier, uint32_t id) {
+  const bool first = tier->entries[id].held == SIM_HELD;
+  tier->entries[id].held |= SIM_READ;
+  return first;
+}
+
+/* A hint: the entry will be looked at soon. */
+static inline void sim_tier_prefetch(const struct sim_tier *tier, uint32_t id) {
+  __builtin_prefetch(&tier->entries[id], 1);
+}
+
 static inline void sim_tier_insert(struct sim_tier *tier, uint32_t id,
                                    const kvstow_access *access) {
   memset(&tier->entries[id], 0, sizeof tier->entries[id]);
   tier->ops->insert(tier->policy, id, access);
-  tier->entries[id].held = 1;
+  tier->entries[id].held = SIM_HELD;
   tier->count++;
 }
 
@@ -92,6 +106,7 @@ static inline void sim_access_request(kvstow_access *access, const struct trace_
   access->session = request->session;
   access->now_ms = request->timestamp_ms;
   access->chain_blocks = request->blocks;
+  access->category = request->category;
 }
 
 /* What never changes about a block: its predecessor and its place in the chain. An id stands for a
@@ -101,8 +116,11 @@ struct sim_facts {
   uint32_t depth;
 };
 
-/* By id; free() it. NULL with `why` when out of memory. */
-struct sim_facts *sim_facts_of(const struct trace *trace, char *why, size_t why_bytes);
+/* By id, unknown as yet; free() it. NULL with `why` when out of memory. */
+struct sim_facts *sim_facts_create(const struct trace *trace, char *why, size_t why_bytes);
+
+/* A request's blocks become known. */
+void sim_facts_learn(struct sim_facts *facts, const struct trace_request *request);
 
 /* Turns an access of some block of a request into one of another block, which enters `tier` without
  * being asked for: demoted, say. */
@@ -129,6 +147,12 @@ static inline uint64_t sim_tokens(const struct trace_request *request, uint64_t 
                                   uint32_t block_tokens) {
   const uint64_t tokens = blocks * block_tokens;
   return tokens < request->input_tokens ? tokens : request->input_tokens;
+}
+
+/* A request's leading run held `tokens`. */
+static inline void sim_count_tokens(struct sim_result *result, uint64_t tokens) {
+  result->prefix_hit_tokens += tokens;
+  result->prefix_hit_tokens_squared += (double)tokens * (double)tokens;
 }
 
 /* The leading run of one request, by tier. */
@@ -158,7 +182,7 @@ static inline void sim_hits_count(const struct sim_hits *hits, struct sim_result
   result->ram_hit_tokens += hits->ram_tokens;
   result->ssd_hit_tokens += hits->ssd_tokens;
   result->prefix_hit_blocks += (uint64_t)hits->ram + hits->ssd;
-  result->prefix_hit_tokens += hits->ram_tokens + hits->ssd_tokens;
+  sim_count_tokens(result, hits->ram_tokens + hits->ssd_tokens);
 }
 
 /* Both tiers with the policies of the options. On failure neither needs finishing, both may be. */
@@ -166,17 +190,22 @@ int sim_two_tiers_init(struct sim_tier *ram, struct sim_tier *ssd, const struct 
                        const struct sim_options *options, uint64_t ssd_blocks, char *why,
                        size_t why_bytes);
 
-/* The kinds of simulation; each fills the counts of *result. 0, or -1 with `why`. */
-int sim_one_tier(const struct trace *trace, const struct sim_options *options,
-                 struct sim_result *result, char *why, size_t why_bytes);
-int sim_infinite(const struct trace *trace, struct sim_result *result, char *why, size_t why_bytes);
-int sim_belady(const struct trace *trace, const struct sim_options *options,
-               struct sim_result *result, char *why, size_t why_bytes);
-int sim_opt(const struct trace *trace, const struct sim_options *options, struct sim_result *result,
-            char *why, size_t why_bytes);
-int sim_two_ideal(const struct trace *trace, const struct sim_options *options,
-                  struct sim_result *result, char *why, size_t why_bytes);
-int sim_two_engine(const struct trace *trace, const struct sim_options *options,
-                   struct sim_result *result, char *why, size_t why_bytes);
+/* The kinds of simulation; each walks the trace to its end and fills the counts of *result. 0, or -1
+ * with `why`; whether the walk got to the end is the caller's to ask. */
+struct sim_pass {
+  const struct trace *trace;
+  struct trace_walk *walk;
+  const struct sim_options *options;
+  struct sim_result *result;
+  char *why;
+  size_t why_bytes;
+};
+
+int sim_one_tier(const struct sim_pass *pass);
+int sim_infinite(const struct sim_pass *pass);
+int sim_belady(const struct sim_pass *pass);
+int sim_opt(const struct sim_pass *pass);
+int sim_two_ideal(const struct sim_pass *pass);
+int sim_two_engine(const struct sim_pass *pass);
 
 #endif

@@ -44,6 +44,7 @@ struct block {           /* what the engine knows of an id, beside the two polic
   uint32_t newer, older; /* in the clean list */
   bool clean;
   bool used; /* since its record was written */
+  bool read; /* its record, for a request: the same, from SSD */
 };
 
 struct segment {
@@ -161,7 +162,7 @@ static void place_record(struct engine *engine, uint32_t id) {
   struct segment *segment = &engine->segments[engine->open];
   engine->records[(uint64_t)engine->open * engine->segment_blocks + segment->used++] = id;
   engine->blocks[id].segment = engine->open;
-  engine->blocks[id].used = false;
+  engine->blocks[id].used = engine->blocks[id].read = false;
   engine->on_ssd++;
   engine->result->ssd_writes++;
 }
@@ -295,6 +296,10 @@ static void count_hits(struct engine *engine, const struct trace_request *reques
     const uint32_t id = request->ids[hits.ram + hits.ssd];
     const bool ram = in_ram(engine, id);
     if (!ram && engine->blocks[id].segment == NOWHERE) break;
+    if (!ram && !engine->blocks[id].read) {
+      engine->blocks[id].read = true;
+      engine->result->writes_read++;
+    }
     sim_hits_add(&hits, request, ram, engine->trace->block_tokens);
   }
   sim_hits_count(&hits, engine->result);
@@ -337,7 +342,7 @@ static int engine_init(struct engine *engine, const struct trace *trace,
   for (uint32_t i = 0; i < trace->unique; i++)
     engine->blocks[i] = (struct block){.segment = NOWHERE};
   engine->segments[0].sequence = engine->sequence = 1;
-  engine->facts = sim_facts_of(trace, why, why_bytes);
+  engine->facts = sim_facts_create(trace, why, why_bytes);
   if (engine->facts == NULL) return -1;
   return sim_two_tiers_init(&engine->ram, &engine->ssd, trace, options, segments * segment_blocks,
                             why, why_bytes);
@@ -352,20 +357,20 @@ static void engine_finish(struct engine *engine) {
   free(engine->records);
 }
 
-int sim_two_engine(const struct trace *trace, const struct sim_options *options,
-                   struct sim_result *result, char *why, size_t why_bytes) {
-  struct engine engine = {.result = result};
-  const int rc = engine_init(&engine, trace, options, why, why_bytes);
-  for (uint64_t r = 0; rc == 0 && r < trace->request_count; r++) {
-    const struct trace_request *request = &trace->requests[r];
+int sim_two_engine(const struct sim_pass *pass) {
+  struct engine engine = {.result = pass->result};
+  const struct trace_request *request;
+  const int rc = engine_init(&engine, pass->trace, pass->options, pass->why, pass->why_bytes);
+  for (uint64_t number = 1; rc == 0 && (request = trace_walk_next(pass->walk)) != NULL; number++) {
     kvstow_access access;
+    sim_facts_learn(engine.facts, request);
     count_hits(&engine, request);
-    sim_access_request(&access, request, r + 1);
+    sim_access_request(&access, request, number);
     engine.now = access;
     for (uint32_t i = 0; i < request->blocks; i++)
-      use(&engine, request, sim_at(request, options->order, i), &access);
+      use(&engine, request, sim_at(request, pass->options->order, i), &access);
   }
-  result->ssd_size_blocks = (uint64_t)engine.segment_count * engine.segment_blocks;
+  pass->result->ssd_size_blocks = (uint64_t)engine.segment_count * engine.segment_blocks;
   engine_finish(&engine);
   return rc;
 }

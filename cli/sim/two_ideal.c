@@ -22,6 +22,7 @@ static void count_hits(struct two *two, const struct trace_request *request) {
     const uint32_t id = request->ids[hits.ram + hits.ssd];
     const bool ram = sim_tier_holds(&two->ram, id);
     if (!ram && !sim_tier_holds(&two->ssd, id)) break;
+    if (!ram) two->result->writes_read += sim_tier_read(&two->ssd, id);
     sim_hits_add(&hits, request, ram, two->trace->block_tokens);
   }
   sim_hits_count(&hits, two->result);
@@ -58,19 +59,20 @@ static void use(struct two *two, const struct trace_request *request, uint32_t a
   sim_tier_insert(&two->ram, id, access);
 }
 
-int sim_two_ideal(const struct trace *trace, const struct sim_options *options,
-                  struct sim_result *result, char *why, size_t why_bytes) {
-  struct two two = {.trace = trace, .result = result};
+int sim_two_ideal(const struct sim_pass *pass) {
+  const struct sim_options *options = pass->options;
+  struct two two = {.trace = pass->trace, .result = pass->result};
+  const struct trace_request *request;
   int rc = -1;
-  two.facts = sim_facts_of(trace, why, why_bytes);
-  if (two.facts == NULL || sim_two_tiers_init(&two.ram, &two.ssd, trace, options,
-                                              options->ssd_blocks, why, why_bytes) < 0)
+  two.facts = sim_facts_create(pass->trace, pass->why, pass->why_bytes);
+  if (two.facts == NULL || sim_two_tiers_init(&two.ram, &two.ssd, pass->trace, options,
+                                              options->ssd_blocks, pass->why, pass->why_bytes) < 0)
     goto out;
-  for (uint64_t r = 0; r < trace->request_count; r++) {
-    const struct trace_request *request = &trace->requests[r];
+  for (uint64_t number = 1; (request = trace_walk_next(pass->walk)) != NULL; number++) {
     kvstow_access access;
+    sim_facts_learn(two.facts, request);
     count_hits(&two, request);
-    sim_access_request(&access, request, r + 1);
+    sim_access_request(&access, request, number);
     for (uint32_t i = 0; i < request->blocks; i++)
       use(&two, request, sim_at(request, options->order, i), &access);
   }

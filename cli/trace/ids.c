@@ -55,6 +55,13 @@ bool ids_name(struct ids *ids, uint64_t key, uint32_t *name) {
   return true;
 }
 
+uint64_t ids_pair(uint32_t parent, uint64_t id) {
+  uint64_t x = (parent + UINT64_C(1)) * 0x9e3779b97f4a7c15u ^ id; /* splitmix64's finish */
+  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+  return x ^ x >> 31;
+}
+
 void ids_finish(struct ids *ids) {
   free(ids->keys);
   free(ids->names);

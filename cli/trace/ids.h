@@ -19,6 +19,10 @@ struct ids {
 
 /* The dense name of `key`; false when out of memory or of names. Starts from a zeroed struct. */
 bool ids_name(struct ids *ids, uint64_t key, uint32_t *name);
+
+/* A key for `id` behind `parent`, a dense name: all but one to one (64 bits of a hash). */
+uint64_t ids_pair(uint32_t parent, uint64_t id);
+
 void ids_finish(struct ids *ids);
 
 #endif

@@ -6,23 +6,35 @@
 #ifndef CLI_TRACE_SOURCE_H
 #define CLI_TRACE_SOURCE_H
 
+#include "cli/trace/input.h"
 #include "cli/trace/trace.h"
-
-enum { TRACE_WHY_BYTES = 512 };
 
 struct trace_source {
   int (*next)(struct trace_source *source, struct trace_request *request); /* as trace_next() */
   void (*close)(struct trace_source *source);
   uint32_t unique;
   uint32_t block_tokens;
-  char why[TRACE_WHY_BYTES];
+  char why[INPUT_WHY_BYTES];
 };
 
 /* Bounds on one request: beyond them a file is not a trace but a mistake. */
 #define TRACE_BLOCKS_MAX (1u << 22)
 #define TRACE_TOKENS_MAX (1u << 30)
 
-struct trace_source *mooncake_open(const char *path, char *why, size_t why_bytes);
+enum jsonl_dialect { JSONL_ANY, JSONL_MOONCAKE, JSONL_QWEN };
+
+/* These take the input over, failing or not. `params` may be NULL. */
+struct trace_source *jsonl_open(struct input *input, enum jsonl_dialect dialect, char *why,
+                                size_t why_bytes);
+struct trace_source *oracle_open(struct input *input, char *why, size_t why_bytes);
+struct trace_source *csv_open(struct input *input, const char *params, char *why, size_t why_bytes);
+
 struct trace_source *conversations_open(const char *params, char *why, size_t why_bytes);
+
+/* Whether the beginning of a file looks like this format. */
+bool oracle_likely(const char *bytes, size_t count);
+
+/* Whether csv_open() would take them. */
+bool csv_params_ok(const char *params, char *why, size_t why_bytes);
 
 #endif
