@@ -322,6 +322,24 @@ static void a_failed_sync_is_reported(void **state) {
   kvstow_tier_close(tier);
 }
 
+/* The kernel may have dropped what it could not write: another sync that succeeds proves nothing. */
+static void a_file_whose_sync_failed_stays_failed(void **state) {
+  (void)state;
+  char path[4096];
+  snprintf(path, sizeof path, "%s/file", dir);
+  kvstow_tier *tier = open_faulty(&kvstow__files);
+  kvstow_file *file;
+  assert_int_equal(kvstow_file_create(tier, path, 100000, &file), 0);
+  assert_int_equal(kvstow_file_append(file, "0123456789", 10), 0);
+  atomic_store(&faults.sync_error, EIO);
+  assert_int_equal(kvstow_file_flush(file), KVSTOW_EIO);
+  atomic_store(&faults.sync_error, 0);
+  assert_int_equal(kvstow_file_flush(file), KVSTOW_EIO);
+  assert_int_equal(kvstow_file_append(file, "0123456789", 10), KVSTOW_EIO);
+  assert_int_equal(kvstow_file_close(file), KVSTOW_EIO);
+  assert_int_equal(kvstow_tier_close(tier), 0);
+}
+
 static void a_bad_sector_costs_one_record_of_a_merged_read(void **state) {
   (void)state;
   kvstow_tier *tier = open_faulty(&kvstow__files);
@@ -638,6 +656,7 @@ int main(void) {
       TEST(repeated_failures_take_the_tier_offline),
       TEST(a_failed_directory_costs_its_records_only),
       TEST(a_failed_sync_is_reported),
+      TEST(a_file_whose_sync_failed_stays_failed),
       TEST(a_bad_sector_costs_one_record_of_a_merged_read),
       TEST(a_full_disk_means_fewer_segments),
       TEST(power_loss_after_any_operation_keeps_the_promises),

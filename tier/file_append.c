@@ -43,7 +43,7 @@ struct kvstow__appender {
   pthread_mutex_t lock;
   pthread_cond_t written; /* a buffer is no longer busy */
   uint32_t busy;          /* lock: buffers */
-  int error;              /* lock: errno of the first write that failed */
+  int error;              /* lock: errno of the first write or sync that failed */
 };
 
 /* ---- making and unmaking -------------------------------------------------------------------- */
@@ -128,7 +128,8 @@ static int failed(kvstow__appender *a, const char *what, int error) {
                       what, strerror_r(error, cause, sizeof cause));
 }
 
-/* The code of a write that failed earlier. */
+/* The code of a write or sync that failed earlier. A kernel that has failed a sync may forget what it could
+ * not write, and let the next one succeed. */
 static int earlier(kvstow__appender *a) {
   pthread_mutex_lock(&a->lock);
   const int error = a->error;
@@ -200,7 +201,12 @@ static int make_exact(kvstow__appender *a) {
   a->exact = true;
   kvstow__op sync = {.kind = KVSTOW__SYNC, .file = file->number, .fd = file->fd};
   error = kvstow__pump_run(tier, &sync, 1);
-  if (error) return failed(a, "fdatasync", error);
+  if (error) {
+    pthread_mutex_lock(&a->lock);
+    a->error = error;
+    pthread_mutex_unlock(&a->lock);
+    return failed(a, "fdatasync", error);
+  }
   const uint64_t before = atomic_load(&file->readable);
   kvstow__readahead_forget(file, before); /* the block with the old end */
   atomic_store_explicit(&file->readable, bytes, memory_order_release);
@@ -210,7 +216,9 @@ static int make_exact(kvstow__appender *a) {
 int kvstow_file_flush(kvstow_file *file) {
   if (!file) return KVSTOW_EINVAL;
   kvstow__appender *a = file->appender;
-  if (!a || a->exact) return 0; /* nothing was appended since */
+  if (!a) return 0;
+  const int before = earlier(a);
+  if (before || a->exact) return before; /* exact: nothing was appended since */
   if (a->filled > 0) send(a);
   wait_written(a);
   keep_tail(a);

@@ -304,7 +304,8 @@ KVSTOW_API int kvstow_file_read_at(kvstow_file *file, uint64_t offset, void *to,
  * when 8 MiB are on their way. One thread at a time a file. ENOSPC past the size reserved; EIO also for an
  * earlier write of this file; EACCES: it was opened for reading. */
 KVSTOW_API int kvstow_file_append(kvstow_file *file, const void *bytes, size_t count);
-/* Makes durable what has been appended; the file's size is then exact. Blocking. */
+/* Makes durable what has been appended; the file's size is then exact. Blocking. A write or barrier that
+ * failed once fails this for good. */
 KVSTOW_API int kvstow_file_flush(kvstow_file *file);
 
 /* Flushes what was appended, waits for reads, frees. NULL is fine. Before the tier's close. */

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 #if defined(__SANITIZE_ADDRESS__)
 #define FIBERS 1
@@ -21,10 +22,9 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-#define TASKS_MAX 64
+#define TASKS_MAX 96
 #define STACK_BYTES ((size_t)512 << 10)
 #define CALENDAR_START_S UINT64_C(1800000000)
-#define POLL_STEP_NS UINT64_C(1000000)
 #define QUIET_YIELDS_MAX UINT64_C(20000000) /* so many without progress are a hang */
 #define QUIET_NS_MAX (UINT64_C(3600) * 1000000000)
 
@@ -34,6 +34,7 @@ typedef struct task {
   state state;
   ucontext_t context;
   void *stack;
+  size_t stack_bytes;
   void *fake_stack; /* the address sanitizer's */
   void *(*main)(void *);
   void *arg, *result;
@@ -100,6 +101,8 @@ static void hang(const char *what) {
   abort();
 }
 
+static void know_own_stack(task *t);
+
 void sim_begin(uint64_t seed, void (*hang_handler)(const char *text)) {
   memset(&s, 0, sizeof s);
   s.random = seed;
@@ -108,8 +111,21 @@ void sim_begin(uint64_t seed, void (*hang_handler)(const char *text)) {
   s.tasks[0].state = READY;
   s.next_timer_ns = SIM_FOREVER;
   snprintf(s.tasks[0].name, sizeof s.tasks[0].name, "first");
+  know_own_stack(&s.tasks[0]);
   static const unsigned rates[] = {1, 2, 4, 16, 64, 512};
   s.switch_one_in = rates[sim_draw(sizeof rates / sizeof *rates)];
+}
+
+/* The first task has the stack of its thread. */
+static void know_own_stack(task *t) {
+#ifdef FIBERS
+  pthread_attr_t attr;
+  if (pthread_getattr_np(pthread_self(), &attr) != 0) abort();
+  pthread_attr_getstack(&attr, &t->stack, &t->stack_bytes);
+  pthread_attr_destroy(&attr);
+#else
+  (void)t;
+#endif
 }
 
 static void switch_to(int next) {
@@ -118,7 +134,7 @@ static void switch_to(int next) {
   s.current = next;
 #ifdef FIBERS
   __sanitizer_start_switch_fiber(from->state == ENDED ? NULL : &from->fake_stack, to->stack,
-                                 to->stack ? STACK_BYTES : 0);
+                                 to->stack_bytes);
 #endif
   swapcontext(&from->context, &to->context);
 #ifdef FIBERS
@@ -217,6 +233,7 @@ int sim_thread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*mai
   t->stack = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (t->stack == MAP_FAILED) return EAGAIN;
   mprotect(t->stack, 4096, PROT_NONE);
+  t->stack_bytes = STACK_BYTES;
   getcontext(&t->context);
   t->context.uc_stack.ss_sp = t->stack;
   t->context.uc_stack.ss_size = STACK_BYTES;
@@ -369,14 +386,28 @@ time_t sim_time(time_t *where) {
   return now;
 }
 
-/* Descriptors that poll() waits for are filled by other tasks, without telling: looked at again and
- * again. */
+/* ---- descriptors ---------------------------------------------------------------------------- */
+
+const char sim_descriptors;
+
+ssize_t __real_write(int fd, const void *bytes, size_t count);
+ssize_t __wrap_write(int fd, const void *bytes, size_t count);
+ssize_t __wrap_write(int fd, const void *bytes, size_t count) {
+  const ssize_t n = __real_write(fd, bytes, count);
+  if (s.count > 0) sim_wake(&sim_descriptors, true);
+  return n;
+}
+
+bool sim_readable(int fd) {
+  struct pollfd one = {.fd = fd, .events = POLLIN};
+  return poll(&one, 1, 0) == 1;
+}
+
 int sim_poll(struct pollfd *fds, nfds_t count, int timeout_ms) {
   const uint64_t until = timeout_ms < 0 ? SIM_FOREVER : s.now_ns + (uint64_t)timeout_ms * 1000000u;
   for (;;) {
     const int ready = poll(fds, count, 0);
     if (ready != 0 || s.now_ns >= until) return ready;
-    const uint64_t step = s.now_ns + POLL_STEP_NS;
-    sim_block(fds, step < until ? step : until, "polls");
+    sim_block(&sim_descriptors, until, "polls");
   }
 }

@@ -28,6 +28,10 @@ void sim_clock_jump(int64_t seconds); /* of the calendar, not of the monotonic c
 void sim_yield(void);                 /* somebody else may go first */
 void sim_progress(void);              /* something has come to an end: not a hang */
 
+/* Woken whenever a descriptor has been written to. */
+extern const char sim_descriptors;
+bool sim_readable(int fd);
+
 /* Waits for sim_wake(on), or until a time of sim_now_ns; false when that came first. */
 bool sim_block(const void *on, uint64_t until_ns, const char *why);
 void sim_wake(const void *on, bool all);
