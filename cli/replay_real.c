@@ -296,7 +296,9 @@ static void choose_policies(struct run *run) {
   snprintf(run->policy, sizeof run->policy, "%s%s%s",
            given ? args->policies[0] : defaults.ram_policy, params[0] != '\0' ? ":" : "", params);
   snprintf(run->ssd_policy, sizeof run->ssd_policy, "%s",
-           args->ssd_policy != NULL ? args->ssd_policy : run->policy);
+           args->ssd_policy != NULL ? args->ssd_policy
+           : given                  ? run->policy
+                                    : defaults.ssd_policy);
   run->report.policy = run->policy;
 }
 

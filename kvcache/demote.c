@@ -20,6 +20,7 @@
 #define RUN_BYTES ((uint64_t)64 << 10)
 #define RECLAIM_TRIES 8u
 #define IDLE_MS 500u
+#define FIT_EVERY 64u /* batches */
 
 struct record {
   uint32_t id, depth, root;
@@ -136,8 +137,8 @@ static void gather_victims(struct batch *batch, uint64_t allowed) {
     if (entry->ram_pins > 0) {
       skipped[skips++] = id;
     } else if ((entry->flags & KVS_SSD) != 0) {
-      kvstow_access access = {0}; /* RAM served it until now: its record was of use */
-      kvs_describe_access(store, id, &access);
+      /* RAM served it until now: its record was of use. */
+      const kvstow_access access = kvs_access_alone(store, id, KVSTOW_IN_RAM, KVS_SSD_POLICY);
       kvs_ssd_use(store, id, &access);
       kvs_clean_push(store, id);
       freed = true;
@@ -150,8 +151,8 @@ static void gather_victims(struct batch *batch, uint64_t allowed) {
     }
   }
   while (skips > 0) {
-    kvstow_access access = {0};
-    kvs_describe_access(store, skipped[--skips], &access);
+    const kvstow_access access =
+        kvs_access_alone(store, skipped[--skips], KVSTOW_IN_RAM, KVS_RAM_POLICY);
     kvs_ram_insert(store, skipped[skips], &access);
   }
   if (freed) pthread_cond_broadcast(&store->changed);
@@ -226,6 +227,7 @@ static struct batch *gather(kvstow *store) {
     return NULL;
   }
   batch->number = ++store->batches_begun;
+  if (batch->number % FIT_EVERY == 0) kvs_policies_fit(store, batch->record[0].padded_bytes);
   *row = batch->number;
   return batch;
 }
@@ -233,10 +235,11 @@ static struct batch *gather(kvstow *store) {
 /* ---- finishing (store's lock) --------------------------------------------------------------- */
 
 /* A record was written: the first one of its block, or one to replace what will be reclaimed. */
-static void place(kvstow *store, uint32_t id, kvstow_loc loc, const kvstow_access *access) {
+static void place(kvstow *store, uint32_t id, kvstow_loc loc) {
   const struct kvs_entry *entry = kvs_entry(&store->index, id);
   if ((entry->flags & KVS_SSD) == 0) {
-    kvs_ssd_gain(store, id, loc, access);
+    const kvstow_access access = kvs_access_alone(store, id, KVSTOW_IN_RAM, KVS_SSD_POLICY);
+    kvs_ssd_gain(store, id, loc, &access);
     return;
   }
   const kvstow_loc old = entry->loc;
@@ -252,11 +255,9 @@ static void finish_record(struct batch *batch, uint32_t i, int result) {
   entry->flags &= (uint16_t) ~(KVS_DEMOTING | KVS_MOVING);
   const bool rescued = (entry->flags & KVS_RESCUED) != 0;
   entry->flags &= (uint16_t)~KVS_RESCUED;
-  kvstow_access access = {0};
-  kvs_describe_access(store, record->id, &access);
   if (result == 0) {
     entry->flags |= KVS_SUMS;
-    place(store, record->id, batch->write[i].loc, &access);
+    place(store, record->id, batch->write[i].loc);
     store->count.demoted_blocks++;
     store->count.demoted_bytes += entry->padded_bytes;
     if (record->again)
@@ -272,10 +273,12 @@ static void finish_record(struct batch *batch, uint32_t i, int result) {
   if ((entry->flags & (KVS_PINNED | KVS_RAM_POLICY)) != 0) return;
   /* One that a disk refused is tried again: elsewhere, or there until the disk is given up. Then, and
    * where there is no room, it may go unwritten: a smaller cache. */
-  if (record->victim && !rescued && result != KVSTOW_EIO)
+  if (record->victim && !rescued && result != KVSTOW_EIO) {
     kvs_clean_push(store, record->id);
-  else
-    kvs_ram_insert(store, record->id, &access);
+    return;
+  }
+  const kvstow_access access = kvs_access_alone(store, record->id, KVSTOW_IN_RAM, KVS_RAM_POLICY);
+  kvs_ram_insert(store, record->id, &access);
 }
 
 static void batch_unref(struct batch *batch) {

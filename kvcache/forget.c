@@ -229,16 +229,19 @@ static void unpin_one(kvstow *store, uint32_t id) {
   entry->flags &= (uint16_t)~KVS_PINNED;
   store->pinned_bytes -= (uint64_t)entry->padded_bytes + KVSTOW_PAGE_BYTES;
   store->pinned_blocks--;
-  kvstow_access access = {0};
-  kvs_describe_access(store, id, &access);
+  const bool in_ram = entry->frame != KVS_NO_FRAME;
+  const kvstow_whence whence = in_ram ? KVSTOW_IN_RAM : KVSTOW_ON_SSD;
   if ((entry->flags & KVS_SSD) != 0) {
+    const kvstow_access access = kvs_access_alone(store, id, whence, KVS_SSD_POLICY);
     kvs_ssd_value(store, id, false);
     kvs_ssd_use(store, id, &access);
   }
-  if ((entry->flags & KVS_DEMOTING) != 0)
+  if ((entry->flags & KVS_DEMOTING) != 0) {
     entry->flags |= KVS_RESCUED; /* listed when the write has ended */
-  else if (entry->frame != KVS_NO_FRAME)
+  } else if (in_ram) {
+    const kvstow_access access = kvs_access_alone(store, id, whence, KVS_RAM_POLICY);
     kvs_ram_insert(store, id, &access);
+  }
 }
 
 int kvstow_pin(const kvstow_prefix *prefix, bool pinned, size_t *blocks) {

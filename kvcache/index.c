@@ -10,8 +10,13 @@
 #define CHUNK_ENTRIES (1u << KVS_CHUNK_SHIFT)
 #define BUCKETS_MIN 4u
 
+/* The buckets go by the lowest bits. */
+static uint64_t shard_number(uint64_t key_lo) {
+  return (key_lo >> 32) % KVS_SHARDS;
+}
+
 static struct kvs_shard *shard_of(const struct kvs_index *index, kvstow_key key) {
-  return (struct kvs_shard *)&index->shards[key.hi % KVS_SHARDS];
+  return (struct kvs_shard *)&index->shards[shard_number(key.lo)];
 }
 
 int kvs_index_init(struct kvs_index *index, uint64_t entries_max) {
@@ -111,6 +116,17 @@ uint32_t kvs_shard_find(const struct kvs_index *index, kvstow_key key, uint32_t 
     id = entry->next;
   }
   return KVS_NO_ENTRY;
+}
+
+uint32_t kvs_shard_find_half(const struct kvs_index *index, uint64_t key_lo, uint32_t root) {
+  const struct kvs_shard *shard = &index->shards[shard_number(key_lo)];
+  uint32_t id = shard->buckets[key_lo & shard->mask];
+  while (id != KVS_NO_ENTRY) {
+    const struct kvs_entry *entry = kvs_entry(index, id);
+    if (entry->key.lo == key_lo && entry->root == root) break;
+    id = entry->next;
+  }
+  return id;
 }
 
 static bool grow(struct kvs_index *index, struct kvs_shard *shard) {

@@ -108,6 +108,8 @@ void kvs_shard_ahead(const struct kvs_index *index, kvstow_key key);
 /* These hold the shard's lock already. */
 void kvs_shard_ahead_entry(const struct kvs_index *index, kvstow_key key); /* its bucket's first */
 uint32_t kvs_shard_find(const struct kvs_index *index, kvstow_key key, uint32_t root);
+/* By half of its key. The store's lock is enough. */
+uint32_t kvs_shard_find_half(const struct kvs_index *index, uint64_t key_lo, uint32_t root);
 bool kvs_shard_insert(struct kvs_index *index, uint32_t id); /* false: out of memory */
 void kvs_shard_remove(struct kvs_index *index, uint32_t id);
 

@@ -14,6 +14,7 @@ struct kvs_load {
   kvstow_record_read read;
   kvstow *store;
   uint32_t id, frame;
+  struct kvs_request request; /* on whose account */
   uint64_t started_ns;
   bool urged;   /* wanted now */
   bool awaited; /* somebody sleeps until it ends */
@@ -45,7 +46,8 @@ int kvs_load_check(const kvstow *store, uint32_t id, const void *header) {
   return 0;
 }
 
-static void give_frame(kvstow *store, uint32_t id, uint32_t frame) {
+static void give_frame(kvstow *store, uint32_t id, uint32_t frame,
+                       const struct kvs_request *request) {
   struct kvs_entry *entry = kvs_entry(&store->index, id);
   const kvstow_key key = entry->key;
   kvs_shard_lock(&store->index, key);
@@ -55,8 +57,12 @@ static void give_frame(kvstow *store, uint32_t id, uint32_t frame) {
   store->ram_blocks++;
   store->both_blocks += (entry->flags & KVS_SSD) != 0;
   entry->flags |= KVS_SUMS;
-  kvstow_access access = {0};
-  kvs_describe_access(store, id, &access);
+  kvstow_access access = kvs_access_alone(store, id, KVSTOW_ON_SSD, KVS_RAM_POLICY);
+  access.request = request->number;
+  access.session = request->session;
+  access.recompute_cost = request->recompute_cost;
+  access.chain_blocks = request->chain_blocks;
+  access.category = request->category;
   kvs_ram_insert(store, id, &access);
   store->count.promoted_blocks++;
   store->count.promoted_bytes += entry->padded_bytes;
@@ -97,7 +103,7 @@ static void load_done(kvstow_record_read *read) {
   store->loads_bytes -= entry->padded_bytes;
   entry->flags &= (uint16_t)~KVS_LOADING;
   if (result == 0) {
-    give_frame(store, id, load->frame);
+    give_frame(store, id, load->frame, &load->request);
   } else {
     entry->flags &= (uint16_t)~KVS_PREFETCHED;
     kvs_ram_give(store, load->frame, entry->padded_bytes);
@@ -113,7 +119,7 @@ static void load_done(kvstow_record_read *read) {
 }
 
 int kvs_load_start(kvstow *store, uint32_t id, kvstow_priority priority, bool ahead,
-                   struct kvs_reads *reads) {
+                   const struct kvs_request *request, struct kvs_reads *reads) {
   struct kvs_entry *entry = kvs_entry(&store->index, id);
   if (entry->frame != KVS_NO_FRAME || (entry->flags & KVS_LOADING) != 0) return 0;
   if ((entry->flags & KVS_SSD) == 0) return KVSTOW_EMISS;
@@ -145,6 +151,7 @@ int kvs_load_start(kvstow *store, uint32_t id, kvstow_priority priority, bool ah
       .store = store,
       .id = id,
       .frame = frame,
+      .request = request == NULL ? (struct kvs_request){0} : *request,
       .started_ns = kvs_clock(store),
       .urged = priority == KVSTOW_DEMAND,
   };

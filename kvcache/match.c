@@ -96,21 +96,16 @@ static kvstow_lease *lease_find(struct kvs_chain *chain, int *rc) {
 }
 
 /* Tells the policies, last block first (see put.c), and counts the tiers. */
-static void lease_use(kvstow_lease *lease, const kvstow_prefix *prefix, kvstow_held *held) {
+static void lease_use(kvstow_lease *lease, kvstow_held *held) {
   kvstow *store = lease->store;
-  kvstow_access access = {.request = ++store->request_clock,
-                          .session = prefix->session,
-                          .category = prefix->category,
-                          .recompute_cost = prefix->recompute_cost,
-                          .chain_blocks = (uint32_t)lease->blocks,
-                          .tokens = lease->space->layout.block_tokens};
+  kvstow_access access = kvs_access_of(&lease->request);
   for (size_t i = lease->blocks; i-- > 0;) {
     const uint32_t id = lease->block[i].id;
     const bool in_ram = kvs_entry(&store->index, id)->frame != KVS_NO_FRAME;
     held->ram_blocks += in_ram;
     held->ssd_blocks += !in_ram;
-    kvs_describe_access(store, id, &access);
-    if (i > 0) access.parent = lease->block[i - 1].id;
+    kvs_access_block(store, id, &access);
+    access.parent = i > 0 ? lease->block[i - 1].id : KVS_NO_ENTRY;
     kvs_use(store, id, &access);
   }
   held->blocks = lease->blocks;
@@ -145,8 +140,12 @@ int kvstow_match(const kvstow_prefix *prefix, uint32_t flags, kvstow_lease **out
   kvstow_lease *lease = lease_find(&chain, &rc);
   struct kvs_reads reads = {.count = 0};
   pthread_mutex_lock(&store->lock);
+  const struct kvs_request request = kvs_request_begin(store, &chain);
+  const size_t found = lease == NULL ? 0 : lease->blocks;
+  kvs_request_goes_on(store, &request, chain.keys[chain.named > found ? found + 1 : found]);
   if (lease != NULL) {
-    lease_use(lease, prefix, &held);
+    lease->request = request;
+    lease_use(lease, &held);
     store->roots.rows[lease->root].refs++;
     store->leases++;
     lease->promote = (flags & KVSTOW_NO_PROMOTE) == 0;
@@ -246,7 +245,8 @@ int kvs_lease_load(kvstow_lease *lease, size_t i, bool ahead, struct kvs_reads *
   const struct kvs_entry *entry = kvs_entry(&store->index, id);
   if (entry->frame != KVS_NO_FRAME || (entry->flags & KVS_LOADING) != 0) return 0;
   if (lease->promote_bytes < entry->padded_bytes) return KVSTOW_EFULL;
-  const int rc = kvs_load_start(store, id, ahead ? KVSTOW_PREFETCH : KVSTOW_DEMAND, ahead, reads);
+  const int rc = kvs_load_start(store, id, ahead ? KVSTOW_PREFETCH : KVSTOW_DEMAND, ahead,
+                                &lease->request, reads);
   if (rc == 0 && lease->promote_bytes != UINT64_MAX) lease->promote_bytes -= entry->padded_bytes;
   return rc;
 }

@@ -19,7 +19,6 @@
 #define HUGE_BYTES ((uint64_t)2 << 20)
 #define RECORD_BYTES_MIN 8192u
 #define PACKING_PCT 94u /* of the region, before it has been measured */
-#define POLICY_NAME_BYTES 256u
 
 const char *kvstow_version(void) {
   return KVSTOW_VERSION;
@@ -89,7 +88,7 @@ void kvstow_region(const kvstow *store, void **base, size_t *bytes) {
 void kvstow_options_init(kvstow_options *options) {
   *options = (kvstow_options){.size = sizeof *options,
                               .queue_depth = 64,
-                              .ram_policy = "lru",
+                              .ram_policy = "default",
                               .ssd_policy = "lru",
                               .high_watermark_pct = 90,
                               .low_watermark_pct = 80,
@@ -145,27 +144,6 @@ static int check_options(kvstow *store, const kvstow_options *o) {
 
 /* ---- parts ---------------------------------------------------------------------------------- */
 
-/* "name" or "name:params", for one tier. */
-static int make_policy(kvstow *store, struct kvs_policy *policy, const char *text, char **nodes,
-                       uint64_t capacity) {
-  char name[POLICY_NAME_BYTES];
-  snprintf(name, sizeof name, "%s", text == NULL ? "lru" : text);
-  char *params = strchr(name, ':');
-  if (params != NULL) *params++ = '\0';
-  char why[KVSTOW_MESSAGE_BYTES] = "";
-  int rc = kvstow_policy_find(name, &policy->ops, why, sizeof why);
-  if (rc != 0) return kvs_fail(store, rc, "policy %s: %s", name, why);
-  policy->nodes = (kvstow_nodes){
-      .chunks = nodes, .shift = KVS_CHUNK_SHIFT, .stride = (uint32_t)sizeof(struct kvs_entry)};
-  const kvstow_policy_config config = {.size = sizeof config,
-                                       .nodes = &policy->nodes,
-                                       .capacity = capacity == 0 ? 1 : capacity,
-                                       .seed = store->seed,
-                                       .params = params};
-  rc = policy->ops->create(&config, &policy->self);
-  return rc == 0 ? 0 : kvs_fail(store, rc, "policy %s: %s", text, kvstow_strerror(rc));
-}
-
 /* A small budget gets small segments: there must be several, or reclaiming one loses too much. */
 static uint32_t segment_bytes(const kvstow_options *o) {
   if (o->segment_bytes != 0) return o->segment_bytes;
@@ -208,8 +186,7 @@ static int open_tier(kvstow *store) {
 /* A newer record of a block replaces an older one, which must not be found by the next recovery. */
 static void recover_again(kvstow *store, uint32_t id, const kvstow_record *record) {
   kvs_ssd_lose(store, id, true);
-  kvstow_access access = {0};
-  kvs_describe_access(store, id, &access);
+  const kvstow_access access = kvs_access_alone(store, id, KVSTOW_ON_SSD, KVS_SSD_POLICY);
   kvs_ssd_gain(store, id, record->loc, &access);
   kvs_entry(&store->index, id)->written_s = (uint32_t)record->written_s;
 }
@@ -267,8 +244,7 @@ static bool recover_record(void *arg, const kvstow_record *record) {
     kvs_root_give(store, root);
     return lacks_memory(recovery);
   }
-  kvstow_access access = {0};
-  kvs_describe_access(store, id, &access);
+  const kvstow_access access = kvs_access_alone(store, id, KVSTOW_ON_SSD, KVS_SSD_POLICY);
   kvs_ssd_gain(store, id, record->loc, &access);
   store->count.recovered_blocks++;
   return true;
@@ -330,8 +306,8 @@ static int destroy(kvstow *store) {
   const int rc = kvstow_tier_close(store->tier);
   kvs_reclaim_finish(store); /* until here completions look at it */
   kvs_events_destroy(store->events);
-  if (store->ram.self != NULL) store->ram.ops->destroy(store->ram.self);
-  if (store->ssd.self != NULL) store->ssd.ops->destroy(store->ssd.self);
+  kvs_policy_finish(&store->ram);
+  kvs_policy_finish(&store->ssd);
   while (store->spaces != NULL) {
     struct kvstow_space *next = store->spaces->next;
     free(store->spaces);
@@ -375,11 +351,9 @@ static int make_parts(kvstow *store) {
   if (rc != 0)
     return kvs_fail(store, rc, "ram: %llu bytes could not be had", (unsigned long long)ram_bytes);
   store->capacity_bytes = ram_bytes / 100 * PACKING_PCT;
-  const uint64_t guess = (uint64_t)1 << 20; /* block size is not known yet */
-  rc = make_policy(store, &store->ram, o->ram_policy, store->index.ram_nodes, ram_bytes / guess);
+  rc = kvs_policy_make(store, &store->ram, o->ram_policy, store->index.ram_nodes, ram_bytes);
   if (rc == 0)
-    rc = make_policy(store, &store->ssd, o->ssd_policy, store->index.ssd_nodes,
-                     o->ssd_bytes / guess);
+    rc = kvs_policy_make(store, &store->ssd, o->ssd_policy, store->index.ssd_nodes, o->ssd_bytes);
   if (rc == 0 && o->on_event != NULL)
     rc = kvs_events_create(o->on_event, o->event_arg, &store->events);
   if (rc == 0 && ssd) rc = recover(store);

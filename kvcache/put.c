@@ -118,10 +118,12 @@ uint32_t kvs_publish(kvstow *store, const struct kvs_reservation *r, bool sums, 
   return id;
 }
 
-void kvs_publish_finish(kvstow *store, uint32_t id, const kvstow_access *access) {
-  kvstow_access filled = *access;
-  kvs_describe_access(store, id, &filled);
-  kvs_ram_insert(store, id, &filled);
+void kvs_publish_finish(kvstow *store, uint32_t id, const struct kvs_request *request,
+                        uint32_t ancestor) {
+  kvstow_access access = kvs_access_of(request);
+  kvs_access_block(store, id, &access);
+  access.parent = kvs_access_parent(store, ancestor, KVS_RAM_POLICY);
+  kvs_ram_insert(store, id, &access);
   kvs_event(store, KVSTOW_EVENT_STORED, kvs_entry(&store->index, id));
   if (store->tier != NULL && store->options.write_mode == KVSTOW_WRITE_THROUGH)
     (void)kvs_demote_want(store, id, false);
@@ -129,16 +131,19 @@ void kvs_publish_finish(kvstow *store, uint32_t id, const kvstow_access *access)
 
 /* ---- one call's blocks ---------------------------------------------------------------------- */
 
-static kvstow_access access_of(const struct kvs_chain *chain) {
-  return (kvstow_access){.session = chain->prefix->session,
-                         .category = chain->prefix->category,
-                         .recompute_cost = chain->prefix->recompute_cost,
-                         .chain_blocks = (uint32_t)chain->blocks,
-                         .tokens = chain->space->layout.block_tokens};
+static struct kvs_request request_of(const struct kvs_chain *chain, size_t first) {
+  kvstow *store = chain->store;
+  const size_t whole = chain->prefix->tokens_count / chain->space->layout.block_tokens;
+  pthread_mutex_lock(&store->lock);
+  const struct kvs_request request =
+      kvs_request_of(store, chain->prefix, chain->keys[first + 1], chain->keys[first], whole);
+  pthread_mutex_unlock(&store->lock);
+  return request;
 }
 
 static int reservation_init(struct kvs_reservation *r, struct kvs_chain *chain, size_t block,
-                            uint32_t payload_bytes, uint64_t deadline_us) {
+                            const struct kvs_request *request, uint32_t payload_bytes,
+                            uint64_t deadline_us) {
   const struct kvstow_space *space = chain->space;
   kvstow *store = chain->store;
   uint32_t padded = space->padded_bytes;
@@ -159,7 +164,7 @@ static int reservation_init(struct kvs_reservation *r, struct kvs_chain *chain, 
       .key = chain->keys[block + 1],
       .parent = chain->keys[block],
       .root_id = chain->root_id,
-      .access = access_of(chain),
+      .request = *request,
   };
   return kvs_frame_wait(store, padded, deadline_us, &r->frame);
 }
@@ -225,21 +230,27 @@ struct group {
   uint64_t bytes;
 };
 
+/* The block before a reservation's, if it is held. */
+static uint32_t block_before(const kvstow *store, const struct kvs_reservation *r) {
+  return kvs_parent(store, r->parent.lo, r->root, r->depth);
+}
+
 /* If some can't be published, *stored falls back to the first of the group. */
-static int publish_group(kvstow *store, struct group *group, uint64_t request, size_t *stored) {
+static int publish_group(kvstow *store, struct group *group, size_t *stored) {
   uint32_t ids[GROUP_BLOCKS];
   int first_error = 0;
+  if (group->count == 0) return 0;
   pthread_mutex_lock(&store->lock);
+  const uint32_t ancestor = block_before(store, &group->r[0]);
   for (size_t i = 0; i < group->count; i++) {
     int rc;
     ids[i] = kvs_publish(store, &group->r[i], true, &rc);
     if (rc != 0 && first_error == 0) first_error = rc;
   }
   for (size_t i = group->count; i-- > 0;)
-    if (ids[i] != KVS_NO_ENTRY) {
-      group->r[i].access.request = request;
-      kvs_publish_finish(store, ids[i], &group->r[i].access);
-    }
+    if (ids[i] != KVS_NO_ENTRY) kvs_publish_finish(store, ids[i], &group->r[i].request, ancestor);
+  const struct kvs_reservation *last = &group->r[group->count - 1];
+  kvs_request_goes_on(store, &last->request, last->key);
   kvs_demoter_check(store);
   pthread_mutex_unlock(&store->lock);
   if (first_error != 0 && *stored > group->first) *stored = group->first;
@@ -249,13 +260,16 @@ static int publish_group(kvstow *store, struct group *group, uint64_t request, s
 }
 
 /* A block that is held already: `id` is leased and given back. */
-static void use_held(const struct kvs_chain *chain, uint32_t id, uint64_t request) {
+static void use_held(const struct kvs_chain *chain, uint32_t id,
+                     const struct kvs_request *request) {
   kvstow *store = chain->store;
-  kvstow_access access = access_of(chain);
-  access.request = request;
+  kvstow_access access = kvs_access_of(request);
   pthread_mutex_lock(&store->lock);
-  kvs_describe_access(store, id, &access);
+  const struct kvs_entry *entry = kvs_entry(&store->index, id);
+  kvs_access_block(store, id, &access);
+  access.parent = kvs_parent(store, entry->parent_lo, entry->root, entry->depth);
   kvs_use(store, id, &access);
+  kvs_request_goes_on(store, request, entry->key);
   kvs_lease_drop_locked(store, id);
   store->count.duplicate_blocks++;
   pthread_mutex_unlock(&store->lock);
@@ -264,15 +278,16 @@ static void use_held(const struct kvs_chain *chain, uint32_t id, uint64_t reques
 /* Room for one more block of the group. Others may wait for what we have filled as we wait for theirs: so it
  * is published before waiting. */
 static int group_reserve(struct group *group, struct kvs_chain *chain, size_t block,
-                         uint32_t payload_bytes, uint64_t deadline_us, uint64_t request,
-                         size_t *stored) {
+                         const struct kvs_request *request, uint32_t payload_bytes,
+                         uint64_t deadline_us, size_t *stored) {
   if (group->count > 0) {
-    const int rc = reservation_init(&group->r[group->count], chain, block, payload_bytes, 0);
+    const int rc =
+        reservation_init(&group->r[group->count], chain, block, request, payload_bytes, 0);
     if (rc != KVSTOW_EFULL || deadline_us == 0) return rc;
-    const int published = publish_group(chain->store, group, request, stored);
+    const int published = publish_group(chain->store, group, stored);
     if (published != 0) return published;
   }
-  return reservation_init(&group->r[0], chain, block, payload_bytes, deadline_us);
+  return reservation_init(&group->r[0], chain, block, request, payload_bytes, deadline_us);
 }
 
 static int store_blocks(struct kvs_chain *chain, size_t first, size_t count,
@@ -282,18 +297,16 @@ static int store_blocks(struct kvs_chain *chain, size_t first, size_t count,
       (flags & KVSTOW_NOWAIT) != 0 ? 0 : kvs_deadline(store, store->options.store_timeout_ms);
   const uint64_t group_max = store->options.ram_bytes / 16;
   struct group group = {.count = 0};
-  pthread_mutex_lock(&store->lock);
-  const uint64_t request = ++store->request_clock;
-  pthread_mutex_unlock(&store->lock);
+  const struct kvs_request request = request_of(chain, first);
   int rc = 0;
   for (size_t i = 0; i < count && rc == 0; i++) {
     bool in_ram;
     const uint32_t id = kvs_chain_find(chain, first + i, true, &in_ram);
     if (id != KVS_NO_ENTRY) {
-      use_held(chain, id, request);
+      use_held(chain, id, &request);
     } else {
-      rc = group_reserve(&group, chain, first + i, (uint32_t)source_bytes(&sources[i]), deadline,
-                         request, stored);
+      rc = group_reserve(&group, chain, first + i, &request, (uint32_t)source_bytes(&sources[i]),
+                         deadline, stored);
       if (rc != 0) break;
       if (group.count == 0) group.first = i;
       struct kvs_reservation *r = &group.r[group.count];
@@ -303,11 +316,11 @@ static int store_blocks(struct kvs_chain *chain, size_t first, size_t count,
       group.count++;
       group.bytes += r->padded_bytes;
       if (group.count == GROUP_BLOCKS || group.bytes >= group_max)
-        rc = publish_group(store, &group, request, stored);
+        rc = publish_group(store, &group, stored);
     }
     if (rc == 0) *stored = i + 1;
   }
-  const int last = publish_group(store, &group, request, stored);
+  const int last = publish_group(store, &group, stored);
   return rc != 0 ? rc : last;
 }
 
@@ -371,14 +384,14 @@ static void drop_slot(kvstow *store, kvstow_slot *slot) {
   *slot = (kvstow_slot){0};
 }
 
-static int reserve_one(struct kvs_chain *chain, size_t block, uint32_t payload_bytes,
-                       uint64_t deadline, kvstow_slot *slot) {
+static int reserve_one(struct kvs_chain *chain, size_t block, const struct kvs_request *request,
+                       uint32_t payload_bytes, uint64_t deadline, kvstow_slot *slot) {
   kvstow *store = chain->store;
   bool in_ram;
   if (kvs_chain_find(chain, block, false, &in_ram) != KVS_NO_ENTRY) return 0;
   struct kvs_reservation *r = malloc(sizeof *r);
   if (r == NULL) return KVSTOW_ENOMEM;
-  int rc = reservation_init(r, chain, block, payload_bytes, deadline);
+  int rc = reservation_init(r, chain, block, request, payload_bytes, deadline);
   if (rc != 0) {
     free(r);
     return rc;
@@ -418,11 +431,38 @@ int kvstow_reserve(const kvstow_prefix *prefix, size_t first, size_t count, size
   }
   for (size_t i = 0; i < count; i++) slots[i] = (kvstow_slot){0};
   const uint32_t payload_bytes = opaque ? (uint32_t)opaque_bytes : space->payload_bytes;
+  const struct kvs_request request =
+      count == 0 ? (struct kvs_request){0} : request_of(&chain, first);
   for (size_t i = 0; i < count && rc == 0; i++)
-    rc = reserve_one(&chain, first + i, payload_bytes, deadline, &slots[i]);
+    rc = reserve_one(&chain, first + i, &request, payload_bytes, deadline, &slots[i]);
   kvs_chain_finish(&chain);
   if (rc != 0) kvstow_abort(store, slots, count);
   return rc;
+}
+
+/* Publishes the slots of one run, each block behind the one before; last to first, as in a group. */
+static int commit_run(kvstow *store, kvstow_slot *slots, size_t count) {
+  int first_error = 0;
+  const struct kvs_reservation *first = slots[0].internal, *last = slots[count - 1].internal;
+  const uint32_t ancestor = block_before(store, first);
+  kvs_request_goes_on(store, &last->request, last->key);
+  for (size_t i = count; i-- > 0;) {
+    struct kvs_reservation *r = slots[i].internal;
+    int rc;
+    const uint32_t id = kvs_publish(store, r, false, &rc);
+    if (id != KVS_NO_ENTRY) kvs_publish_finish(store, id, &r->request, ancestor);
+    if (rc != 0) first_error = rc;
+    kvs_root_give(store, r->root);
+    store->reservations--;
+    free(r);
+    slots[i] = (kvstow_slot){0};
+  }
+  return first_error;
+}
+
+static bool continues(const kvstow_slot *slot, const kvstow_slot *before) {
+  const struct kvs_reservation *r = slot->internal, *b = before->internal;
+  return b != NULL && kvs_key_equal(r->parent, b->key);
 }
 
 /* Checksums are left to the demotion thread: a commit touches no payload. */
@@ -430,19 +470,14 @@ int kvstow_commit(kvstow *store, kvstow_slot *slots, size_t count) {
   if (store == NULL || (slots == NULL && count > 0)) return KVSTOW_EINVAL;
   int first_error = 0;
   pthread_mutex_lock(&store->lock);
-  const uint64_t request = ++store->request_clock;
-  for (size_t i = count; i-- > 0;) {
-    struct kvs_reservation *r = slots[i].internal;
-    if (r == NULL) continue;
-    int rc;
-    const uint32_t id = kvs_publish(store, r, false, &rc);
-    r->access.request = request;
-    if (id != KVS_NO_ENTRY) kvs_publish_finish(store, id, &r->access);
-    if (rc != 0) first_error = rc;
-    kvs_root_give(store, r->root);
-    store->reservations--;
-    free(r);
-    slots[i] = (kvstow_slot){0};
+  for (size_t end = count; end > 0;) {
+    size_t first = end - 1;
+    if (slots[first].internal != NULL) {
+      while (first > 0 && continues(&slots[first], &slots[first - 1])) first--;
+      const int rc = commit_run(store, &slots[first], end - first);
+      if (rc != 0) first_error = rc;
+    }
+    end = first;
   }
   kvs_demoter_check(store);
   pthread_mutex_unlock(&store->lock);

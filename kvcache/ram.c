@@ -17,16 +17,6 @@ static uint64_t frame_cost(uint32_t padded_bytes) {
   return (uint64_t)padded_bytes + KVSTOW_PAGE_BYTES;
 }
 
-void kvs_describe_access(const kvstow *store, uint32_t id, kvstow_access *access) {
-  const struct kvs_entry *entry = kvs_entry(&store->index, id);
-  access->key_lo = entry->key.lo;
-  access->key_hi = entry->key.hi;
-  access->depth = entry->depth;
-  access->bytes = entry->padded_bytes;
-  access->parent = KVSTOW_NO_ID;
-  if (access->now_ms == 0) access->now_ms = kvs_now_us() / 1000;
-}
-
 /* ---- the clean list ------------------------------------------------------------------------- */
 
 void kvs_clean_push(kvstow *store, uint32_t id) {
@@ -76,11 +66,15 @@ void kvs_ram_unlist(kvstow *store, uint32_t id) {
   }
 }
 
-void kvs_use(kvstow *store, uint32_t id, const kvstow_access *access) {
+void kvs_use(kvstow *store, uint32_t id, kvstow_access *access) {
   struct kvs_entry *entry = kvs_entry(&store->index, id);
   if ((entry->flags & KVS_UNLINKED) != 0) return;
   if ((entry->flags & KVS_SSD) != 0) entry->flags |= KVS_SSD_USED;
-  if (entry->frame == KVS_NO_FRAME) {
+  const bool in_ram = entry->frame != KVS_NO_FRAME;
+  access->whence = in_ram ? KVSTOW_IN_RAM : KVSTOW_ON_SSD;
+  access->parent =
+      kvs_access_parent(store, access->parent, in_ram ? KVS_RAM_POLICY : KVS_SSD_POLICY);
+  if (!in_ram) {
     kvs_ssd_use(store, id, access);
   } else if ((entry->flags & KVS_RAM_POLICY) != 0) {
     store->ram.ops->touch(store->ram.self, id, access);
@@ -171,8 +165,7 @@ static uint32_t drop_clean(kvstow *store, uint32_t *frame) {
     *frame = entry->frame;
     kvs_clean_remove(store, id);
     if (kvs_ram_drop(store, id)) return padded_bytes;
-    kvstow_access access = {0};
-    kvs_describe_access(store, id, &access);
+    const kvstow_access access = kvs_access_alone(store, id, KVSTOW_IN_RAM, KVS_RAM_POLICY);
     kvs_ram_insert(store, id, &access);
   }
   return 0;
@@ -188,8 +181,7 @@ static uint32_t drop_victim(kvstow *store, uint32_t *frame) {
     entry->flags &= (uint16_t)~KVS_RAM_POLICY;
     *frame = entry->frame;
     if (kvs_ram_drop(store, id)) return padded_bytes;
-    kvstow_access access = {0};
-    kvs_describe_access(store, id, &access);
+    const kvstow_access access = kvs_access_alone(store, id, KVSTOW_IN_RAM, KVS_RAM_POLICY);
     kvs_ram_insert(store, id, &access);
   }
   return 0;
@@ -217,8 +209,7 @@ static void drop_neighbour(void *arg, uint32_t frame, uint32_t owner) {
   if (entry->ram_pins > 0 || !ssd || (entry->flags & (KVS_PINNED | KVS_DEMOTING)) != 0) return;
   kvs_ram_unlist(store, owner);
   if (kvs_ram_drop(store, owner)) return;
-  kvstow_access access = {0};
-  kvs_describe_access(store, owner, &access);
+  const kvstow_access access = kvs_access_alone(store, owner, KVSTOW_IN_RAM, KVS_RAM_POLICY);
   kvs_ram_insert(store, owner, &access);
 }
 

@@ -466,7 +466,8 @@ int kvstow_view(kvstow_lease *lease, size_t block, uint32_t timeout_ms, const vo
     int rc = lease->block[block].viewed ? KVSTOW_ESTATE : 0;
     if (rc == 0) rc = kvs_lease_pin(lease, block, &frame);
     if (rc == KVSTOW_EFULL) {
-      rc = kvs_load_start(store, lease->block[block].id, KVSTOW_DEMAND, false, &reads);
+      rc = kvs_load_start(store, lease->block[block].id, KVSTOW_DEMAND, false, &lease->request,
+                          &reads);
       if (rc == 0) rc = KVSTOW_EAGAIN;
     }
     if (rc == 0) lease->block[block].viewed = true;

@@ -183,7 +183,8 @@ static bool move_kept(kvstow *store, struct kvs_reclaim *reclaim, struct kvs_rea
       if (ask_to_move(store, row)) progress = reclaim->moved = true;
     } else if (!row->asked && (entry->flags & KVS_LOADING) == 0) {
       row->kept = !row->loaded; /* else it was tried in vain */
-      row->loaded = row->kept && kvs_load_start(store, row->id, KVSTOW_DEMAND, false, reads) == 0;
+      row->loaded =
+          row->kept && kvs_load_start(store, row->id, KVSTOW_DEMAND, false, NULL, reads) == 0;
       progress |= row->loaded;
       if (!row->kept) continue;
     }
@@ -215,8 +216,7 @@ static bool let_go(kvstow *store, struct row *row) {
     if ((entry->flags & (KVS_LOADING | KVS_PINNED)) != 0) return false;
     kvs_ssd_lose(store, id, false);
     if (kvs_unlink_unleased(store, id)) return true;
-    kvstow_access access = {0};
-    kvs_describe_access(store, id, &access);
+    const kvstow_access access = kvs_access_alone(store, id, KVSTOW_ON_SSD, KVS_SSD_POLICY);
     kvs_ssd_gain(store, id, loc, &access);
     return false;
   }

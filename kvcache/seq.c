@@ -29,11 +29,11 @@ struct kvstow_seq {
   size_t tokens_count, tokens_room;
   struct open_block *open; /* [0] is block `sealed` */
   size_t open_count, open_room;
-  size_t *cursor; /* a layer: tokens appended since the beginning of all */
-  kvstow_access access;
-  pthread_t thread; /* that appended last */
-  bool started;     /* somebody has */
-  bool roams;       /* not always the same: every append fences */
+  size_t *cursor;             /* a layer: tokens appended since the beginning of all */
+  struct kvs_request request; /* number 0: not known before the first block is sealed */
+  pthread_t thread;           /* that appended last */
+  bool started;               /* somebody has */
+  bool roams;                 /* not always the same: every append fences */
 };
 
 int kvstow_seq_open(const kvstow_prefix *prefix, kvstow_seq **out) {
@@ -69,14 +69,12 @@ int kvstow_seq_open(const kvstow_prefix *prefix, kvstow_seq **out) {
                       .sealed = chain.blocks,
                       .cursor = cursor,
                       .roams = !store->fences_others,
-                      .access = {.session = prefix->session,
-                                 .category = prefix->category,
-                                 .recompute_cost = prefix->recompute_cost,
-                                 .tokens = layout->block_tokens}};
+                      .request = {.session = prefix->session,
+                                  .category = prefix->category,
+                                  .recompute_cost = prefix->recompute_cost}};
   pthread_mutex_lock(&store->lock);
   store->roots.rows[seq->root].refs++;
   store->sequences++;
-  seq->access.request = ++store->request_clock;
   pthread_mutex_unlock(&store->lock);
 out:
   kvs_chain_finish(&chain);
@@ -174,6 +172,20 @@ static void drop_frame(kvstow_seq *seq, const struct open_block *block) {
   pthread_cond_broadcast(&seq->store->changed);
 }
 
+/* The request that asked for the first block to be sealed goes on with the sequence. */
+static void note_request(kvstow_seq *seq, const struct kvs_reservation *r) {
+  struct kvs_request *request = &seq->request;
+  const uint32_t blocks = r->depth + 1;
+  if (request->number == 0) {
+    const kvstow_prefix hints = {.session = request->session,
+                                 .category = request->category,
+                                 .recompute_cost = request->recompute_cost};
+    *request = kvs_request_of(seq->store, &hints, r->key, r->parent, blocks);
+  }
+  if (request->chain_blocks < blocks) request->chain_blocks = blocks;
+  kvs_request_goes_on(seq->store, request, r->key);
+}
+
 /* The first open block is full in all layers: it becomes a block of the store. */
 static int seal_first(kvstow_seq *seq) {
   kvstow *store = seq->store;
@@ -190,8 +202,7 @@ static int seal_first(kvstow_seq *seq) {
       .depth = (uint32_t)seq->sealed,
       .key = kvs_block_key(&store->secret, seq->parent, seq->tokens, tokens),
       .parent = seq->parent,
-      .root_id = seq->root_id,
-      .access = seq->access};
+      .root_id = seq->root_id};
   int rc = 0;
   if (block.frame != KVS_NO_FRAME) {
     void *page = kvs_pool_header(store->pool, block.frame);
@@ -202,11 +213,12 @@ static int seal_first(kvstow_seq *seq) {
     kvs_copy_fence();
   }
   pthread_mutex_lock(&store->lock);
+  note_request(seq, &r);
   if (block.frame != KVS_NO_FRAME) {
     store->reservations--;
     const uint32_t id = kvs_publish(store, &r, true, &rc);
-    r.access.chain_blocks = r.depth + 1;
-    if (id != KVS_NO_ENTRY) kvs_publish_finish(store, id, &r.access);
+    if (id != KVS_NO_ENTRY)
+      kvs_publish_finish(store, id, &seq->request, kvs_parent(store, r.parent.lo, r.root, r.depth));
     kvs_demoter_check(store);
   } else {
     store->count.duplicate_blocks++;

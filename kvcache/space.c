@@ -198,6 +198,7 @@ int kvstow_space_open(kvstow *store, const kvstow_space_options *options, kvstow
     store->spaces = space;
     *out = space;
     rc = 0;
+    kvs_policies_fit(store, space->padded_bytes);
     space = NULL;
   }
   pthread_mutex_unlock(&store->lock);

@@ -12,15 +12,15 @@
 static bool leave(kvstow *store, uint32_t id) {
   struct kvs_entry *entry = kvs_entry(&store->index, id);
   if ((entry->flags & (KVS_LOADING | KVS_DEMOTING | KVS_MOVING)) != 0) return false;
-  kvstow_access access = {0};
-  kvs_describe_access(store, id, &access);
   const kvstow_loc loc = entry->loc;
   const bool in_ram = entry->frame != KVS_NO_FRAME;
   if (in_ram) kvs_ram_unlist(store, id);
   kvs_ssd_lose(store, id, false);
   if (in_ram) {
+    const kvstow_access access = kvs_access_alone(store, id, KVSTOW_IN_RAM, KVS_RAM_POLICY);
     if ((entry->flags & KVS_PINNED) == 0) kvs_ram_insert(store, id, &access);
   } else if ((entry->flags & KVS_PINNED) != 0 || !kvs_unlink_unleased(store, id)) {
+    const kvstow_access access = kvs_access_alone(store, id, KVSTOW_ON_SSD, KVS_SSD_POLICY);
     kvs_ssd_gain(store, id, loc, &access);
     return false;
   }

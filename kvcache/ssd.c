@@ -60,6 +60,7 @@ void kvs_ssd_gain(kvstow *store, uint32_t id, kvstow_loc loc, const kvstow_acces
   store->segments[loc.segment].records++;
   note_id(&store->segments[loc.segment], id);
   store->ssd_records++;
+  store->ssd_record_bytes += (uint64_t)entry->padded_bytes + KVSTOW_PAGE_BYTES;
   store->both_blocks += entry->frame != KVS_NO_FRAME;
   policy_insert(store, id, access);
 }
@@ -82,6 +83,7 @@ void kvs_ssd_lose(kvstow *store, uint32_t id, bool bury) {
   if ((entry->flags & (KVS_SSD_POLICY | KVS_PINNED)) != 0) kvs_ssd_value(store, id, false);
   store->segments[entry->loc.segment].records--;
   store->ssd_records--;
+  store->ssd_record_bytes -= (uint64_t)entry->padded_bytes + KVSTOW_PAGE_BYTES;
   store->both_blocks -= entry->frame != KVS_NO_FRAME;
   entry->flags &= (uint16_t) ~(KVS_SSD | KVS_SSD_POLICY);
   if (bury) kvs_bury(store, entry->loc);

@@ -2,6 +2,7 @@
  *
  *   open.c     open, recover, close          ram.c      frames, the clean list, the RAM policy
  *   space.c    spaces and roots              ssd.c      copies on SSD, the SSD policy
+ *   access.c   what the policies are told    policy.c   making them
  *   put.c      store, reserve, commit        load.c     promotion
  *   seq.c      growing sequences             demote.c   demotion, flush
  *   match.c    exists, match, leases         reclaim.c  giving up a segment
@@ -75,7 +76,22 @@ struct kvs_policy {
   const kvstow_policy_ops *ops;
   void *self;
   kvstow_nodes nodes;
+  uint64_t capacity; /* blocks, as it was told */
 };
+
+/* What is common to the blocks of a request. */
+struct kvs_request {
+  uint64_t number; /* 0: none */
+  uint64_t session, recompute_cost;
+  uint32_t chain_blocks, category;
+};
+
+/* To which request belongs what continues a chain here (access.c). */
+struct kvs_note {
+  uint64_t key_lo, number;
+  uint32_t chain_blocks;
+};
+#define KVS_NOTES 256u
 
 /* A block in the list of those waiting to be written; the key tells whether the id is still its. */
 struct kvs_wanted {
@@ -126,7 +142,8 @@ struct kvstow {
   struct kvstow_space *spaces;
 
   struct kvs_policy ram, ssd;
-  uint64_t request_clock; /* counts matches and stores: kvstow_access.request */
+  uint64_t request_clock; /* counts requests: kvstow_access.request */
+  struct kvs_note notes[KVS_NOTES];
 
   /* the clean list: ids linked through ram_node[0] (previous) and [1] (next) */
   uint32_t clean_head, clean_tail;
@@ -156,7 +173,7 @@ struct kvstow {
   uint64_t erase_errors;
   struct kvs_segment *segments;
   uint32_t segments_count, segment_bytes;
-  uint64_t ssd_records, ssd_valued;
+  uint64_t ssd_records, ssd_valued, ssd_record_bytes;
   struct kvs_reclaim *reclaim; /* the segment that goes next; NULL: not chosen yet */
   bool preparing;              /* blocks are to be moved out of it: the demotion thread looks on; */
   bool moving;                 /* of them, some are being read or written */
@@ -251,6 +268,38 @@ void kvs_lease_drop(kvstow *store, uint32_t id);
 /* The same with the store's lock held. */
 void kvs_lease_drop_locked(kvstow *store, uint32_t id);
 
+/* ---- policy.c ------------------------------------------------------------------------------- */
+
+/* Makes the policy of one tier from "name" or "name:params". No lock; the store is not open yet. */
+int kvs_policy_make(kvstow *store, struct kvs_policy *policy, const char *text, char **nodes,
+                    uint64_t tier_bytes);
+void kvs_policy_finish(struct kvs_policy *policy);
+/* Tells both how many blocks their tiers hold, if that has changed. An empty tier is expected to hold
+ * blocks of `padded_bytes`. */
+void kvs_policies_fit(kvstow *store, uint32_t padded_bytes);
+
+/* ---- access.c ------------------------------------------------------------------------------- */
+
+struct kvs_request kvs_request_begin(kvstow *store, const struct kvs_chain *chain);
+/* What is stored under `key`, behind `parent`, belongs to the request that asked for it, or stored what
+ * comes before it; else to a new one. `blocks`: length of the chain, as far as it is known now. */
+struct kvs_request kvs_request_of(kvstow *store, const kvstow_prefix *prefix, kvstow_key key,
+                                  kvstow_key parent, size_t blocks);
+/* `key`: of the block stored last, or the one to be stored next. */
+void kvs_request_goes_on(kvstow *store, const struct kvs_request *request, kvstow_key key);
+
+/* Of a block of a request: that, and the time. No lock. */
+kvstow_access kvs_access_of(const struct kvs_request *request);
+/* And the block. */
+void kvs_access_block(const kvstow *store, uint32_t id, kvstow_access *access);
+/* A block, or KVS_NO_ENTRY, as a parent: is it in the policy? */
+uint32_t kvs_access_parent(const kvstow *store, uint32_t parent, enum kvs_flag policy);
+/* The whole, of a block that moves on nobody's account. */
+kvstow_access kvs_access_alone(const kvstow *store, uint32_t id, kvstow_whence whence,
+                               enum kvs_flag policy);
+/* The block before, if it is held; found by half of its key. */
+uint32_t kvs_parent(const kvstow *store, uint64_t parent_lo, uint32_t root, uint32_t depth);
+
 /* ---- ram.c ---------------------------------------------------------------------------------- */
 
 /* A frame, from the pool or from the clean list; without an SSD tier from the policy's victims.
@@ -263,8 +312,9 @@ void kvs_ram_insert(kvstow *store, uint32_t id, const kvstow_access *access); /*
 void kvs_clean_push(kvstow *store, uint32_t id);
 void kvs_clean_remove(kvstow *store, uint32_t id);
 
-/* A use of a block by a match, in the tier that serves it. */
-void kvs_use(kvstow *store, uint32_t id, const kvstow_access *access);
+/* A use of a block by a request, in the tier that serves it. access->parent is the block before, or
+ * KVS_NO_ENTRY, and becomes what that tier's policy knows of it. */
+void kvs_use(kvstow *store, uint32_t id, kvstow_access *access);
 
 /* Drops the RAM copy of an entry in no list; the entry too if SSD has none and nobody leases it. false:
  * it stays. */
@@ -282,8 +332,6 @@ bool kvs_unlink_unleased(kvstow *store, uint32_t id);
  * step, unless it is leased: then false, and nothing happened. kvs_unlinked ends that. */
 bool kvs_take_frame(kvstow *store, uint32_t id, bool unlink, uint32_t *frame);
 void kvs_unlinked(kvstow *store, uint32_t id);
-
-void kvs_describe_access(const kvstow *store, uint32_t id, kvstow_access *access);
 
 /* Bytes of RAM that are not free, not clean and not being cleaned. */
 uint64_t kvs_hot_bytes(const kvstow *store);
@@ -315,10 +363,10 @@ struct kvs_reads {
   size_t count;
 };
 /* Starts loading a block that has no frame; `ahead` of demand it counts as prefetch and is bounded.
- * 0 started, or nothing to do; KVSTOW_EFULL no frame or enough under way; KVSTOW_EMISS nowhere held;
- * KVSTOW_ENOMEM. */
+ * `request`: on whose account, or NULL. 0 started, or nothing to do; KVSTOW_EFULL no frame or enough under
+ * way; KVSTOW_EMISS nowhere held; KVSTOW_ENOMEM. */
 int kvs_load_start(kvstow *store, uint32_t id, kvstow_priority priority, bool ahead,
-                   struct kvs_reads *reads);
+                   const struct kvs_request *request, struct kvs_reads *reads);
 /* Lock NOT held. */
 void kvs_loads_submit(kvstow *store, struct kvs_reads *reads);
 void kvs_load_urge(kvstow *store, uint32_t id); /* it is loading, and wanted now */
@@ -339,7 +387,7 @@ struct kvs_reservation {
   uint32_t root; /* referenced */
   uint32_t frame, padded_bytes, payload_bytes, depth;
   kvstow_key key, parent, root_id;
-  kvstow_access access;
+  struct kvs_request request;
 };
 
 /* Takes a frame, waiting for one until the deadline (0: not at all). Lock NOT held. */
@@ -347,8 +395,10 @@ int kvs_frame_wait(kvstow *store, uint32_t padded_bytes, uint64_t deadline_us, u
 /* Makes a filled frame a block: entry, index. The id to insert into the policy is returned, or
  * KVS_NO_ENTRY if the block was there already or there was no memory (*rc): the frame is given back then. */
 uint32_t kvs_publish(kvstow *store, const struct kvs_reservation *r, bool sums, int *rc);
-/* After publish: the policy, write-through, the event. */
-void kvs_publish_finish(kvstow *store, uint32_t id, const kvstow_access *access);
+/* After publish: the policy, write-through, the event. `ancestor`: the nearest block before it that was
+ * not published with it, or KVS_NO_ENTRY. */
+void kvs_publish_finish(kvstow *store, uint32_t id, const struct kvs_request *request,
+                        uint32_t ancestor);
 /* Formats the header page of a filled frame; computes plane checksums if asked. Lock NOT held. */
 int kvs_header_format(const struct kvs_reservation *r, const kvstow_token *tokens, void *page);
 /* Sums of all planes into a formatted header page. No lock. */
@@ -411,6 +461,7 @@ struct kvstow_lease {
   kvstow *store;
   struct kvstow_space *space;
   uint32_t root;
+  struct kvs_request request;
   bool promote;           /* the match was to promote */
   uint64_t promote_bytes; /* that may still be brought to RAM for it; UINT64_MAX: all of it fits */
   struct kvs_layers layers;

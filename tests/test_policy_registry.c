@@ -15,6 +15,7 @@
 #include <cmocka.h>
 
 #include "kvstow/policy.h"
+#include "tests/support/object.h"
 
 static char directory[] = "/tmp/kvstow-policy-XXXXXX";
 
@@ -58,24 +59,6 @@ static void unknown_names_are_refused_with_a_reason(void **state) {
   assert_int_equal(kvstow_policy_find("lru", NULL, NULL, 0), KVSTOW_EINVAL);
 }
 
-/* Compiles `source` into `name`.so in our directory; its path, or NULL without a compiler. */
-static const char *compile(const char *source, const char *name) {
-  static char object[512];
-  char command[4096];
-  snprintf(object, sizeof object, "%s/%s.so", directory, name);
-  snprintf(command, sizeof command,
-           "${CC:-cc} -std=c11 -Wall -Wextra -Werror -shared -fPIC -I '%s/include' '%s' -o '%s' "
-           "2>&1",
-           KVSTOW_SOURCE_DIR, source, object);
-  const int rc = system(command);
-  if (rc == 127 << 8) {
-    fprintf(stderr, "\n*** SKIP: no C compiler (set CC): shared objects were not tested ***\n\n");
-    return NULL;
-  }
-  assert_int_equal(rc, 0);
-  return object;
-}
-
 static const char *compile_text(const char *text, const char *name) {
   char source[512];
   snprintf(source, sizeof source, "%s/%s.c", directory, name);
@@ -83,7 +66,7 @@ static const char *compile_text(const char *text, const char *name) {
   assert_non_null(file);
   assert_true(fputs(text, file) >= 0);
   assert_int_equal(fclose(file), 0);
-  return compile(source, name);
+  return object_compile(source, directory, name);
 }
 
 static void the_example_policy_loads_and_works(void **state) {
@@ -95,7 +78,8 @@ static void the_example_policy_loads_and_works(void **state) {
   const kvstow_access access = {.parent = KVSTOW_NO_ID};
   void *policy;
   (void)state;
-  const char *object = compile(KVSTOW_SOURCE_DIR "/eviction/examples/most_recent.c", "most_recent");
+  const char *object = object_compile(KVSTOW_SOURCE_DIR "/eviction/examples/most_recent.c",
+                                      directory, "most_recent");
   if (object == NULL) skip();
   if (kvstow_policy_find(object, &ops, why, sizeof why) != 0) fail_msg("%s", why);
   assert_string_equal(ops->name, "most_recent");

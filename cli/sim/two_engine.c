@@ -103,26 +103,29 @@ static bool in_ram(const struct engine *engine, uint32_t id) {
   return sim_tier_holds(&engine->ram, id) || engine->blocks[id].clean;
 }
 
+/* Of a block that moves on nobody's account. */
 static const kvstow_access *access_of(struct engine *engine, uint32_t id,
                                       const struct sim_tier *tier) {
+  engine->now.request = engine->now.session = 0;
+  engine->now.whence = KVSTOW_IN_RAM;
   sim_access_other(&engine->now, engine->facts, id, tier, engine->trace->block_tokens);
   return &engine->now;
 }
 
 /* ---- segments ---- */
 
-static void value(struct engine *engine, uint32_t id) {
-  sim_tier_insert(&engine->ssd, id, access_of(engine, id, &engine->ssd));
+static void value(struct engine *engine, uint32_t id, const kvstow_access *access) {
+  sim_tier_insert(&engine->ssd, id, access);
   engine->segments[engine->blocks[id].segment].valued++;
 }
 
 /* R1, R3: the record of `id` counts as used. */
-static void use_record(struct engine *engine, uint32_t id) {
+static void use_record(struct engine *engine, uint32_t id, const kvstow_access *access) {
   if (sim_tier_holds(&engine->ssd, id)) {
-    sim_tier_touch(&engine->ssd, id, access_of(engine, id, &engine->ssd));
+    sim_tier_touch(&engine->ssd, id, access);
     return;
   }
-  value(engine, id);
+  value(engine, id, access);
   engine->condemned--;
 }
 
@@ -227,7 +230,7 @@ static void open_segment(struct engine *engine) {
 static void write_record(struct engine *engine, uint32_t id) {
   if (is_sealed(engine, &engine->segments[engine->open])) open_segment(engine);
   place_record(engine, id);
-  value(engine, id);
+  value(engine, id, access_of(engine, id, &engine->ssd));
 }
 
 /* ---- demotion and use ---- */
@@ -236,7 +239,7 @@ static bool demote_one(struct engine *engine) {
   const uint32_t id = sim_tier_victim(&engine->ram, NULL);
   if (id == KVSTOW_NO_ID) return false;
   if (engine->blocks[id].segment != NOWHERE)
-    use_record(engine, id);
+    use_record(engine, id, access_of(engine, id, &engine->ssd));
   else
     write_record(engine, id);
   clean_push(engine, id);
@@ -270,18 +273,23 @@ static void use(struct engine *engine, const struct trace_request *request, uint
   struct block *block = &engine->blocks[id];
   const bool hot = sim_tier_holds(&engine->ram, id);
   block->used |= block->segment != NOWHERE;
+  sim_access_block(access, request, at, engine->trace->block_tokens);
+  access->tokens = engine->trace->block_tokens; /* only whole blocks are kept */
+  access->whence = hot || block->clean         ? KVSTOW_IN_RAM
+                   : block->segment != NOWHERE ? KVSTOW_ON_SSD
+                                               : KVSTOW_NOWHERE;
   if (!hot && block->clean) {
     clean_remove(engine, id);
   } else if (!hot) {
     const bool stored = block->segment == NOWHERE;
     if (stored) engine->result->misses++;
     take_frame(engine); /* may reclaim a segment, this block's too: it is then stored, not read */
+    sim_access_parent(access, request, at, &engine->ssd);
     if (block->segment != NOWHERE)
-      use_record(engine, id);
+      use_record(engine, id, access);
     else if (!stored)
       engine->result->misses++;
   }
-  sim_access_block(access, request, at, engine->trace->block_tokens);
   sim_access_parent(access, request, at, &engine->ram);
   if (hot)
     sim_tier_touch(&engine->ram, id, access);

@@ -12,8 +12,9 @@
  *    evicted. A block RAM holds too may lose its SSD copy so, and has one again when RAM gives
  *    it up or at the next flush.)
  *  - ram_bytes bounds the one region that holds all payloads and header pages; the index lies beside
- *    it, at most 64 KiB and 128 bytes a block (kvstow_stats.metadata_bytes). ssd_bytes bounds the directories,
- *    metadata included.
+ *    it, at most 64 KiB and 128 bytes a block (kvstow_stats.metadata_bytes), and so does what the policies
+ *    remember of blocks gone by: the default for RAM, 300 bytes for each block RAM has room for. ssd_bytes
+ *    bounds the directories, metadata included.
  *  - One process owns a directory at a time. Do not use a handle across fork().
  *  - The library never exits, aborts, prints, or touches signals.
  *
@@ -97,8 +98,8 @@ typedef struct kvstow_options {
   uint32_t segment_bytes; /* 0: as stored, or 64 MiB, less for small budgets */
   kvstow_engine engine;
   uint32_t queue_depth;
-  const char *ram_policy; /* "lru", "name:key=value,...", or a path to a shared object */
-  const char *ssd_policy;
+  const char *ram_policy; /* "lru", "name:key=value,...", or a path to a shared object; NULL: */
+  const char *ssd_policy; /* "default" */
   kvstow_write_mode write_mode;
   uint32_t high_watermark_pct; /* demotion starts when so much of RAM is dirty or hot */
   uint32_t low_watermark_pct;  /* and goes on down to this */
@@ -117,7 +118,8 @@ typedef struct kvstow_options {
   void *event_arg;
 } kvstow_options;
 
-/* Fills in the defaults: lru, write back, watermarks 90 and 80 %, reinsert 25 %, 10 s timeouts. */
+/* Fills in the defaults: RAM ordered by the policy called "default" (docs/eviction.md), SSD by lru, write
+ * back, watermarks 90 and 80 %, reinsert 25 %, 10 s timeouts. */
 KVSTOW_API void kvstow_options_init(kvstow_options *options);
 
 /* Opens or creates a store. `why` (may be NULL; KVSTOW_MESSAGE_BYTES suffice) gets the cause of a

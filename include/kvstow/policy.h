@@ -32,19 +32,30 @@ extern "C" {
 #define KVSTOW_POLICY_NODE_BYTES 20u /* 4-byte aligned */
 #define KVSTOW_NO_ID UINT32_MAX
 
-/* What the owner knows about one access. Unknown values are 0 (parent: KVSTOW_NO_ID). */
+/* Where a block was when it was used or moved. */
+typedef enum kvstow_whence {
+  KVSTOW_NOWHERE = 0, /* it is new */
+  KVSTOW_IN_RAM,
+  KVSTOW_ON_SSD,
+} kvstow_whence;
+
+/* What the owner knows about one access. Unknown values are 0 (parent: KVSTOW_NO_ID). A block that moves
+ * on nobody's account (demoted, say) comes without what belongs to a request: request, session,
+ * recompute_cost, chain_blocks, category. */
 typedef struct kvstow_access {
   uint64_t key_lo, key_hi; /* the block's key: names it in ghost lists after it is gone */
-  uint64_t request;        /* counts requests; equal for all blocks of one request */
-  uint64_t session;        /* the caller's conversation, 0 unknown */
+  uint64_t request;        /* counts requests; equal for all blocks of one, stored ones included */
+  uint64_t session;        /* the caller's conversation */
   uint64_t now_ms;         /* monotonic or trace time */
-  uint64_t recompute_cost; /* caller's unit; 0 unknown */
-  uint32_t parent;         /* id of the parent block if this tier holds it, else KVSTOW_NO_ID */
-  uint32_t depth;          /* position in the chain, 0 is the first block */
-  uint32_t chain_blocks;   /* blocks in this request's chain */
-  uint32_t tokens;         /* tokens in the block */
-  uint32_t bytes;          /* payload bytes */
-  uint32_t category;       /* caller's request class, 0 unknown */
+  uint64_t recompute_cost; /* caller's unit */
+  uint32_t parent;       /* the nearest ancestor that this policy holds: the block before, or where
+                              new blocks enter last to first, the one they continue */
+  uint32_t depth;        /* position in the chain, 0 is the first block */
+  uint32_t chain_blocks; /* that the request asked for, held or not */
+  uint32_t tokens;       /* tokens in the block */
+  uint32_t bytes;        /* payload bytes */
+  uint32_t category;     /* caller's request class */
+  kvstow_whence whence;
 } kvstow_access;
 
 /* Finds the node of an id: entries lie in equal chunks. Filled by the owner; inlined below. */
