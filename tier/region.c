@@ -7,6 +7,10 @@
 
 #define HUGE_BYTES ((size_t)2 << 20)
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
 uint8_t *kvstow__region_map(size_t bytes) {
   const size_t more = bytes + HUGE_BYTES;
   uint8_t *map =
@@ -17,6 +21,10 @@ uint8_t *kvstow__region_map(size_t bytes) {
   munmap(map + before + bytes, more - before - bytes);
   madvise(map + before, bytes, MADV_HUGEPAGE); /* a wish */
   return map + before;
+}
+
+void kvstow__region_populate(uint8_t *region, size_t bytes) {
+  madvise(region, bytes, MADV_POPULATE_WRITE); /* kernels before 5.14: EINVAL */
 }
 
 void kvstow__region_unmap(uint8_t *region, size_t bytes) {

@@ -9,6 +9,8 @@
 #include <stdint.h>
 
 uint8_t *kvstow__region_map(size_t bytes); /* NULL: no memory */
+/* Makes it resident now (the first touch of a page may take as long as writing it to a disk); a wish. */
+void kvstow__region_populate(uint8_t *region, size_t bytes);
 void kvstow__region_unmap(uint8_t *region, size_t bytes);
 
 #endif
