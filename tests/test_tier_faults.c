@@ -1,10 +1,10 @@
 /* What devices and kernels do wrong: failed writes, reads and syncs, full disks, forbidden io_uring,
  * few descriptors, limits on file size, and power loss after every single operation.
  *
- * A small engine of our own carries ops out one by one and misbehaves where it is told to.
+ * The device carries ops out one by one and misbehaves where it is told to.
  *
  * SPDX-License-Identifier: Apache-2.0 */
-#include "test_tier_fixture.h"
+#include "test_tier_device.h"
 
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -17,7 +17,7 @@ static char *dir;
 static const char *dirs[1];
 static kvstow_tier_options options;
 
-/* ---- an engine that misbehaves -------------------------------------------------------------- */
+/* ---- a device that misbehaves --------------------------------------------------------------- */
 
 static struct {
   _Atomic uint64_t ops;     /* carried out so far */
@@ -26,28 +26,6 @@ static struct {
   _Atomic uint64_t bad_from, bad_to; /* reads touching these bytes of any file fail */
   _Atomic uint32_t bad_file_rest;    /* 0, or all ops on files with this rest + 1 of 2 fail */
 } faults;
-
-struct kvstow__engine {
-  pthread_mutex_t lock;
-  pthread_cond_t news;
-  kvstow__op *done, **tail;
-  bool woken;
-};
-
-static int faulty_create(void *env, const kvstow__engine_config *config, kvstow__engine **engine,
-                         char *reason, size_t reason_bytes) {
-  (void)env, (void)config, (void)reason, (void)reason_bytes;
-  kvstow__engine *e = calloc(1, sizeof *e);
-  pthread_mutex_init(&e->lock, NULL);
-  pthread_cond_init(&e->news, NULL);
-  e->tail = &e->done;
-  *engine = e;
-  return 0;
-}
-
-static void faulty_destroy(kvstow__engine *e) {
-  free(e);
-}
 
 /* What a disk's volatile cache may still lose: writes since the last sync of their file. */
 typedef struct unsynced {
@@ -134,52 +112,9 @@ static int carry_out(kvstow__op *op) {
   return number == stop ? EIO : 0;
 }
 
-static void faulty_submit(kvstow__engine *e, kvstow__op *list) {
-  while (list) {
-    kvstow__op *op = list;
-    list = op->next;
-    op->error = carry_out(op);
-    op->next = NULL;
-    *e->tail = op;
-    e->tail = &op->next;
-  }
-}
-
-static kvstow__op *faulty_reap(kvstow__engine *e, bool wait) {
-  pthread_mutex_lock(&e->lock);
-  while (wait && !e->done && !e->woken) pthread_cond_wait(&e->news, &e->lock);
-  e->woken = false;
-  pthread_mutex_unlock(&e->lock);
-  kvstow__op *done = e->done;
-  e->done = NULL;
-  e->tail = &e->done;
-  return done;
-}
-
-static void faulty_wake(kvstow__engine *e) {
-  pthread_mutex_lock(&e->lock);
-  e->woken = true;
-  pthread_cond_signal(&e->news);
-  pthread_mutex_unlock(&e->lock);
-}
-
-static const kvstow__engine_ops FAULTY = {
-    .name = "faulty",
-    .create = faulty_create,
-    .destroy = faulty_destroy,
-    .submit = faulty_submit,
-    .reap = faulty_reap,
-    .wake = faulty_wake,
-};
-
 static kvstow_tier *open_faulty(const kvstow__file_ops *files) {
-  const kvstow__io io = {
-      .files = files, .engines = {&FAULTY}, .kinds = {KVSTOW_ENGINE_AUTO}, .buffered = true};
-  kvstow_tier *tier = NULL;
-  char why[KVSTOW_MESSAGE_BYTES];
-  const int code = kvstow__tier_open_with(&options, &io, &tier, why, sizeof why);
-  if (code) fail_msg("open: %s: %s", kvstow_errname(code), why);
-  return tier;
+  the_device.carry_out = carry_out;
+  return open_told(&options, files, true);
 }
 
 static int fresh(void **state) {

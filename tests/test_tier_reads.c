@@ -2,16 +2,16 @@
  * and merged as it may be, failing here and there, cancelled, urged and overdue at random - every read is
  * answered once, with its own bytes or the error it deserves.
  *
- * The engine is ours: it holds ops back and completes them in random order.
+ * The device holds ops back and completes them in random order.
  *
  * SPDX-License-Identifier: Apache-2.0 */
-#include "test_tier_fixture.h"
+#include "test_tier_device.h"
 
 #include <time.h>
 
-enum { RECORDS = 24, READS_MAX = 40, HELD_MAX = 512 };
+enum { RECORDS = 24, READS_MAX = 40 };
 
-/* ---- an engine that answers out of order ---------------------------------------------------- */
+/* ---- a device that answers out of order ----------------------------------------------------- */
 
 static struct {
   _Atomic uint64_t random;
@@ -19,36 +19,8 @@ static struct {
   _Atomic uint64_t bad_from, bad_to; /* bytes of any file that can never be read */
 } device;
 
-struct kvstow__engine {
-  pthread_mutex_t lock;
-  pthread_cond_t news;
-  bool woken;
-  kvstow__op *held[HELD_MAX];
-  uint32_t count;
-};
-
 static uint64_t draw(uint64_t below) {
   return mix(atomic_fetch_add(&device.random, UINT64_C(0x9e3779b97f4a7c15))) % below;
-}
-
-static int shuffling_create(void *env, const kvstow__engine_config *config, kvstow__engine **engine,
-                            char *reason, size_t reason_bytes) {
-  (void)env, (void)reason, (void)reason_bytes;
-  assert_true(config->queue_depth <= HELD_MAX);
-  kvstow__engine *e = calloc(1, sizeof *e);
-  pthread_mutex_init(&e->lock, NULL);
-  pthread_cond_init(&e->news, NULL);
-  *engine = e;
-  return 0;
-}
-
-static void shuffling_destroy(kvstow__engine *e) {
-  assert_true(!e || e->count == 0);
-  free(e);
-}
-
-static void shuffling_submit(kvstow__engine *e, kvstow__op *list) {
-  for (; list; list = list->next) e->held[e->count++] = list;
 }
 
 static int carry_out(kvstow__op *op) {
@@ -70,39 +42,6 @@ static int carry_out(kvstow__op *op) {
   return fails ? EIO : 0;
 }
 
-static kvstow__op *shuffling_reap(kvstow__engine *e, bool wait) {
-  pthread_mutex_lock(&e->lock);
-  while (wait && e->count == 0 && !e->woken) pthread_cond_wait(&e->news, &e->lock);
-  e->woken = false;
-  pthread_mutex_unlock(&e->lock);
-  kvstow__op *done = NULL;
-  for (uint64_t n = e->count > 0 ? 1 + draw(e->count) : 0; n > 0; n--) {
-    const uint64_t pick = draw(e->count);
-    kvstow__op *op = e->held[pick];
-    e->held[pick] = e->held[--e->count];
-    op->error = carry_out(op);
-    op->next = done;
-    done = op;
-  }
-  return done;
-}
-
-static void shuffling_wake(kvstow__engine *e) {
-  pthread_mutex_lock(&e->lock);
-  e->woken = true;
-  pthread_cond_signal(&e->news);
-  pthread_mutex_unlock(&e->lock);
-}
-
-static const kvstow__engine_ops SHUFFLING = {
-    .name = "shuffling",
-    .create = shuffling_create,
-    .destroy = shuffling_destroy,
-    .submit = shuffling_submit,
-    .reap = shuffling_reap,
-    .wake = shuffling_wake,
-};
-
 /* ---- a store to read from ------------------------------------------------------------------- */
 
 static char *dir;
@@ -120,26 +59,28 @@ static uint64_t rounds_of(void) {
 }
 
 /* Requests are small, so that records and planes are split over several. */
-static void begin(uint64_t seed) {
+static void begin_deep(uint64_t seed, uint32_t depth) {
   memset(&device, 0, sizeof device);
   device.random = seed;
+  the_device.keep = NULL;
   dir = scratch_new();
   const char *dirs[] = {dir};
   the_variant = NULL;
   kvstow_tier_options options = options_for(dirs, 16);
   options.engine = KVSTOW_ENGINE_AUTO;
   options.request_max_bytes = 65536u << draw(3);
-  options.queue_depth = 1u << draw(6);
-  const kvstow__io io = {.files = &kvstow__files,
-                         .engines = {&SHUFFLING},
-                         .kinds = {KVSTOW_ENGINE_AUTO},
-                         .buffered = true};
-  char why[KVSTOW_MESSAGE_BYTES];
-  if (kvstow__tier_open_with(&options, &io, &tier, why, sizeof why) != 0) fail_msg("%s", why);
+  options.queue_depth = depth;
+  the_device.carry_out = carry_out;
+  the_device.draw = draw;
+  tier = open_told(&options, &kvstow__files, true);
   for (uint64_t i = 0; i < RECORDS; i++) {
     held[i] = record_new(i, 1 + (uint32_t)draw(12), PLANE * (uint32_t)(1 + draw(20)));
     assert_int_equal(append_all(tier, &held[i], 1), 0);
   }
+}
+
+static void begin(uint64_t seed) {
+  begin_deep(seed, 1u << mix(seed) % 6);
 }
 
 static void end(void) {
@@ -154,7 +95,7 @@ typedef struct asked {
   kvstow_record_read read;
   uint32_t record;
   _Atomic uint32_t answers;
-  bool cancelled, overdue;
+  bool cancelled, overdue, patient;
   gate *gate;
 } asked;
 
@@ -179,6 +120,7 @@ static void ask(asked *a, gate *g) {
   a->answers = 0;
   a->cancelled = false;
   a->overdue = draw(12) == 0;
+  a->patient = !a->overdue && draw(6) > 0;
   a->read = (kvstow_record_read){
       .key = key_of(r->number),
       .loc = r->loc,
@@ -188,12 +130,18 @@ static void ask(asked *a, gate *g) {
       .header = aligned_alloc(4096, 4096),
       .payload = count ? aligned_alloc(4096, (size_t)count * r->plane_bytes) : NULL,
       .priority = draw(3) ? KVSTOW_DEMAND : KVSTOW_PREFETCH,
-      .deadline_us = a->overdue ? now_us() - 1
-                     : draw(4)  ? 0
-                                : now_us() + 60000000,
+      .deadline_us = a->overdue    ? now_us() - 1
+                     : !a->patient ? now_us() + draw(2000)
+                     : draw(4)     ? 0
+                                   : now_us() + 60000000,
       .done = answered,
       .arg = a,
   };
+}
+
+static void asked_free(asked *a) {
+  free(a->read.header);
+  free(a->read.payload);
 }
 
 static bool touches_bad(const kvstow_record_read *read) {
@@ -216,7 +164,9 @@ static void judge(const asked *a) {
     assert_true(a->cancelled);
   } else if (read->result == KVSTOW_EIO) {
     assert_true(touches_bad(read) || device.fail_one_in > 0);
-  } else if (read->result != KVSTOW_ETIMEDOUT) {
+  } else if (read->result == KVSTOW_ETIMEDOUT) {
+    assert_false(a->patient);
+  } else {
     assert_int_equal(read->result, 0);
     assert_false(touches_bad(read));
     if (read->plane_count > 0)
@@ -247,8 +197,7 @@ static void one_batch(void) {
   gate_wait(&g);
   for (size_t i = 0; i < count; i++) {
     judge(&all[i]);
-    free(all[i].read.header);
-    free(all[i].read.payload);
+    asked_free(&all[i]);
   }
 }
 
@@ -296,10 +245,129 @@ static void a_wrong_plane_is_never_delivered(void **state) {
   end();
 }
 
+/* ---- one read after the other --------------------------------------------------------------- */
+
+static uint64_t last(uint64_t below) {
+  return below - 1;
+}
+
+static bool no_header; /* the next read of one page fails */
+
+static int carry_out_without_header(kvstow__op *op) {
+  if (op->kind == KVSTOW__READ && op->length == 4096 && no_header) {
+    no_header = false;
+    return EIO;
+  }
+  return carry_out(op);
+}
+
+/* The planes come first, then their header fails to, and is asked for once more. */
+static void planes_that_came_before_their_header_are_checked(void **state) {
+  (void)state;
+  begin_deep(1, 8);
+  the_device.carry_out = carry_out_without_header;
+  the_device.draw = last;
+  kvstow_tuning tuning;
+  kvstow_tier_get_tuning(tier, &tuning);
+  tuning.enable_io_scheduling = false;
+  assert_int_equal(kvstow_tier_set_tuning(tier, &tuning), 0);
+  for (uint32_t i = 0; i < RECORDS; i++) {
+    const record *r = &held[i];
+    const uint32_t plane = r->planes - 1;
+    if (plane == 0) continue;
+    char name[32];
+    snprintf(name, sizeof name, "seg-%06u.kvs", r->loc.segment);
+    const uint64_t at = (uint64_t)r->loc.page * 4096 + 4096 + (uint64_t)plane * r->plane_bytes;
+    no_header = true;
+    assert_int_equal(read_planes(tier, r->number, r->loc, r->plane_bytes, plane, 1), 0);
+    flip(dir, name, at);
+    no_header = true;
+    assert_int_equal(read_planes(tier, r->number, r->loc, r->plane_bytes, plane, 1),
+                     KVSTOW_ECORRUPT);
+    flip(dir, name, at);
+  }
+  end();
+}
+
+/* ---- a device that does not answer ---------------------------------------------------------- */
+
+static atomic_bool mute;
+
+static bool keep_reads(const kvstow__op *op) {
+  return op->kind == KVSTOW__READ && atomic_load(&mute);
+}
+
+/* One read is with the device, the others wait behind it; neighbours would go as one. */
+static void who_waits_behind_a_mute_device_is_answered_in_time(void **state) {
+  (void)state;
+  enum { WAITING = 6 };
+  begin_deep(7, 1);
+  the_device.draw = NULL;
+  the_device.keep = keep_reads;
+  the_device.kept = 0;
+  atomic_store(&mute, true);
+  gate first_gate = GATE_INIT(1), given_up = GATE_INIT(4), rest = GATE_INIT(2);
+  asked first, waiting[WAITING];
+  kvstow_record_read *one[] = {&first.read}, *all[WAITING];
+  ask(&first, &first_gate);
+  first.read.deadline_us = 0;
+  assert_int_equal(kvstow_tier_read_batch(tier, one, 1), 0);
+  while (atomic_load(&the_device.kept) == 0) usleep(100);
+  for (uint32_t i = 0; i < WAITING; i++) {
+    ask(&waiting[i], i < 4 ? &given_up : &rest);
+    waiting[i].read.deadline_us = i < 2 ? now_us() + 20000 * (i + 1) : 0;
+    all[i] = &waiting[i].read;
+  }
+  assert_int_equal(kvstow_tier_read_batch(tier, all, WAITING), 0);
+  for (uint32_t i = 2; i < 4; i++) kvstow_tier_cancel(tier, all[i]);
+  gate_wait(&given_up); /* while the device is still mute */
+  for (uint32_t i = 0; i < 4; i++)
+    assert_int_equal(all[i]->result, i < 2 ? KVSTOW_ETIMEDOUT : KVSTOW_ECANCELED);
+  assert_int_equal(stats_of(tier).io_errors, 0);
+  atomic_store(&mute, false);
+  told_release();
+  gate_wait(&first_gate);
+  gate_wait(&rest);
+  for (uint32_t i = 4; i < WAITING; i++) {
+    waiting[i].overdue = waiting[i].cancelled = false;
+    judge(&waiting[i]);
+    assert_int_equal(all[i]->result, 0);
+  }
+  for (uint32_t i = 0; i < WAITING; i++) asked_free(&waiting[i]);
+  asked_free(&first);
+  end();
+}
+
+/* A real engine's wait ends at the time it was given. */
+static void waits_of_engines_end(void **state) {
+  (void)state;
+  const kvstow__engine_ops *engines[] = {&kvstow__engine_threads, &kvstow__engine_uring};
+  for (size_t i = 0; i < 2; i++) {
+    kvstow__io_counters counters = {0};
+    const kvstow__engine_config config = {.queue_depth = 4, .slots = 1, .counters = &counters};
+    kvstow__engine *engine;
+    char reason[128];
+    if (engines[i]->create(NULL, &config, &engine, reason, sizeof reason) != 0) {
+      print_message("skipped: %s: %s\n", engines[i]->name, reason);
+      continue;
+    }
+    assert_null(engines[i]->reap(engine, 0));
+    const uint64_t until = now_us() + 3000;
+    assert_null(engines[i]->reap(engine, until));
+    assert_true(now_us() >= until);
+    engines[i]->wake(engine);
+    assert_null(engines[i]->reap(engine, KVSTOW__FOREVER));
+    engines[i]->destroy(engine);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(every_read_gets_its_bytes_or_its_error_once),
       cmocka_unit_test(a_wrong_plane_is_never_delivered),
+      cmocka_unit_test(planes_that_came_before_their_header_are_checked),
+      cmocka_unit_test(who_waits_behind_a_mute_device_is_answered_in_time),
+      cmocka_unit_test(waits_of_engines_end),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

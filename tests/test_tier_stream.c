@@ -2,7 +2,7 @@
  * nobody notices when it fails.
  *
  * SPDX-License-Identifier: Apache-2.0 */
-#include "test_tier_fixture.h"
+#include "test_tier_device.h"
 
 #include "tier/stream.h"
 
@@ -154,105 +154,25 @@ static struct {
   atomic_bool fail_prefetch; /* it comes back with an error */
   atomic_bool fail_demand;   /* and what is asked for, too */
   _Atomic uint64_t largest;  /* op that read ahead */
-  _Atomic uint64_t held;
 } device;
 
-struct kvstow__engine {
-  pthread_mutex_t lock;
-  pthread_cond_t news;
-  kvstow__op *done, **tail;
-  kvstow__op *kept;
-  bool woken;
-};
-
-static kvstow__engine *the_engine;
-
-static int device_create(void *env, const kvstow__engine_config *config, kvstow__engine **engine,
-                         char *reason, size_t reason_bytes) {
-  (void)env, (void)config, (void)reason, (void)reason_bytes;
-  kvstow__engine *e = calloc(1, sizeof *e);
-  pthread_mutex_init(&e->lock, NULL);
-  pthread_cond_init(&e->news, NULL);
-  e->tail = &e->done;
-  *engine = the_engine = e;
-  return 0;
-}
-
-static void device_destroy(kvstow__engine *e) {
-  free(e);
-}
-
-static int carry_out(const kvstow__op *op) {
+static int carry_out(kvstow__op *op) {
   const bool ahead = op->priority == KVSTOW_PREFETCH;
-  if (ahead && op->length > atomic_load(&device.largest)) atomic_store(&device.largest, op->length);
   if (atomic_load(ahead ? &device.fail_prefetch : &device.fail_demand)) return EIO;
   const ssize_t n = preadv(op->fd, op->iov, (int)op->iov_count, (off_t)op->offset);
   return n >= (ssize_t)(op->length - op->slack) ? 0 : ENODATA;
 }
 
-/* lock held */
-static void deliver(kvstow__engine *e, kvstow__op *op) {
-  op->error = carry_out(op);
-  op->next = NULL;
-  *e->tail = op;
-  e->tail = &op->next;
-}
-
-static void device_submit(kvstow__engine *e, kvstow__op *list) {
-  pthread_mutex_lock(&e->lock);
-  while (list) {
-    kvstow__op *op = list;
-    list = op->next;
-    if (op->priority == KVSTOW_PREFETCH && atomic_load(&device.hold)) {
-      op->next = e->kept;
-      e->kept = op;
-      atomic_fetch_add(&device.held, 1);
-    } else {
-      deliver(e, op);
-    }
-  }
-  pthread_mutex_unlock(&e->lock);
-}
-
-static kvstow__op *device_reap(kvstow__engine *e, bool wait) {
-  pthread_mutex_lock(&e->lock);
-  while (wait && !e->done && !e->woken) pthread_cond_wait(&e->news, &e->lock);
-  e->woken = false;
-  kvstow__op *done = e->done;
-  e->done = NULL;
-  e->tail = &e->done;
-  pthread_mutex_unlock(&e->lock);
-  return done;
-}
-
-static void device_wake(kvstow__engine *e) {
-  pthread_mutex_lock(&e->lock);
-  e->woken = true;
-  pthread_cond_signal(&e->news);
-  pthread_mutex_unlock(&e->lock);
+static bool keep(const kvstow__op *op) {
+  if (op->priority != KVSTOW_PREFETCH) return false;
+  if (op->length > atomic_load(&device.largest)) atomic_store(&device.largest, op->length);
+  return atomic_load(&device.hold);
 }
 
 static void release(void) {
-  kvstow__engine *e = the_engine;
-  pthread_mutex_lock(&e->lock);
   atomic_store(&device.hold, false);
-  while (e->kept) {
-    kvstow__op *op = e->kept;
-    e->kept = op->next;
-    deliver(e, op);
-  }
-  pthread_cond_signal(&e->news);
-  pthread_mutex_unlock(&e->lock);
+  told_release();
 }
-
-static const kvstow__engine_ops engine_of_tests = {
-    .name = "told",
-    .create = device_create,
-    .destroy = device_destroy,
-    .submit = device_submit,
-    .reap = device_reap,
-    .wake = device_wake,
-};
 
 static int read_or_fail(void *env, int fd, struct iovec *iov, uint32_t iov_count, size_t enough,
                         uint64_t offset, size_t *got) {
@@ -318,11 +238,12 @@ static int open_it(void **state) {
   files = kvstow__files;
   files.readv = read_or_fail;
   memset(&device, 0, sizeof device);
-  const kvstow__io io = {
-      .files = &files, .engines = {&engine_of_tests}, .kinds = {KVSTOW_ENGINE_THREADS}};
+  the_device.carry_out = carry_out;
+  the_device.keep = keep;
+  the_device.kept = 0;
   kvstow_tier_options options;
   kvstow_tier_options_init(&options);
-  assert_int_equal(kvstow__tier_open_with(&options, &io, &tier, NULL, 0), 0);
+  tier = open_told(&options, &files, false);
   assert_int_equal(kvstow_file_open(tier, path, &file), 0);
   return 0;
 }
@@ -378,7 +299,7 @@ static void requests_grow_to_a_mebibyte(void **state) {
   (void)state;
   atomic_store(&device.hold, true);
   for (uint64_t i = 0; i < 3; i++) assert_int_equal(read_block(i * BLOCK, BLOCK), 0);
-  while (atomic_load(&device.held) == 0) usleep(100);
+  while (atomic_load(&the_device.kept) == 0) usleep(100);
   release();
   assert_int_equal(atomic_load(&device.largest), 8 * BLOCK); /* the first window */
   for (uint64_t at = 3 * BLOCK; at < FILE_BYTES - BLOCK; at += BLOCK) {
@@ -403,7 +324,7 @@ static void who_comes_too_early_waits_and_is_counted_late(void **state) {
   (void)state;
   atomic_store(&device.hold, true);
   for (uint64_t i = 0; i < 3; i++) assert_int_equal(read_block(i * BLOCK, BLOCK), 0);
-  while (atomic_load(&device.held) == 0) usleep(100);
+  while (atomic_load(&the_device.kept) == 0) usleep(100);
   gate g = GATE_INIT(2);
   kvstow_file_read reads[2];
   for (uint32_t i = 0; i < 2; i++)

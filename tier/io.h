@@ -25,6 +25,7 @@
 #define KVSTOW__IOV_MAX 1024u
 #define KVSTOW__RETRIES_MAX 64u /* resubmissions of one op without progress */
 #define KVSTOW__NO_SLOT UINT32_MAX
+#define KVSTOW__FOREVER UINT64_MAX
 #define KVSTOW__FILES 0x80000000u /* numbers of files that are no segments begin here */
 
 typedef enum kvstow__op_kind {
@@ -83,8 +84,9 @@ typedef struct kvstow__engine_ops {
   void (*attach)(kvstow__engine *engine, uint32_t slot, int fd);
   /* Takes a list of ops linked by next. */
   void (*submit)(kvstow__engine *engine, kvstow__op *list);
-  /* Completed ops, linked by next. With `wait`, blocks until there is one or wake() was called. */
-  kvstow__op *(*reap)(kvstow__engine *engine, bool wait);
+  /* Completed ops, linked by next. Blocks until there is one, wake() was called, or it is `until_us` by
+   * CLOCK_MONOTONIC (0: not at all; KVSTOW__FOREVER). */
+  kvstow__op *(*reap)(kvstow__engine *engine, uint64_t until_us);
   /* Makes a waiting or the next waiting reap return. Any thread. */
   void (*wake)(kvstow__engine *engine);
 } kvstow__engine_ops;

@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "tier/io.h"
@@ -169,7 +170,11 @@ static int threads_create(void *env, const kvstow__engine_config *config, kvstow
   if (!engine) return ENOMEM;
   pthread_mutex_init(&engine->lock, NULL);
   pthread_cond_init(&engine->work, NULL);
-  pthread_cond_init(&engine->news, NULL);
+  pthread_condattr_t monotonic;
+  pthread_condattr_init(&monotonic);
+  pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+  pthread_cond_init(&engine->news, &monotonic);
+  pthread_condattr_destroy(&monotonic);
   list_init(&engine->queue[KVSTOW_DEMAND]);
   list_init(&engine->queue[KVSTOW_PREFETCH]);
   list_init(&engine->done);
@@ -202,13 +207,25 @@ static void threads_submit(kvstow__engine *engine, kvstow__op *ops) {
   pthread_mutex_unlock(&engine->lock);
 }
 
-static kvstow__op *threads_reap(kvstow__engine *engine, bool wait) {
-  pthread_mutex_lock(&engine->lock);
-  while (wait && !engine->done.first && !engine->woken) {
-    engine->reaper_waits = true;
+/* lock held; false: it is late enough. */
+static bool wait_news(kvstow__engine *engine, uint64_t until_us) {
+  if (until_us == 0) return false;
+  const struct timespec until = {.tv_sec = (time_t)(until_us / 1000000u),
+                                 .tv_nsec = (long)(until_us % 1000000u) * 1000};
+  int error = 0;
+  engine->reaper_waits = true;
+  if (until_us == KVSTOW__FOREVER)
     pthread_cond_wait(&engine->news, &engine->lock);
-    engine->reaper_waits = false;
-  }
+  else
+    error = pthread_cond_timedwait(&engine->news, &engine->lock, &until);
+  engine->reaper_waits = false;
+  return error != ETIMEDOUT;
+}
+
+static kvstow__op *threads_reap(kvstow__engine *engine, uint64_t until_us) {
+  pthread_mutex_lock(&engine->lock);
+  while (!engine->done.first && !engine->woken)
+    if (!wait_news(engine, until_us)) break;
   engine->woken = false;
   kvstow__op *done = engine->done.first;
   list_init(&engine->done);

@@ -283,20 +283,30 @@ static kvstow__op *fail_everything(kvstow__engine *engine) {
   return all;
 }
 
-static kvstow__op *uring_reap(kvstow__engine *engine, bool wait) {
+/* Gives the kernel what is queued; waits for a completion, but not beyond `until_us`. */
+static int enter(kvstow__engine *engine, uint64_t until_us) {
+  if (until_us == 0) return io_uring_submit_and_get_events(&engine->ring);
+  if (until_us == KVSTOW__FOREVER) return io_uring_submit_and_wait(&engine->ring, 1);
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  const uint64_t now_us = (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
+  const uint64_t left_us = until_us > now_us ? until_us - now_us : 0;
+  struct __kernel_timespec left = {.tv_sec = (long long)(left_us / 1000000u),
+                                   .tv_nsec = (long long)(left_us % 1000000u) * 1000};
+  struct io_uring_cqe *cqe;
+  return io_uring_submit_and_wait_timeout(&engine->ring, &cqe, 1, &left, NULL);
+}
+
+static kvstow__op *uring_reap(kvstow__engine *engine, uint64_t until_us) {
   for (;;) {
     if (engine->dead) {
-      if (wait && !engine->waiting) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+      if (until_us > 0 && !engine->waiting) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
       return fail_everything(engine);
     }
     fill_ring(engine);
-    const bool sleep = wait && !engine->woken;
-    int result;
-    if (sleep)
-      result = io_uring_submit_and_wait(&engine->ring, 1);
-    else
-      result = io_uring_submit_and_get_events(&engine->ring);
-    if (result >= 0 || result == -EINTR || result == -EAGAIN || result == -EBUSY) {
+    const int result = enter(engine, engine->woken ? 0 : until_us);
+    if (result >= 0 || result == -EINTR || result == -EAGAIN || result == -EBUSY ||
+        result == -ETIME) {
       engine->enter_failures = 0; /* EAGAIN, EBUSY: reap, then try again */
     } else if (++engine->enter_failures > ENTER_FAILURES_MAX) {
       return fail_everything(engine);
@@ -304,7 +314,7 @@ static kvstow__op *uring_reap(kvstow__engine *engine, bool wait) {
       nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     }
     kvstow__op *done = collect(engine);
-    if (done || !wait || engine->woken) {
+    if (done || until_us == 0 || result == -ETIME || engine->woken) {
       engine->woken = false;
       return done;
     }

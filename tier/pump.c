@@ -2,9 +2,9 @@
  *
  * One turn of the loop: take the inbox, fill the device, reap, run what completed (state only),
  * fill again, and only then sum and call back, a megabyte at a time: the device does not wait for a
- * checksum. The thread sleeps only in the engine's reap, and only after it has seen, under
- * inbox_lock, that the inbox is empty and has left `asleep` there: who fills the inbox afterwards
- * sees the flag and wakes it.
+ * checksum. The thread sleeps only in the engine's reap, no longer than the next deadline of a read that
+ * was not sent, and only after it has seen, under inbox_lock, that the inbox is empty and has left `asleep`
+ * there: who fills the inbox afterwards sees the flag and wakes it.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include "tier/pump.h"
@@ -16,6 +16,8 @@
 #include <string.h>
 
 #include "tier/descriptors.h"
+#include "tier/readahead.h"
+#include "tier/request.h"
 
 #define WINDOW_EXTENTS_MAX 256u
 #define FINISH_BYTES_MAX (1u << 20) /* summed or copied before looking at the device again */
@@ -36,6 +38,7 @@ struct kvstow__pump {
   op_list lanes[KVSTOW__LANES];
   uint32_t in_flight[KVSTOW__LANES], in_flight_all;
   uint64_t reading_bytes;           /* in flight */
+  uint64_t deadline_us;             /* none of what waits has an earlier one */
   op_list early;                    /* completed without the engine */
   extent_list pending[2];           /* by kvstow_priority: not yet planned */
   kvstow__piece *sums, **sums_tail; /* arrived, to be summed */
@@ -126,11 +129,9 @@ static bool finished_early(kvstow_tier *tier, kvstow__op *op) {
     kvstow__descriptors_forget(tier, &p->files, op->file);
     return true;
   }
-  if (kvstow__read_op_unwanted(op)) {
-    op->error = ECANCELED;
-    return true;
-  }
-  return false;
+  if (!kvstow__read_op_unwanted(op, true)) return false;
+  op->error = KVSTOW__RECALLED;
+  return true;
 }
 
 static void fill(kvstow_tier *tier) {
@@ -182,7 +183,7 @@ static void complete_early(kvstow_tier *tier) {
   kvstow__pump *p = tier->pump;
   while (p->early.first) {
     kvstow__op *op = op_list_pop(&p->early);
-    if (op->error && op->error != ECANCELED) kvstow__count(&tier->counters.io_errors, 1);
+    if (op->error && op->error != KVSTOW__RECALLED) kvstow__count(&tier->counters.io_errors, 1);
     op->complete(op);
   }
 }
@@ -249,9 +250,18 @@ void kvstow__pump_push(kvstow_tier *tier, kvstow__op *op, kvstow__lane lane) {
   op_list_push(&tier->pump->lanes[lane], op);
 }
 
+static void expect(kvstow__pump *p, uint64_t deadline_us) {
+  if (deadline_us < p->deadline_us) p->deadline_us = deadline_us;
+}
+
+void kvstow__pump_expect(kvstow_tier *tier, const kvstow__read_job *job) {
+  if (job->deadline_us) expect(tier->pump, job->deadline_us);
+}
+
 void kvstow__pump_push_extent(kvstow_tier *tier, kvstow__extent *extent) {
   const kvstow__read_job *job = extent->owner;
   extent_list_push(&tier->pump->pending[job->priority], extent);
+  kvstow__pump_expect(tier, job);
 }
 
 void *kvstow__pump_scratch(kvstow_tier *tier, size_t *bytes) {
@@ -311,30 +321,50 @@ static void take_read(kvstow_tier *tier, kvstow__read_job *job) {
   for (uint32_t i = 0; i < count; i++) kvstow__pump_push_extent(tier, &job->extents[i]);
 }
 
-/* Applies cancel and urge to what has not been sent. */
-static void sweep(kvstow_tier *tier) {
-  kvstow__pump *p = tier->pump;
-  for (int priority = 0; priority < 2; priority++) {
-    kvstow__extent *extent = p->pending[priority].first;
-    p->pending[priority].first = NULL;
-    p->pending[priority].tail = &p->pending[priority].first;
-    while (extent) {
-      kvstow__extent *next = extent->next;
-      kvstow__read_job *job = extent->owner;
-      if (atomic_load(&job->urgent)) job->priority = KVSTOW_DEMAND;
-      if (!kvstow__read_skip(tier, extent)) kvstow__pump_push_extent(tier, extent);
-      extent = next;
-    }
+static void sweep_pending(kvstow_tier *tier, kvstow_priority priority) {
+  extent_list *pending = &tier->pump->pending[priority];
+  kvstow__extent *extent = pending->first;
+  pending->first = NULL;
+  pending->tail = &pending->first;
+  while (extent) {
+    kvstow__extent *next = extent->next;
+    kvstow__read_job *job = extent->owner;
+    if (atomic_load(&job->urgent)) job->priority = KVSTOW_DEMAND;
+    if (!kvstow__read_skip(tier, extent)) kvstow__pump_push_extent(tier, extent);
+    extent = next;
   }
-  kvstow__op *op = p->lanes[KVSTOW__LANE_PREFETCH].first;
-  op_list_init(&p->lanes[KVSTOW__LANE_PREFETCH]);
+}
+
+static void sweep_lane(kvstow__pump *p, kvstow__lane lane) {
+  kvstow__op *op = p->lanes[lane].first;
+  op_list_init(&p->lanes[lane]);
   while (op) {
     kvstow__op *next = op->next;
-    const bool urgent = kvstow__read_op_urgent(op);
-    if (urgent) op->priority = KVSTOW_DEMAND;
-    op_list_push(&p->lanes[urgent ? KVSTOW__LANE_DEMAND : KVSTOW__LANE_PREFETCH], op);
+    if (kvstow__read_op_unwanted(op, false)) {
+      op->error = KVSTOW__RECALLED;
+      op_list_push(&p->early, op);
+    } else {
+      const bool urgent = lane == KVSTOW__LANE_PREFETCH && kvstow__read_op_urgent(op);
+      if (urgent) op->priority = KVSTOW_DEMAND;
+      op_list_push(&p->lanes[urgent ? KVSTOW__LANE_DEMAND : lane], op);
+      expect(p, kvstow__read_op_deadline_us(op));
+    }
     op = next;
   }
+}
+
+/* Applies cancel, urge and deadlines to what has not been sent. */
+static void sweep(kvstow_tier *tier) {
+  tier->pump->deadline_us = KVSTOW__FOREVER;
+  sweep_pending(tier, KVSTOW_DEMAND);
+  sweep_pending(tier, KVSTOW_PREFETCH);
+  sweep_lane(tier->pump, KVSTOW__LANE_DEMAND);
+  sweep_lane(tier->pump, KVSTOW__LANE_PREFETCH);
+  kvstow__readahead_sweep(tier);
+}
+
+static bool deadline_passed(const kvstow__pump *p) {
+  return p->deadline_us != KVSTOW__FOREVER && kvstow__now_us() >= p->deadline_us;
 }
 
 static kvstow__lane lane_of(const kvstow__op *op) {
@@ -371,7 +401,7 @@ static void take_inbox(kvstow_tier *tier) {
     reads = job->next;
     take_read(tier, job);
   }
-  if (swept) sweep(tier);
+  if (swept || deadline_passed(tier->pump)) sweep(tier);
 }
 
 static bool has_work(const kvstow__pump *p) {
@@ -407,7 +437,7 @@ static void run(kvstow_tier *tier) {
     fill(tier);
     const rest answer = may_rest(tier);
     if (answer == REST_END) return;
-    complete(tier, tier->engine->reap(p->engine, answer == REST_SLEEP));
+    complete(tier, tier->engine->reap(p->engine, answer == REST_SLEEP ? p->deadline_us : 0));
     complete_early(tier);
     fill(tier);
     finish_some(tier);
@@ -476,6 +506,7 @@ static kvstow__pump *pump_new(const kvstow_tier *tier, kvstow_engine wanted) {
   if (!p) return NULL;
   pthread_cond_init(&p->start_cond, NULL);
   p->wanted = wanted;
+  p->deadline_us = KVSTOW__FOREVER;
   for (int lane = 0; lane < KVSTOW__LANES; lane++) op_list_init(&p->lanes[lane]);
   op_list_init(&p->early);
   for (int i = 0; i < 2; i++) p->pending[i].tail = &p->pending[i].first;

@@ -35,6 +35,7 @@ int kvstow__pump_run(kvstow_tier *tier, kvstow__op *ops, size_t count);
 /* On the I/O thread only. */
 void kvstow__pump_push(kvstow_tier *tier, kvstow__op *op, kvstow__lane lane);
 void kvstow__pump_push_extent(kvstow_tier *tier, kvstow__extent *extent);
+void kvstow__pump_expect(kvstow_tier *tier, const kvstow__read_job *job); /* its deadline */
 void kvstow__pump_sum(kvstow_tier *tier, kvstow__piece *piece); /* read_sum until it is through */
 void kvstow__pump_finish_read(kvstow_tier *tier, kvstow__read_job *job);
 void kvstow__pump_finish_batch(kvstow_tier *tier, kvstow__batch *batch);

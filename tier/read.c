@@ -1,31 +1,16 @@
 /* tier/read.c - record reads: from the caller's request to verified bytes.
  *
- * A read is one or two extents (the header page, and the planes unless they follow it directly). The
- * I/O thread plans a window of extents into device requests. What a request brings is checked as it
- * comes, while the device goes on with the others: the header (checksum, store, life, place, key,
- * shape), then every plane as soon as its last byte is there. Only when all are good does done run. A
- * merged request that fails is retried extent by extent, so that one bad sector costs one record and
- * not its neighbours.
+ * A read is one or two extents (the header page, and the planes unless they follow it directly), which
+ * request.c turns into device requests. What a request brings is checked as it comes, while the device goes
+ * on with the others: the header (checksum, store, life, place, key, shape), then every plane as soon as its
+ * last byte is there. Only when all are good does done run.
  *
  * SPDX-License-Identifier: Apache-2.0 */
-#include <errno.h>
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "tier/files.h"
 #include "tier/pump.h"
-
-#define OVERDUE (-1) /* no errno: a device may report an ETIMEDOUT of its own */
-
-/* One planned device request. */
-typedef struct kvstow__read_request {
-  kvstow__op op;
-  kvstow_tier *tier;
-  size_t pieces_count, pieces_left; /* left: not yet arrived, or not yet summed */
-  kvstow__piece *pieces;            /* behind the vectors */
-  struct iovec iov[];
-} request;
+#include "tier/request.h"
 
 static size_t finish(kvstow_tier *tier, kvstow__read_job *job);
 
@@ -167,57 +152,7 @@ void kvstow_tier_urge(kvstow_tier *tier, kvstow_record_read *read) {
   if (job) kvstow__pump_sweep(tier);
 }
 
-/* ---- completion of extents, on the I/O thread ----------------------------------------------- */
-
-static int code_of(int error) {
-  if (error == ENODATA) return KVSTOW_EIO; /* the file ends before the record does */
-  if (error == ECANCELED) return KVSTOW_ECANCELED;
-  if (error == OVERDUE) return KVSTOW_ETIMEDOUT;
-  return error == ENOMEM ? KVSTOW_ENOMEM : KVSTOW_EIO;
-}
-
-static void release(request *r) {
-  if (--r->pieces_left == 0) free(r);
-}
-
-static void drop_early(kvstow__read_job *job) {
-  while (job->early) {
-    kvstow__piece *piece = job->early;
-    job->early = piece->next;
-    release(piece->request);
-  }
-}
-
-static void finish_if_done(kvstow_tier *tier, kvstow__read_job *job) {
-  if (job->extents_left > 0 || job->sums_left > 0) return;
-  drop_early(job); /* of a header that did not come */
-  kvstow__pump_finish_read(tier, job);
-}
-
-/* The extent has come, or will not. */
-static void settle_extent(kvstow_tier *tier, kvstow__extent *extent) {
-  kvstow__read_job *job = extent->owner;
-  if (extent->error && !job->error) {
-    job->error = code_of(extent->error);
-    job->cause = extent->error;
-  }
-  job->extents_left--;
-  finish_if_done(tier, job);
-}
-
-/* Why a read that was not sent yet need not be: ECANCELED, OVERDUE; or 0. */
-static int unwanted(const kvstow__read_job *job) {
-  if (atomic_load(&job->cancel)) return ECANCELED;
-  return job->deadline_us && kvstow__now_us() >= job->deadline_us ? OVERDUE : 0;
-}
-
-bool kvstow__read_skip(kvstow_tier *tier, kvstow__extent *extent) {
-  const int why = unwanted(extent->owner);
-  if (!why) return false;
-  extent->error = why;
-  settle_extent(tier, extent);
-  return true;
-}
+/* ---- what has come, on the I/O thread ------------------------------------------------------- */
 
 /* Bytes of a record's extent that come before the planes. */
 static uint64_t header_bytes(const kvstow__extent *extent) {
@@ -225,30 +160,28 @@ static uint64_t header_bytes(const kvstow__extent *extent) {
   return extent == &job->extents[0] ? KVSTOW_PAGE_BYTES : 0;
 }
 
-static void read_again(kvstow_tier *tier, kvstow__read_job *job) {
-  for (uint32_t i = 0; i < 2; i++) {
-    kvstow__extent *extent = &job->extents[i];
-    if (!(job->again & 1u << i)) continue;
-    extent->error = 0;
-    if (i == 0) job->header_good = false;
-    if (!job->file && extent->length > header_bytes(extent)) expect_planes(job);
-    kvstow__pump_push_extent(tier, extent);
+/* Lets go of what came before the header: of one extent, or of all (NULL). */
+static void drop_early(kvstow__read_job *job, const kvstow__extent *of) {
+  for (kvstow__piece **at = &job->early; *at;) {
+    kvstow__piece *piece = *at;
+    if (of && piece->extent != of) {
+      at = &piece->next;
+      continue;
+    }
+    *at = piece->next;
+    kvstow__request_release(piece->request);
   }
-  job->again = 0;
 }
 
-static void extent_came(kvstow_tier *tier, kvstow__extent *extent) {
+void kvstow__record_failed(kvstow__read_job *job) {
+  drop_early(job, NULL);
+}
+
+void kvstow__record_unread(kvstow__extent *extent) {
   kvstow__read_job *job = extent->owner;
-  if (!extent->error || extent->error == ECANCELED || extent->error == OVERDUE || extent->alone ||
-      job->error) {
-    settle_extent(tier, extent);
-    return;
-  }
-  extent->alone = true;
-  atomic_fetch_add_explicit(&tier->io_counters.retries, 1, memory_order_relaxed);
-  job->again |= (uint8_t)(1u << (extent - job->extents));
-  drop_early(job);
-  if (job->sums_left == 0) read_again(tier, job); /* else the device would write what is summed */
+  drop_early(job, extent);
+  if (extent == &job->extents[0]) job->header_good = false;
+  if (extent->length > header_bytes(extent)) expect_planes(job);
 }
 
 static void sum(kvstow_tier *tier, kvstow__piece *piece) {
@@ -261,10 +194,9 @@ bool kvstow__read_sum(kvstow_tier *tier, kvstow__piece *piece, uint64_t bytes, u
   kvstow__read_job *job = piece->extent->owner;
   if (!job->error) job->error = kvstow__verify_planes(tier, piece, bytes, done);
   if (!job->error && piece->summed < piece->planes) return false;
-  release(piece->request);
+  kvstow__request_release(piece->request);
   if (--job->sums_left > 0) return true;
-  if (job->again) read_again(tier, job);
-  finish_if_done(tier, job);
+  kvstow__read_settle(tier, job);
   return true;
 }
 
@@ -272,7 +204,7 @@ static void header_came(kvstow_tier *tier, kvstow__read_job *job) {
   if (job->error) return;
   job->error = kvstow__verify_header(tier, job);
   job->header_good = !job->error;
-  if (job->error) drop_early(job);
+  if (job->error) drop_early(job, NULL);
   while (job->early) {
     kvstow__piece *piece = job->early;
     job->early = piece->next;
@@ -298,11 +230,9 @@ static void count_pages(kvstow__piece *piece) {
   }
 }
 
-/* Whether sums are to follow, which then hold on to the request. */
-static bool piece_came(kvstow_tier *tier, kvstow__piece *piece) {
+bool kvstow__record_came(kvstow_tier *tier, kvstow__piece *piece) {
   kvstow__extent *extent = piece->extent;
   kvstow__read_job *job = extent->owner;
-  if (job->file) return false;
   count_pages(piece);
   if (piece->offset < header_bytes(extent)) header_came(tier, job);
   if (piece->planes == 0 || job->error) return false;
@@ -313,106 +243,6 @@ static bool piece_came(kvstow_tier *tier, kvstow__piece *piece) {
     job->early = piece;
   }
   return true;
-}
-
-static void request_completed(kvstow__op *op) {
-  request *r = op->owner;
-  kvstow_tier *tier = r->tier;
-  uint32_t done = 0;
-  r->pieces_left++; /* ours */
-  for (size_t i = 0; i < r->pieces_count; i++) {
-    kvstow__piece *piece = &r->pieces[i];
-    kvstow__extent *extent = piece->extent;
-    const int why = op->error == ECANCELED ? unwanted(extent->owner) : 0;
-    if (op->error && !extent->error) extent->error = why ? why : op->error;
-    const bool held = !op->error && piece_came(tier, piece);
-    done += !held;
-    if (--extent->parts == 0) extent_came(tier, extent);
-  }
-  r->pieces_left -= done;
-  release(r);
-}
-
-static kvstow__read_job *job_of(const kvstow__piece *piece) {
-  return piece->extent->owner;
-}
-
-bool kvstow__read_op_unwanted(const kvstow__op *op) {
-  if (op->complete != request_completed) return false;
-  const request *r = op->owner;
-  for (size_t i = 0; i < r->pieces_count; i++)
-    if (!unwanted(job_of(&r->pieces[i]))) return false;
-  return true;
-}
-
-bool kvstow__read_op_urgent(const kvstow__op *op) {
-  if (op->complete != request_completed) return false;
-  const request *r = op->owner;
-  for (size_t i = 0; i < r->pieces_count; i++)
-    if (atomic_load(&job_of(&r->pieces[i])->urgent)) return true;
-  return false;
-}
-
-/* ---- planning ------------------------------------------------------------------------------- */
-
-static kvstow__piece make_piece(request *r, const kvstow__request *planned,
-                                kvstow__extent *extent) {
-  const uint64_t end = extent->offset + extent->length;
-  const uint64_t from =
-      extent->offset > planned->wanted_offset ? extent->offset : planned->wanted_offset;
-  const uint64_t to = end < planned->wanted_end ? end : planned->wanted_end;
-  extent->parts++;
-  return (kvstow__piece){
-      .extent = extent, .request = r, .offset = from - extent->offset, .length = to - from};
-}
-
-static void emit(void *arg, const kvstow__request *planned) {
-  kvstow_tier *tier = arg;
-  const size_t vectors = planned->iov_count * sizeof(struct iovec);
-  request *r = malloc(sizeof *r + vectors + planned->extents_count * sizeof(kvstow__piece));
-  if (!r) {
-    for (size_t i = 0; i < planned->extents_count; i++) planned->extents[i]->error = ENOMEM;
-    return; /* settled when the window has been planned */
-  }
-  memset(&r->op, 0, sizeof r->op);
-  r->tier = tier;
-  memcpy(r->iov, planned->iov, vectors);
-  r->pieces = (kvstow__piece *)(void *)(r->iov + planned->iov_count);
-  r->pieces_count = r->pieces_left = planned->extents_count;
-  for (size_t i = 0; i < r->pieces_count; i++)
-    r->pieces[i] = make_piece(r, planned, planned->extents[i]);
-  const kvstow__read_job *first = r->pieces[0].extent->owner;
-  r->op.kind = KVSTOW__READ;
-  r->op.priority = (kvstow_priority)first->priority;
-  r->op.file = planned->file;
-  r->op.offset = planned->offset;
-  r->op.length = planned->length;
-  r->op.iov = r->iov;
-  r->op.iov_count = planned->iov_count;
-  r->op.scratch = planned->scratch;
-  if (first->file) kvstow__file_aim(first->file, &r->op);
-  r->op.owner = r;
-  r->op.complete = request_completed;
-  kvstow__count(&tier->counters.device_reads, 1);
-  kvstow__count(&tier->counters.device_read_bytes, planned->length);
-  kvstow__count(&tier->counters.merges, planned->extents_count - 1);
-  kvstow__pump_push(
-      tier, &r->op,
-      first->priority == KVSTOW_PREFETCH ? KVSTOW__LANE_PREFETCH : KVSTOW__LANE_DEMAND);
-}
-
-void kvstow__read_plan(kvstow_tier *tier, kvstow__extent **window, size_t count) {
-  kvstow__limits limits = {
-      .merge = atomic_load_explicit(&tier->tuning.enable_io_scheduling, memory_order_relaxed),
-      .gap_max_bytes = atomic_load_explicit(&tier->tuning.merge_distance, memory_order_relaxed),
-      .request_max_bytes = tier->request_max_bytes,
-      .block_bytes = atomic_load_explicit(&tier->tuning.optimal_block_size, memory_order_relaxed),
-  };
-  limits.scratch = kvstow__pump_scratch(tier, &limits.scratch_bytes);
-  for (size_t i = 0; i < count; i++) window[i]->parts = 1; /* held while planning */
-  kvstow__schedule(window, count, &limits, emit, tier);
-  for (size_t i = 0; i < count; i++)
-    if (--window[i]->parts == 0) extent_came(tier, window[i]);
 }
 
 static size_t finish(kvstow_tier *tier, kvstow__read_job *job) {

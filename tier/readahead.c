@@ -12,6 +12,7 @@
 #include "tier/files.h"
 #include "tier/pump.h"
 #include "tier/region.h"
+#include "tier/request.h"
 
 #define LOAD_BYTES                                                                                 \
   (1u << 20)              /* of one device read, as a rule: large enough to be fast, small
@@ -492,9 +493,33 @@ bool kvstow__readahead_park(const kvstow__ahead *a, kvstow__read_job *job) {
   if (l) {
     job->next = l->waiters;
     l->waiters = job;
+    kvstow__pump_expect(ra->tier, job);
   }
   pthread_mutex_unlock(&ra->lock);
   return l != NULL;
+}
+
+/* Takes the unwanted out of a load's waiters. The device owns our memory, not theirs. */
+static void dismiss(kvstow_tier *tier, load *l) {
+  for (kvstow__read_job **at = &l->waiters; *at;) {
+    kvstow__read_job *job = *at;
+    job->error = kvstow__read_unwanted(job);
+    if (job->error) {
+      *at = job->next;
+      kvstow__pump_finish_read(tier, job);
+    } else {
+      kvstow__pump_expect(tier, job);
+      at = &job->next;
+    }
+  }
+}
+
+void kvstow__readahead_sweep(kvstow_tier *tier) {
+  kvstow__readahead *ra = tier->readahead;
+  pthread_mutex_lock(&ra->lock);
+  for (uint32_t id = 0; id < ra->count; id++)
+    if (ra->blocks[id].load) dismiss(tier, ra->blocks[id].load);
+  pthread_mutex_unlock(&ra->lock);
 }
 
 void kvstow__readahead_end(kvstow__ahead *a) {

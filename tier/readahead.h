@@ -39,6 +39,9 @@ void kvstow__readahead_copy(kvstow__ahead *ahead, uint8_t *to, bool wait);
  * next of it has come. False: it has come by now. */
 bool kvstow__readahead_park(const kvstow__ahead *ahead, kvstow__read_job *job);
 
+/* On the I/O thread: finishes the parked jobs that nobody wants any more. */
+void kvstow__readahead_sweep(kvstow_tier *tier);
+
 /* The read is answered. */
 void kvstow__readahead_end(kvstow__ahead *ahead);
 

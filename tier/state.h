@@ -308,10 +308,7 @@ kvstow__job *kvstow__footer_job(kvstow_tier *tier, kvstow__job_kind kind, uint32
                                 const kvstow__entry *entries, uint32_t records, bool clean);
 void kvstow__job_free(kvstow__job *job);
 
-/* read.c, on the I/O thread */
-void kvstow__read_plan(kvstow_tier *tier, kvstow__extent **window, size_t count);
-bool kvstow__read_skip(kvstow_tier *tier, kvstow__extent *extent); /* unwanted: settled instead */
-/* Sums planes of the piece, about `bytes` at a time; adds what it did to *done. True: through. */
+/* read.c, on the I/O thread. Sums planes of the piece, about `bytes` at a time; adds what it did to *done. True: through. */
 bool kvstow__read_sum(kvstow_tier *tier, kvstow__piece *piece, uint64_t bytes, uint64_t *done);
 
 /* verify.c. A KVSTOW_E code each; the message tells place, expected and found. */
@@ -320,10 +317,6 @@ int kvstow__verify_header(kvstow_tier *tier, const kvstow__read_job *job); /* an
  * The piece is through when all are summed or one was wrong. */
 int kvstow__verify_planes(kvstow_tier *tier, kvstow__piece *piece, uint64_t bytes, uint64_t *done);
 int kvstow__verify_unread(kvstow_tier *tier, const kvstow__read_job *job); /* EIO */
-
-/* Of an op that read_plan pushed: all the reads it carries are cancelled or overdue; any is urgent. */
-bool kvstow__read_op_unwanted(const kvstow__op *op);
-bool kvstow__read_op_urgent(const kvstow__op *op);
 
 /* recover.c */
 int kvstow__recover(kvstow_tier *tier);

@@ -257,10 +257,11 @@ static void carry_out(pending *slot) {
   if (!op->error && moves && (uint64_t)result < op->length - op->slack) op->error = ENODATA;
 }
 
-static kvstow__op *own_reap(kvstow__engine *e, bool wait) {
+static kvstow__op *own_reap(kvstow__engine *e, uint64_t until_us) {
+  const uint64_t until = until_us == KVSTOW__FOREVER ? SIM_FOREVER : until_us * 1000;
   for (;;) {
     kvstow__op *done = NULL;
-    uint64_t next = SIM_FOREVER;
+    uint64_t next = until;
     for (pending **at = &e->list; *at;) {
       pending *slot = *at;
       if (slot->request.at_ns > sim_now_ns()) {
@@ -274,7 +275,7 @@ static kvstow__op *own_reap(kvstow__engine *e, bool wait) {
       *at = slot->next;
       free(slot);
     }
-    if (done || !wait || e->woken) {
+    if (done || sim_now_ns() >= until || e->woken) {
       e->woken = false;
       return done;
     }

@@ -183,7 +183,7 @@ static uint64_t complete(struct io_uring *ring) {
   return next;
 }
 
-int io_uring_submit_and_wait(struct io_uring *ring, unsigned count) {
+static int submit_and_wait(struct io_uring *ring, unsigned count, uint64_t until_ns) {
   const kernel *k = kernel_of(ring);
   const int submitted = io_uring_submit(ring);
   if (submitted < 0) return submitted;
@@ -192,8 +192,23 @@ int io_uring_submit_and_wait(struct io_uring *ring, unsigned count) {
     const bool in_part = ring->sq.sqe_tail != k->sq_head; /* then the kernel does not wait */
     if (in_part || k->cq_tail - k->cq_head >= count) return submitted;
     if (submitted == 0 && sim_disk_draw(200) == 0) return -EINTR;
-    sim_block(&sim_descriptors, next, k->flying ? "waits for the disk" : "waits for work");
+    if (sim_now_ns() >= until_ns) return -ETIME;
+    sim_block(&sim_descriptors, next < until_ns ? next : until_ns,
+              k->flying ? "waits for the disk" : "waits for work");
   }
+}
+
+int io_uring_submit_and_wait(struct io_uring *ring, unsigned count) {
+  return submit_and_wait(ring, count, SIM_FOREVER);
+}
+
+int io_uring_submit_and_wait_timeout(struct io_uring *ring, struct io_uring_cqe **cqe,
+                                     unsigned count, struct __kernel_timespec *left,
+                                     sigset_t *mask) {
+  (void)mask;
+  *cqe = NULL;
+  return submit_and_wait(
+      ring, count, sim_now_ns() + (uint64_t)left->tv_sec * 1000000000u + (uint64_t)left->tv_nsec);
 }
 
 int io_uring_submit_and_get_events(struct io_uring *ring) {

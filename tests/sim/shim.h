@@ -55,6 +55,7 @@ int sim_fdatasync(int fd);
 #define io_uring_submit sim_ring_submit
 #define __io_uring_get_cqe sim_ring_get
 #define io_uring_submit_and_wait sim_ring_submit_and_wait
+#define io_uring_submit_and_wait_timeout sim_ring_submit_and_wait_until
 #define io_uring_submit_and_get_events sim_ring_submit_and_reap
 
 #endif
