@@ -13,5 +13,6 @@ const bench bench_table[] = {
     {"tier", "the SSD tier's reads and writes, beside a bare io_uring loop", bench_tier_run},
     {"overhead", "what metrics, tracking and detection cost", bench_overhead_run},
     {"gguf", "a model file through the tier, beside mmap and pread, cold", bench_gguf_run},
+    {"sim", "the simulator's speed, beside bare hash look-ups", bench_sim_run},
     {NULL, NULL, NULL},
 };

@@ -24,5 +24,6 @@ int bench_stream_run(int argc, char **argv);
 int bench_tier_run(int argc, char **argv);
 int bench_overhead_run(int argc, char **argv);
 int bench_gguf_run(int argc, char **argv);
+int bench_sim_run(int argc, char **argv);
 
 #endif

@@ -235,7 +235,8 @@ static void a_plot_has_its_curves_and_axes(void **state) {
 
 static void without_gnuplot_a_plot_is_refused_before_the_work(void **state) {
   (void)state;
-  char *path = strdup(getenv("PATH"));
+  const char *search = getenv("PATH");
+  char *path = strdup(search != NULL ? search : "");
   assert_int_equal(setenv("PATH", "/nonexistent", 1), 0);
   kvstow_run("replay --sim --trace /nonexistent.jsonl --size 1% --plot x.svg");
   setenv("PATH", path, 1);

@@ -31,7 +31,7 @@ static bool *shared_blocks(void) {
   bool *shared = calloc(trace->unique, sizeof *shared);
   uint32_t *parents = malloc(trace->unique * sizeof *parents);
   uint32_t *children = calloc(trace->unique, sizeof *children);
-  assert_true(shared != NULL && parents != NULL && children != NULL);
+  if (shared == NULL || parents == NULL || children == NULL) abort();
   memset(parents, 0xff, trace->unique * sizeof *parents);
   for (uint64_t r = 0; r < whole.count; r++)
     for (uint32_t i = 1; i < whole.requests[r].blocks; i++)

@@ -108,8 +108,8 @@ static size_t put_record(unsigned char *at, uint32_t time_s, uint64_t id, uint32
 }
 
 static void oracle_general_is_one_block_a_record(void **state) {
-  unsigned char bytes[24 * 4];
-  char packed[512];
+  unsigned char bytes[24 * 4] = {0};
+  char packed[512] = "";
   size_t count = 0;
   (void)state;
   count += put_record(bytes + count, 5, UINT64_C(0xdeadbeefcafef00d), 4096, 2);
@@ -140,7 +140,7 @@ static void oracle_general_is_one_block_a_record(void **state) {
 }
 
 static void oracle_general_is_refused_with_its_offset(void **state) {
-  unsigned char bytes[24 * 3];
+  unsigned char bytes[24 * 3] = {0};
   (void)state;
   for (size_t i = 0; i < 3; i++) put_record(bytes + 24 * i, 1, i, 1, -1);
   write_file("x.oracleGeneral.bin", bytes, 24 * 2 + 13);

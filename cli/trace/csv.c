@@ -188,7 +188,7 @@ static int read_header(struct csv *csv, const char *line, size_t length) {
 
 static int settle_layout(struct csv *csv, const char *line, size_t length) {
   struct layout *layout = &csv->layout;
-  struct field first, second;
+  struct field first = {.length = 0}, second;
   if (layout->delimiter == 0) layout->delimiter = guess_delimiter(line, length);
   const bool more = field_at(csv, line, length, 2, &second);
   if (layout->header < 0) {

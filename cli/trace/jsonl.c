@@ -145,7 +145,7 @@ static int name_chat(const struct place *place, uint64_t chat, uint32_t *name, u
 
 static int get_session(const struct place *place, const json_t *object, uint64_t *session) {
   uint64_t number = 0;
-  uint32_t chat, parent, root;
+  uint32_t chat = 0, parent = 0, root = 0;
   if (place->jsonl->dialect != JSONL_QWEN) {
     *session = 0;
     if (json_object_get(object, "session") == NULL) return 0;

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -21,14 +22,11 @@ static int open_file(void) {
   const int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
   if (fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR)) return fd;
   char path[4096]; /* a file system without O_TMPFILE */
-  static const char name[] = "/kvstow-trace-XXXXXX";
-  const size_t length = strlen(dir);
-  if (length + sizeof name > sizeof path) {
+  const int length = snprintf(path, sizeof path, "%s/kvstow-trace-XXXXXX", dir);
+  if (length < 0 || (size_t)length >= sizeof path) {
     errno = ENAMETOOLONG;
     return -1;
   }
-  memcpy(path, dir, length);
-  memcpy(path + length, name, sizeof name);
   const int named = mkostemp(path, O_CLOEXEC);
   if (named >= 0) unlink(path);
   return named;
