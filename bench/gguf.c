@@ -249,6 +249,8 @@ static bool place(struct reader *r, struct gguf *gguf) {
   char name[64];
   const uint64_t mask = (uint64_t)gguf->alignment - 1;
   gguf->data_offset = (r->at + mask) & ~mask;
+  if (gguf->data_offset > r->file_bytes)
+    gguf->data_offset = r->file_bytes; /* no data, no padding */
   for (uint64_t i = 0; i < gguf->tensors_count; i++) {
     struct gguf_tensor *t = &gguf->tensors[i];
     if ((t->offset & mask) != 0)

@@ -12,6 +12,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "kvcache/store.h"
 #include "kvcache/thread.h"
@@ -532,5 +533,6 @@ int kvs_flush(kvstow *store) {
 }
 
 int kvstow_flush(kvstow *store) {
-  return store == NULL ? KVSTOW_EINVAL : kvs_flush(store);
+  if (store == NULL) return KVSTOW_EINVAL;
+  return getpid() == store->pid ? kvs_flush(store) : KVSTOW_ESTATE;
 }

@@ -9,6 +9,7 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "kvcache/copy.h"
 #include "kvcache/store.h"
@@ -372,6 +373,7 @@ int kvstow_open(const kvstow_options *options, kvstow **out, char *why, size_t w
     return KVSTOW_ENOMEM;
   }
   init_locks(store);
+  store->pid = getpid();
   store->roots.free = KVS_NO_ENTRY;
   store->clean_head = store->clean_tail = KVS_NO_ENTRY;
   int rc = check_options(store, options);
@@ -395,6 +397,7 @@ int kvstow_open(const kvstow_options *options, kvstow **out, char *why, size_t w
 
 int kvstow_close(kvstow *store) {
   if (store == NULL) return 0;
+  if (getpid() != store->pid) return KVSTOW_ESTATE; /* a forked child: it has none of our threads */
   pthread_mutex_lock(&store->lock);
   const bool busy =
       store->leases > 0 || store->sequences > 0 || store->queues > 0 || store->reservations > 0;

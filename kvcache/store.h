@@ -132,6 +132,7 @@ struct kvstow {
   pthread_cond_t demote_wake;
 
   kvstow_options options; /* strings not kept */
+  pid_t pid;              /* who opened it */
   uint64_t seed;
   struct kvs_secret secret; /* of the seed */
   bool fences_others;       /* kvs_copy_fence_others() works here */

@@ -5,7 +5,7 @@
  * forget that returned 0 took away. The parent kills it, opens the store and compares: flushed
  * blocks are there to the last byte, forgotten ones are not, and nothing is wrong.
  *
- * KVSTOW_KILLS sets the kills of each test.
+ * KVSTOW_KILLS sets the kills of each test; in full runs (KVSTOW_TEST_FULL) they are 240 together.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <signal.h>
@@ -314,16 +314,20 @@ static void kills(const char *name, int count, uint64_t ram_bytes, uint64_t ssd_
   munmap(shared, sizeof *shared);
 }
 
+static int kills_of_each(int usual) {
+  const int full = getenv("KVSTOW_TEST_FULL") != NULL && *getenv("KVSTOW_TEST_FULL") != 0 ? 120 : 0;
+  return (int)kv_env("KVSTOW_KILLS", (uint64_t)(KV_TSAN || KV_ASAN ? 24 : full ? full : usual));
+}
+
 static void flushed_blocks_survive_kill(void **state) {
   (void)state;
-  kills("flushed_blocks_survive_kill", (int)kv_env("KVSTOW_KILLS", KV_TSAN || KV_ASAN ? 24 : 60),
-        16 * KV_MIB, 768 * KV_MIB, 4 * KV_MIB, true);
+  kills("flushed_blocks_survive_kill", kills_of_each(60), 16 * KV_MIB, 768 * KV_MIB, 4 * KV_MIB,
+        true);
 }
 
 static void nothing_is_wrong_after_kill_under_eviction(void **state) {
   (void)state;
-  kills("nothing_is_wrong_after_kill_under_eviction",
-        (int)kv_env("KVSTOW_KILLS", KV_TSAN || KV_ASAN ? 24 : 50), 8 * KV_MIB,
+  kills("nothing_is_wrong_after_kill_under_eviction", kills_of_each(50), 8 * KV_MIB,
         10 * KV_MIB + 512 * KV_KIB, KV_MIB, false);
 }
 

@@ -16,7 +16,7 @@
 
 #include "tier/pump.h"
 
-#define DENIED_RETRY_S 60u /* after a segment file could not be made */
+#define DENIED_RETRY_US UINT64_C(60000000) /* after a segment file could not be made */
 
 static const uint8_t ZEROS[KVSTOW__RUN_BYTES] __attribute__((aligned(KVSTOW_PAGE_BYTES)));
 
@@ -44,14 +44,14 @@ typedef struct spot {
 
 /* lock held */
 static void sketch_make(const kvstow_tier *tier, sketch *s) {
-  const uint64_t now_s = kvstow__now_s(tier);
+  const uint64_t now_us = kvstow__now_us();
   memset(s, 0, sizeof *s);
   s->cursor = tier->cursor;
   for (uint32_t d = 0; d < tier->dirs_count; d++) {
     const kvstow__head *head = &tier->heads[d];
     const uint32_t id = head->segment;
     if (head->offline) continue;
-    s->free_slots[d] = head->free_made + (head->denied_until_s <= now_s ? head->free_unmade : 0);
+    s->free_slots[d] = head->free_made + (head->denied_until_us <= now_us ? head->free_unmade : 0);
     if (id == KVSTOW__NO_SEGMENT) continue;
     s->heads[d] = (sketch_head){true, tier->segments[id].used_bytes, tier->segments[id].records};
   }
@@ -153,7 +153,7 @@ static int make_slots(kvstow_tier *tier, uint32_t dir, uint32_t wanted) {
     const int error = make_file(tier, id, &disk_bytes);
     pthread_mutex_lock(&tier->lock);
     if (error) {
-      head->denied_until_s = kvstow__now_s(tier) + DENIED_RETRY_S;
+      head->denied_until_us = kvstow__now_us() + DENIED_RETRY_US;
     } else {
       head->free_unmade--;
       head->free_made++;

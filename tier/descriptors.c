@@ -44,6 +44,16 @@ static kvstow__descriptor *find_place(kvstow__descriptors *d) {
   return NULL;
 }
 
+/* Where the process has no descriptors left, one of ours makes room. */
+static bool drop_one(kvstow_tier *tier, kvstow__descriptors *d) {
+  for (uint32_t i = 0; i < d->places_count; i++) {
+    if (d->places[i].file == KVSTOW__NO_SEGMENT || d->places[i].users > 0) continue;
+    drop(tier, d, &d->places[i]);
+    return true;
+  }
+  return false;
+}
+
 static int open_into(kvstow_tier *tier, kvstow__descriptors *d, kvstow__descriptor *place,
                      uint32_t file) {
   const kvstow__dir *dir = &tier->dirs[kvstow__dir_of(tier, file)];
@@ -69,7 +79,9 @@ kvstow__acquired kvstow__descriptors_acquire(kvstow_tier *tier, kvstow__descript
     kvstow__descriptor *place = find_place(d);
     if (!place) return KVSTOW__ACQUIRE_WAIT;
     drop(tier, d, place);
-    const int error = open_into(tier, d, place, op->file);
+    int error = open_into(tier, d, place, op->file);
+    while ((error == EMFILE || error == ENFILE) && drop_one(tier, d))
+      error = open_into(tier, d, place, op->file);
     if ((error == EMFILE || error == ENFILE) && busy) return KVSTOW__ACQUIRE_WAIT;
     if (error) {
       op->error = error;

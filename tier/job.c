@@ -112,17 +112,24 @@ kvstow__job *kvstow__footer_job(kvstow_tier *tier, kvstow__job_kind kind, uint32
 
 /* ---- running, on the I/O thread ------------------------------------------------------------- */
 
+#define DAY_S UINT64_C(86400)
+
+uint64_t kvstow__written_today(kvstow_tier *tier, uint64_t more) {
+  const uint64_t day = kvstow__now_s(tier) / DAY_S, now_us = kvstow__now_us();
+  if (day > tier->today || now_us - tier->today_since_us >= DAY_S * 1000000) {
+    tier->today = day;
+    tier->today_since_us = now_us;
+    tier->today_bytes = 0;
+  }
+  return tier->today_bytes += more;
+}
+
 static void count_write(kvstow_tier *tier, const kvstow__op *op) {
   if (op->kind != KVSTOW__WRITE || op->error) return;
   kvstow__count(&tier->counters.device_writes, 1);
   kvstow__count(&tier->counters.bytes_written, op->length);
-  const uint64_t day = kvstow__now_s(tier) / 86400;
   pthread_mutex_lock(&tier->lock);
-  if (tier->today != day) {
-    tier->today = day;
-    tier->today_bytes = 0;
-  }
-  tier->today_bytes += op->length;
+  (void)kvstow__written_today(tier, op->length);
   pthread_mutex_unlock(&tier->lock);
 }
 

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tier/barrier.h"
 #include "tier/pump.h"
@@ -84,6 +85,7 @@ static kvstow_tier *tier_new(const kvstow_tier_options *o, const kvstow__io *io)
   tier->inbox_jobs_tail = &tier->inbox_jobs;
   tier->inbox_reads_tail = &tier->inbox_reads;
   tier->io = *io;
+  tier->pid = getpid();
   tier->dirs_count = o->dirs_count;
   tier->read_only = o->read_only;
   tier->budget_bytes = o->budget_bytes;
@@ -229,6 +231,8 @@ int kvstow_tier_open(const kvstow_tier_options *options, kvstow_tier **tier, cha
 
 int kvstow_tier_close(kvstow_tier *tier) {
   if (!tier) return 0;
+  if (getpid() != tier->pid)
+    return KVSTOW_ESTATE; /* a forked child: threads and lock are not its own */
   int code = 0;
   if (!tier->read_only && tier->dirs_count > 0) {
     pthread_mutex_lock(&tier->barrier_lock);
@@ -272,7 +276,7 @@ static void stats_of_segments(kvstow_tier *tier, kvstow_tier_stats *s) {
   }
   s->dirs_offline = kvstow__dirs_offline(tier);
   s->offline = tier->dirs_count > 0 && s->dirs_offline == tier->dirs_count;
-  s->bytes_written_today = tier->today == kvstow__now_s(tier) / 86400 ? tier->today_bytes : 0;
+  s->bytes_written_today = kvstow__written_today(tier, 0);
   pthread_mutex_unlock(&tier->lock);
 }
 

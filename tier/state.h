@@ -74,7 +74,7 @@ typedef struct kvstow__head {
   uint32_t segment;                /* KVSTOW__NO_SEGMENT: none open */
   uint32_t free_made, free_unmade; /* slots in the state FREE, with and without a file */
   uint32_t made_hint;              /* slot to look at first */
-  uint64_t denied_until_s;         /* no file could be made: not before then */
+  uint64_t denied_until_us;        /* no file could be made: not before then; CLOCK_MONOTONIC */
   uint32_t bad_streak;             /* segments spoiled since the last good write */
   bool offline;                    /* too many: nothing is appended here any more */
 } kvstow__head;
@@ -177,6 +177,7 @@ typedef struct kvstow__counters {
 
 struct kvstow_tier {
   kvstow__io io;
+  pid_t pid; /* who opened it */
   const kvstow__engine_ops *engine;
   char engine_reason[128];
   kvstow__dir dirs[KVSTOW__DIRS_MAX];
@@ -201,18 +202,18 @@ struct kvstow_tier {
   pthread_mutex_t append_lock;
 
   pthread_mutex_t lock;
-  kvstow__segment *segments;              /* lock */
-  kvstow__head heads[KVSTOW__DIRS_MAX];   /* lock; its segment changes under append_lock too */
-  uint32_t cursor;                        /* likewise: the directory of the last run */
-  uint64_t next_sequence;                 /* likewise */
-  uint64_t next_ticket;                   /* lock */
-  kvstow__job *jobs_oldest, *jobs_newest; /* lock */
-  pthread_cond_t jobs_finished;           /* with lock */
-  int write_error;                        /* lock: not yet reported by a flush */
-  uint32_t *dirty;                        /* lock: the segments that have the dirty mark */
-  uint32_t dirty_count;                   /* lock */
-  uint64_t today, today_bytes;            /* lock */
-  char message[KVSTOW_MESSAGE_BYTES];     /* lock */
+  kvstow__segment *segments;                   /* lock */
+  kvstow__head heads[KVSTOW__DIRS_MAX];        /* lock; its segment changes under append_lock too */
+  uint32_t cursor;                             /* likewise: the directory of the last run */
+  uint64_t next_sequence;                      /* likewise */
+  uint64_t next_ticket;                        /* lock */
+  kvstow__job *jobs_oldest, *jobs_newest;      /* lock */
+  pthread_cond_t jobs_finished;                /* with lock */
+  int write_error;                             /* lock: not yet reported by a flush */
+  uint32_t *dirty;                             /* lock: the segments that have the dirty mark */
+  uint32_t dirty_count;                        /* lock */
+  uint64_t today, today_since_us, today_bytes; /* lock; job.c: kvstow__written_today */
+  char message[KVSTOW_MESSAGE_BYTES];          /* lock */
 
   pthread_mutex_t inbox_lock;
   kvstow__op *inbox_ops, **inbox_ops_tail;           /* inbox_lock */
@@ -300,6 +301,9 @@ void kvstow__batch_free(kvstow__batch *batch); /* append.c */
 int kvstow__head_seal(kvstow_tier *tier, uint32_t dir, kvstow__job **list);
 
 /* job.c */
+/* Bytes written today, and `more` just now. The day ends when the clock says so; or, should the clock be set
+ * back, 24 hours after it began: set to and fro it grants nothing twice. lock held */
+uint64_t kvstow__written_today(kvstow_tier *tier, uint64_t more);
 void kvstow__jobs_issue(kvstow_tier *tier, kvstow__job *list); /* append_lock and lock held */
 void kvstow__jobs_wait(kvstow_tier *tier);                     /* all accepted until now */
 void kvstow__job_enter(kvstow_tier *tier, kvstow__job *job);   /* on the I/O thread */

@@ -15,7 +15,10 @@
  *    it, at most 64 KiB and 128 bytes a block (kvstow_stats.metadata_bytes), and so does what the policies
  *    remember of blocks gone by: the default for RAM, 300 bytes for each block RAM has room for. ssd_bytes
  *    bounds the directories, metadata included.
- *  - One process owns a directory at a time. Do not use a handle across fork().
+ *  - One process owns a directory at a time. A handle is not for a forked child: there kvstow_flush and
+ *    kvstow_close do nothing and give ESTATE, and any other call may end the child (the RAM region is
+ *    not inherited, threads are not). The files and the parent are safe from it. Until the child has ended
+ *    or called exec, the directory stays owned should the parent be killed.
  *  - The library never exits, aborts, prints, or touches signals.
  *
  * Words. A *space* is one model in one layout. A *block* is the K and V of block_tokens consecutive
@@ -141,7 +144,8 @@ KVSTOW_API void kvstow_get_tuning(const kvstow *store, kvstow_tuning *tuning);
 KVSTOW_API int kvstow_flush(kvstow *store);
 
 /* Flushes, stops the threads, frees. NULL is fine. Leases, sequences and queues still open make it
- * EBUSY and the store stays open. Otherwise the handle is gone and the result is the flush's. */
+ * EBUSY and the store stays open, ESTATE (a forked child) too. Otherwise the handle is gone and the result is
+ * the flush's. */
 KVSTOW_API int kvstow_close(kvstow *store);
 
 /* Copies the text of the newest error of this store. */

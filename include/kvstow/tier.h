@@ -114,7 +114,8 @@ KVSTOW_API int kvstow_tier_open(const kvstow_tier_options *options, kvstow_tier 
                                 size_t why_bytes);
 
 /* Completes what is in flight, writes the footers of open segments, flushes, frees. NULL is fine.
- * Blocking. The error is that of the last flush; the handle is gone in any case. */
+ * Blocking. The error is that of the last flush; the handle is gone in any case, but for ESTATE: this is a
+ * forked child, and nothing was done. */
 KVSTOW_API int kvstow_tier_close(kvstow_tier *tier);
 
 /* The store's uuid and hash seed, made at creation. */
