@@ -69,6 +69,7 @@ void sim_request_begin(sim_request *r) {
   sim_request_made(crashes[r->kind]);
   flying[flying_count++] = r;
   r->number = requests++;
+  sim_place_note(sim_file_of(r->fd), r->offset);
   r->bytes = shortened(r, length_of(r));
   r->at_ns = sim_now_ns() + 20000 + sim_disk_draw(2000000);
   r->error = error_of(r);

@@ -34,6 +34,14 @@ typedef struct name {
   char text[26];
 } name;
 
+/* Where requests went: that is where others may end up. */
+typedef struct place {
+  int file;
+  uint64_t offset;
+} place;
+
+#define PLACES 64
+
 /* Shared with the parent. */
 typedef struct disk {
   inode inodes[FILES_MAX];
@@ -51,6 +59,8 @@ static struct {
   uint64_t random;
   sim_faults faults;
   uint64_t requests, written;
+  place places[PLACES]; /* the newest */
+  uint64_t places_seen;
   int fds[FDS_MAX]; /* inode + 1 */
 } p;                /* of the process */
 
@@ -188,13 +198,21 @@ void sim_sync_failed(int file) {
     if (n->dirty[s]) n->dirty[s] = LOST;
 }
 
+void sim_place_note(int file, uint64_t offset) {
+  p.places[p.places_seen++ % PLACES] = (place){file, offset};
+}
+
 void sim_misdirect(int *file, uint64_t *offset, uint64_t length) {
   for (int tries = 0; tries < 16; tries++) {
-    const int other = (int)sim_disk_draw(FILES_MAX);
-    if (!d->inodes[other].used || d->inodes[other].size < FILE_BYTES || length > FILE_BYTES)
-      continue;
+    const bool known = sim_disk_draw(2) && p.places_seen >= PLACES;
+    const place *seen = &p.places[sim_disk_draw(PLACES)];
+    const int other = known ? seen->file : (int)sim_disk_draw(FILES_MAX);
+    uint64_t at = known ? seen->offset : *offset;
+    if (!known && sim_disk_draw(2)) at = sim_disk_draw(FILE_BYTES / 4096) * 4096;
+    const bool same = other == *file && at == *offset;
+    if (same || !d->inodes[other].used || at + length > d->inodes[other].size) continue;
     *file = other;
-    if (sim_disk_draw(2)) *offset = sim_disk_draw((FILE_BYTES - length) / 4096 + 1) * 4096;
+    *offset = at;
     return;
   }
 }

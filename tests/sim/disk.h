@@ -74,7 +74,9 @@ void sim_written(int file, uint64_t bytes, uint64_t offset); /* by an engine */
 void sim_sync(int file);
 /* As kernels do: what could not be written is forgotten, and the next sync knows nothing of it. */
 void sim_sync_failed(int file);
-/* Another place of the same length: the same of another file, or another page. */
+/* Notes where a request goes. */
+void sim_place_note(int file, uint64_t offset);
+/* Another place of the same length: one of another request, or the same of another file, or any page. */
 void sim_misdirect(int *file, uint64_t *offset, uint64_t length);
 
 /* Of `dir` (its number): the file of that name, or -1; made if `create`. */

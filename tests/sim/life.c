@@ -44,6 +44,8 @@ static void on_event(void *arg, const kvstow_event *event) {
         "an event tells of corruption on disks that do not lie");
 }
 
+static const uint8_t KEY[KVSTOW_KEY_BYTES] = "a key of thirty-two bytes, or so";
+
 static void draw_options(kv_rng *rng, kvstow_options *o) {
   static const char *const dirs[] = {"/sim/0", "/sim/1"};
   kvstow_options_init(o);
@@ -61,6 +63,7 @@ static void draw_options(kv_rng *rng, kvstow_options *o) {
   o->reinsert_pct = kv_chance(rng, 50) ? 25 : 0;
   o->write_bytes_a_day = the_plan.write_bytes_a_day;
   o->populate = kv_chance(rng, 20);
+  if (the_plan.encrypted) o->encryption_key = KEY;
   if (kv_chance(rng, 30)) o->load_timeout_ms = 50;
   if (kv_chance(rng, 30)) o->store_timeout_ms = 20;
   if (kv_chance(rng, 50)) o->on_event = on_event;
@@ -94,10 +97,20 @@ static void weigh_budget(void) {
   if (the_life_plan()->ssd_bytes < the_plan.life[0].ssd_bytes) the_plan.ample = false;
 }
 
+/* Without its key, or with another's, an encrypted store does not open. */
+static void open_with_wrong_key(kvstow_options o) {
+  static const uint8_t other[KVSTOW_KEY_BYTES] = "another key";
+  kvstow *opened = NULL;
+  o.encryption_key = sim_disk_draw(2) ? other : NULL;
+  const int code = kvstow_open(&o, &opened, NULL, 0);
+  CHECK(code != 0 && opened == NULL, "a store opens without its key");
+}
+
 static int open_store(kv_rng *rng, bool must) {
   kvstow_options o;
   draw_options(rng, &o);
   weigh_budget();
+  if (the_plan.encrypted && m->opened > 0 && kv_chance(rng, 30)) open_with_wrong_key(o);
   char why[KVSTOW_MESSAGE_BYTES] = "";
   const uint64_t began = sim_now_ns();
   const int code = kvstow_open(&o, &store, why, sizeof why);
@@ -145,7 +158,15 @@ static void stir(void) {
     }
 }
 
+static void count_deeds(void) {
+  const kvstow_stats stats = kv_stats(store);
+#define X(name, member, text) m->deeds[DEED_##name] += stats.member;
+  SIM_DEEDS(X)
+#undef X
+}
+
 static void close_store(bool must) {
+  count_deeds();
   flushing f;
   flush_begin(&f);
   const uint64_t began = sim_now_ns();

@@ -146,7 +146,7 @@ static void do_sequence(user *u, kv_rng *rng) {
   code = kvstow_seq_tokens(seq, p.tokens + before.tokens_count, named);
   CHECK(code == 0, "seq_tokens: %s", kvstow_errname(code));
   mark_begun(&p, after, p.blocks - after);
-  size_t at[4] = {0};
+  size_t at[LAYERS_MAX] = {0};
   while (append_some(seq, rng, &p, after, named, at, &code)) {
   }
   const size_t sealed = kvstow_seq_sealed_tokens(seq) / shape->block_tokens;
@@ -399,7 +399,7 @@ void user_do(user *u, kv_rng *rng) {
     flights_poll(u, kv_chance(rng, 50) ? 0 : 10);
   else if (what < 85)
     flight_cancel(u, rng);
-  else if (what < 88)
+  else if (what < (the_plan.ample ? 86 : 88))
     do_forget(u, rng);
   else if (what < 91)
     do_flush(u);

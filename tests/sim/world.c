@@ -8,6 +8,8 @@ uint64_t the_seed;
 unsigned the_life;
 bool tracing;
 
+enum { SEGMENTS_MAX = 200 };
+
 bool healthy(void) {
   return !the_plan.errors && !the_plan.lies && !the_plan.slow && !the_plan.one_dies;
 }
@@ -19,8 +21,9 @@ static void draw_shape(kv_rng *rng, kv_shape *shape) {
     shape->opaque_max_bytes = (uint32_t)kv_between(rng, 100, 60000);
     return;
   }
-  shape->layers = (uint32_t)kv_between(rng, 1, 3);
-  shape->k_bytes = rows[kv_below(rng, 6)];
+  const bool heavy = kv_chance(rng, 15); /* RAM holds a dozen blocks */
+  shape->layers = (uint32_t)kv_between(rng, heavy ? 5 : 1, heavy ? LAYERS_MAX : 3);
+  shape->k_bytes = rows[heavy ? 5 : kv_below(rng, 6)];
   shape->v_bytes = kv_chance(rng, 20) ? 0 : shape->k_bytes;
 }
 
@@ -57,13 +60,13 @@ static void draw_kind(kv_rng *rng, plan *p, sim_faults *faults) {
       draw_chance(rng, faults, SIM_EIO_WRITE, 50, 400);
       draw_chance(rng, faults, SIM_EIO_SYNC, 30, 1000);
       draw_chance(rng, faults, SIM_NO_SPACE, 30, 1000);
-      draw_chance(rng, faults, SIM_NO_OPEN, 20, 200);
+      draw_chance(rng, faults, SIM_NO_OPEN, 30, 400);
       break;
     case 4:
     case 5: /* slowness */
       p->slow = true;
       faults->chance[SIM_SLOW] = (uint16_t)kv_between(rng, 1, 1000);
-      draw_chance(rng, faults, SIM_LOST, 50, 50);
+      draw_chance(rng, faults, SIM_LOST, 50, 100);
       p->lost = faults->chance[SIM_LOST] > 0;
       break;
     case 6:
@@ -86,11 +89,12 @@ static void draw_lives(kv_rng *rng, plan *p, const sim_faults *faults) {
   for (unsigned u = 0; u < p->users; u++)
     if (p->owner[u] == u) all += NODES * record_bytes(&p->shape[u % p->spaces]);
   p->ample = kv_chance(rng, 60);
-  uint64_t segments = p->ample ? 3 + 3 * all / SIM_SEGMENT_BYTES : kv_between(rng, 2, 5);
+  /* a forget closes a segment, however little is in it */
+  uint64_t segments = p->ample ? 60 + 3 * all / SIM_SEGMENT_BYTES : kv_between(rng, 2, 5);
   for (unsigned i = 0; i < LIVES_MAX; i++) {
     life_plan *life = &p->life[i];
     if (i > 0 && kv_chance(rng, 20)) /* another budget: never less than one segment */
-      segments = 1 + (kv_chance(rng, 50) ? segments * 2 : segments / 2) % 100;
+      segments = 1 + (kv_chance(rng, 50) ? segments * 2 : segments / 2) % SEGMENTS_MAX;
     life->ssd_bytes = (p->dirs + segments) * (uint64_t)(SIM_SEGMENT_BYTES + 16384);
     life->ram_bytes = kv_between(rng, 4, kv_chance(rng, 80) ? 4 : 8) * 2 * KV_MIB;
     life->engine = kv_chance(rng, 40)   ? SIM_ENGINE_OWN
@@ -120,7 +124,10 @@ void plan_make(uint64_t seed) {
   p->dirs = kv_chance(&rng, 30) ? 2 : 1;
   p->spaces = kv_chance(&rng, 40) ? 2 : 1;
   p->files = kv_chance(&rng, 30);
+  p->encrypted = kv_chance(&rng, 15);
   for (unsigned i = 0; i < p->spaces; i++) draw_shape(&rng, &p->shape[i]);
+  for (unsigned i = 0; i < p->spaces; i++)
+    if (record_bytes(&p->shape[i]) > 300000) p->ops = p->ops / 3 + 20; /* they take their time */
   for (unsigned u = 0; u < USERS_MAX; u++) p->owner[u] = u;
   if (kv_chance(&rng, 30)) p->owner[p->users - 1] = 0; /* two users of one tenant */
   sim_faults faults = {{0}};

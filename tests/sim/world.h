@@ -31,6 +31,7 @@ enum {
   LIVES_MAX = 5, /* the last one reads everything */
   OPS_MAX = 400, /* a user, a life */
   BLOCK_TOKENS_MAX = 16,
+  LAYERS_MAX = 7,
   SIM_FAILED = 99, /* exit status of a life */
   SIM_HUNG = 98,
 };
@@ -56,6 +57,7 @@ typedef struct plan {
   bool lies;
   bool one_dies; /* of two directories */
   uint64_t write_bytes_a_day;
+  bool encrypted;
   life_plan life[LIVES_MAX];
 } plan;
 
@@ -117,6 +119,35 @@ typedef enum sim_call {
       CALLS
 } sim_call;
 
+/* X(name, member of kvstow_stats, text): what the engine must have come to do. */
+#define SIM_DEEDS(X)                                                                               \
+  X(RAM_EVICTIONS, ram_evictions, "blocks evicted from RAM")                                       \
+  X(DEMOTED, demoted_blocks, "blocks demoted")                                                     \
+  X(PROMOTED, promoted_blocks, "blocks promoted")                                                  \
+  X(RECLAIMED, segments_reclaimed, "segments reclaimed")                                           \
+  X(REINSERTED, reinserted_blocks, "blocks rewritten from reclaimed segments")                     \
+  X(EVICTED, evicted_blocks, "blocks evicted from both")                                           \
+  X(FORGOTTEN, forgotten_blocks, "blocks forgotten")                                               \
+  X(REFUSED, admission_refused, "demotions refused for the daily budget")                          \
+  X(CORRUPT, corrupt_blocks, "blocks found corrupt")                                               \
+  X(FAILED_LOADS, failed_loads, "loads failed")                                                    \
+  X(TIMEOUTS, timeouts, "time-outs")                                                               \
+  X(CANCELS, cancels, "calls cancelled")                                                           \
+  X(RECOVERED, recovered_blocks, "blocks recovered by an open")                                    \
+  X(WALKED, tier.walked_segments, "segments walked by an open")                                    \
+  X(MERGES, tier.merges, "reads merged")                                                           \
+  X(BAD_HEADERS, tier.corrupt_headers, "headers refused")                                          \
+  X(BAD_PLANES, tier.corrupt_planes, "planes refused")                                             \
+  X(SHORT, tier.short_ios, "short transfers resumed")                                              \
+  X(RETRIES, tier.retries, "requests repeated")
+
+typedef enum sim_deed {
+#define SIM_X(name, member, text) DEED_##name,
+  SIM_DEEDS(SIM_X)
+#undef SIM_X
+      DEEDS
+} sim_deed;
+
 /* Shared by the lives of a seed. */
 typedef struct model {
   node nodes[USERS_MAX][NODES];
@@ -125,6 +156,7 @@ typedef struct model {
   uint64_t operations, opened, crashes, flushes_kept, bytes_compared;
   uint64_t failures_at_flush; /* of the disk, until the last flush that returned 0 */
   uint64_t longest_ns[CALLS];
+  uint64_t deeds[DEEDS]; /* of lives that did not end in a loss of power */
   char message[1024];
 } model;
 
