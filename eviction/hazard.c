@@ -217,6 +217,20 @@ void kvstow__hazard_weigh(struct hazard *hazard, uint32_t now) {
       own[bin] =
           (hazard->uses[class][bin] + DEPARTURE) / (w.ticks[class][bin] + DEPARTURE / believed);
     }
+    for (uint32_t bin = 0; bin < HAZARD_BINS; bin++) hazard->rate[class][bin] = (float)own[bin];
     index_of(own, hazard->worth[class]);
   }
+}
+
+double kvstow__hazard_chance(const struct hazard *hazard, uint32_t class, uint32_t age,
+                             double ticks) {
+  double survive = 1, from = age;
+  for (uint32_t bin = hazard_bin(age); bin < HAZARD_BINS && ticks > 0; bin++) {
+    double stay = bin_start(bin + 1) - from;
+    if (stay > ticks) stay = ticks;
+    survive /= 1 + hazard->rate[class][bin] * stay;
+    ticks -= stay;
+    from += stay;
+  }
+  return 1 - survive;
 }

@@ -38,7 +38,8 @@ struct hazard {
   double uses[HAZARD_CLASSES][HAZARD_BINS];        /* by age at the use */
   double ended[HAZARD_CLASSES][HAZARD_BINS];       /* waits, by age at their end, used or lost */
   double partial[HAZARD_CLASSES][HAZARD_BINS];     /* ticks they spent in their last bin */
-  float worth[HAZARD_CLASSES][HAZARD_BINS];        /* the answer, as of the last weighing */
+  float rate[HAZARD_CLASSES][HAZARD_BINS];         /* believed hazard, as of the last weighing */
+  float worth[HAZARD_CLASSES][HAZARD_BINS];        /* the index made from it */
 };
 
 /* Nothing learned. `now` is the time; it is in ticks and may wrap. */
@@ -64,6 +65,10 @@ static inline uint32_t hazard_bin(uint32_t age) {
   const uint32_t bin = octave * 2 + (age >> (octave - 1) & 1) - 1;
   return bin < HAZARD_BINS ? bin : HAZARD_BINS - 1;
 }
+
+/* The probability that a block of `age` is used in the next `ticks`. */
+double kvstow__hazard_chance(const struct hazard *hazard, uint32_t class, uint32_t age,
+                             double ticks);
 
 static inline float hazard_worth(const struct hazard *hazard, uint32_t class, uint32_t age) {
   return hazard->worth[class][hazard_bin(age)];

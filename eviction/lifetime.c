@@ -21,10 +21,12 @@
  * its ancestors of the same request.
  *
  * Time is counted in accesses, as the blocks of one request share one time; a tick is such that
- * the cache holds 8192 to 16383 of them. Parameter: ghost (8), keys remembered, in capacities.
+ * the cache holds 8192 to 16383 of them. Parameters: ghost (8), keys remembered, in capacities;
+ * reads (0.2), how many a write to the tier below must promise.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <assert.h>
+#include <math.h>
 #include <stdlib.h>
 
 #include "eviction/ghost.h"
@@ -90,7 +92,8 @@ struct lifetime {
   bool parted; /* the request under way has used a block never seen */
   struct trail trail;
   struct choice choice;
-  double ghost_share;
+  uint64_t admitted;
+  double ghost_share, reads_a_write;
   struct ghost ghost;
   struct queue queues[HAZARD_CLASSES];
   struct hazard hazard;
@@ -299,7 +302,9 @@ static int lifetime_create(const kvstow_policy_config *config, void **policy) {
   if (life == NULL) return KVSTOW_ENOMEM;
   life->nodes = config->nodes;
   life->ghost_share = 8;
-  const struct param params[] = {{"ghost", 0, 64, &life->ghost_share}};
+  life->reads_a_write = 0.2;
+  const struct param params[] = {{"ghost", 0, 64, &life->ghost_share},
+                                 {"reads", 0, 1, &life->reads_a_write}};
   rc = kvstow__params_parse(config->params, params, sizeof params / sizeof params[0]);
   if (rc == 0)
     rc = kvstow__ghost_init(&life->ghost, (uint64_t)((double)config->capacity * life->ghost_share));
@@ -369,6 +374,20 @@ static void lifetime_remove(void *policy, uint32_t id) {
   leave(policy, id);
 }
 
+/* Writes are worth their wear if they promise enough reads: the chance of a use while the block
+ * would lie below, which lasts as long as it takes to fill that tier once. */
+static int lifetime_admit(void *policy, uint32_t id, uint64_t below) {
+  struct lifetime *life = policy;
+  const struct lifetime_node *node = node_of(life, id);
+  const double stay = (double)below * (double)life->accesses / (double)(life->admitted + 1);
+  const double ticks = ldexp(stay, -life->shift);
+  const double chance =
+      kvstow__hazard_chance(&life->hazard, node->class, life->now - node->time, ticks);
+  if (chance < life->reads_a_write) return 0;
+  life->admitted++;
+  return 1;
+}
+
 /* Ages keep their meaning in accesses. A tick of another length makes what was learned worthless. */
 static void rescale(struct lifetime *life, int shift) {
   const uint32_t before = life->now;
@@ -419,4 +438,5 @@ const kvstow_policy_ops kvstow__policy_lifetime = {
     .victim = lifetime_victim,
     .remove = lifetime_remove,
     .resize = lifetime_resize,
+    .admit = lifetime_admit,
 };

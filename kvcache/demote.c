@@ -126,6 +126,13 @@ static uint64_t allowance(const kvstow *store) {
   return stats.bytes_written_today < limit ? limit - stats.bytes_written_today : 0;
 }
 
+/* Whether the RAM policy thinks that a victim of its will be read from SSD often enough. */
+static bool admits(const kvstow *store, uint32_t id, uint64_t block_bytes) {
+  if (store->ram.ops->admit == NULL) return true;
+  const uint64_t ssd_bytes = (uint64_t)store->segments_count * store->segment_bytes;
+  return store->ram.ops->admit(store->ram.self, id, ssd_bytes / block_bytes) != 0;
+}
+
 static void gather_victims(struct batch *batch, uint64_t allowed) {
   kvstow *store = batch->store;
   uint32_t skipped[SKIPS_MAX], skips = 0;
@@ -143,7 +150,8 @@ static void gather_victims(struct batch *batch, uint64_t allowed) {
       kvs_ssd_use(store, id, &access);
       kvs_clean_push(store, id);
       freed = true;
-    } else if (store->writing_bytes + cost_max(batch, entry) > allowed) {
+    } else if (store->writing_bytes + cost_max(batch, entry) > allowed ||
+               !admits(store, id, cost(entry->padded_bytes))) {
       store->count.admission_refused++;
       kvs_clean_push(store, id);
       freed = true;

@@ -5,6 +5,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -95,7 +96,7 @@ static void memory_of_the_past_is_bounded_and_time_may_wrap(void **state) {
 
 /* ---- the policy ---- */
 
-enum { CAPACITY = 120, CHAIN = 10, CHAINS = 40, IDS = 65536, REQUESTS = 4000 };
+enum { CAPACITY = 120, CHAIN = 10, CHAINS = 40, IDS = 65536, REQUESTS = 4000, BELOW = 1200 };
 
 struct cache {
   const kvstow_policy_ops *ops;
@@ -105,6 +106,7 @@ struct cache {
   unsigned char held[IDS];
   uint32_t count;
   uint64_t requests;
+  uint32_t victims[2], admitted[2]; /* of ids asked for in turn, and of those asked for once */
 };
 
 static void cache_init(struct cache *cache, const char *policy) {
@@ -138,8 +140,13 @@ static uint32_t request(struct cache *cache, uint32_t first) {
       hits++;
     } else {
       if (cache->count == CAPACITY) {
-        cache->held[cache->ops->victim(cache->policy, &access)] = 0;
+        const uint32_t gone = cache->ops->victim(cache->policy, &access);
+        const bool once = gone >= CHAINS * CHAIN;
+        cache->held[gone] = 0;
         cache->count--;
+        cache->victims[once]++;
+        if (cache->ops->admit != NULL)
+          cache->admitted[once] += cache->ops->admit(cache->policy, gone, BELOW) != 0;
       }
       memset(cache->chunk + (size_t)id * KVSTOW_POLICY_NODE_BYTES, 0, KVSTOW_POLICY_NODE_BYTES);
       cache->ops->insert(cache->policy, id, &access);
@@ -152,19 +159,27 @@ static uint32_t request(struct cache *cache, uint32_t first) {
 }
 
 /* Three times more blocks than fit, in turn, between prompts that nobody asks for twice. */
-static double hit_share(const char *policy) {
-  struct cache cache;
+static double run(struct cache *cache, const char *policy) {
   uint32_t hits = 0, asked = 0;
-  cache_init(&cache, policy);
+  cache_init(cache, policy);
   for (uint32_t i = 0; i < REQUESTS; i++) {
     const uint32_t turn = i % CHAINS * CHAIN;
     const uint32_t once = CHAINS * CHAIN + i % 6000 * CHAIN;
-    const uint32_t found = request(&cache, turn);
+    if (i == REQUESTS / 2) {
+      memset(cache->victims, 0, sizeof cache->victims);
+      memset(cache->admitted, 0, sizeof cache->admitted);
+    }
+    const uint32_t found = request(cache, turn);
     if (i > REQUESTS / 2) hits += found, asked += CHAIN;
-    request(&cache, once);
+    request(cache, once);
   }
-  cache_finish(&cache);
+  cache_finish(cache);
   return (double)hits / asked;
+}
+
+static double hit_share(const char *policy) {
+  struct cache cache;
+  return run(&cache, policy);
 }
 
 static void keeps_part_of_a_loop_and_nothing_that_is_used_once(void **state) {
@@ -172,6 +187,16 @@ static void keeps_part_of_a_loop_and_nothing_that_is_used_once(void **state) {
   assert_true(hit_share("lru") < 0.01);
   assert_true(hit_share("arc") < hit_share("lifetime"));
   assert_true(hit_share("lifetime") > 0.2); /* 120 of 400 fit: 0.3 at the most */
+}
+
+/* What comes again is written to the tier below, what was never asked for again is not. */
+static void admits_what_will_be_read(void **state) {
+  (void)state;
+  struct cache cache;
+  run(&cache, "lifetime");
+  assert_true(cache.victims[0] > 1000 && cache.victims[1] > 1000);
+  assert_true(cache.admitted[0] > cache.victims[0] * 0.95);
+  assert_true(cache.admitted[1] < cache.victims[1] * 0.05);
 }
 
 /* System prompts are used by many conversations, and as often as the blocks of long ones: what tells
@@ -198,6 +223,7 @@ int main(void) {
       cmocka_unit_test(waiting_in_vain_counts),
       cmocka_unit_test(memory_of_the_past_is_bounded_and_time_may_wrap),
       cmocka_unit_test(keeps_part_of_a_loop_and_nothing_that_is_used_once),
+      cmocka_unit_test(admits_what_will_be_read),
       cmocka_unit_test(knows_what_conversations_share),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -98,9 +98,9 @@ static void objects_that_are_no_policies_are_refused(void **state) {
     const char *name, *text, *cause;
   } bad[] = {
       {"other", "int other;", "exports no `kvstow_policy`"},
-      {"newer", "unsigned kvstow_policy[64] = {2};", "made for policy ABI 2, this is 1"},
-      {"greedy", "unsigned kvstow_policy[64] = {1, 24};", "wants 24 bytes a block, there are 20"},
-      {"hollow", "unsigned kvstow_policy[64] = {1, 8};", "lacks a name or a function"},
+      {"newer", "unsigned kvstow_policy[64] = {3};", "made for policy ABI 3, this is 2"},
+      {"greedy", "unsigned kvstow_policy[64] = {2, 24};", "wants 24 bytes a block, there are 20"},
+      {"hollow", "unsigned kvstow_policy[64] = {2, 8};", "lacks a name or a function"},
   };
   const kvstow_policy_ops *ops;
   char why[512] = "", path[512];

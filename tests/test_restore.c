@@ -1181,6 +1181,27 @@ static void daily_write_limit_refuses_demotion(void **state) {
   kv_dir_drop(f.dir);
 }
 
+static uint64_t demoted_with(const char *ram_policy) {
+  fixture f;
+  set_up(&f, RAM, AMPLE, SEGMENT);
+  f.options.ram_policy = ram_policy;
+  open_store(&f);
+  for (uint64_t doc = 0; doc < 32; doc++) /* 32 MiB */
+    put(&f, doc, 16);
+  KV_CHECK(get(&f, 31, 16, 0) == 16, "the newest document is gone");
+  const kvstow_stats s = kv_stats(f.store);
+  KV_OK(kvstow_close(f.store));
+  kv_dir_drop(f.dir);
+  KV_CHECK(s.demoted_blocks + s.admission_refused > 0, "RAM was not too small");
+  return s.demoted_blocks;
+}
+
+static void policy_refuses_demotion(void **state) {
+  (void)state;
+  KV_CHECK(demoted_with("lifetime:reads=0") > 0, "nothing written");
+  KV_CHECK(demoted_with("lifetime:reads=1") == 0, "no block promises a read for sure");
+}
+
 static void region_is_one_and_fixed(void **state) {
   (void)state;
   fixture f;
@@ -1279,6 +1300,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(without_metrics_nothing_is_timed),
     cmocka_unit_test(metadata_stays_small),
     cmocka_unit_test(daily_write_limit_refuses_demotion),
+    cmocka_unit_test(policy_refuses_demotion),
     cmocka_unit_test(region_is_one_and_fixed),
     cmocka_unit_test(closing_leaves_nothing_behind),
 };

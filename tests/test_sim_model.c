@@ -258,6 +258,29 @@ static void engine_hits_nearly_what_the_ideal_does(void **state) {
   assert_true(engine.ssd_writes - engine.ssd_rewrites < ideal.ssd_writes);
 }
 
+/* RAM 1 %, SSD 4 %: what is not read back need not be written, and only takes up room. */
+static void admission_halves_the_writes_for_the_same_hits(void **state) {
+  char why[256];
+  (void)state;
+  struct trace *shared = trace_load(
+      "gen:conversations?requests=12000&seed=2&turns=5&gap=120"
+      "&systems=16&system_tokens=4000",
+      0, 0, why, sizeof why);
+  assert_non_null(shared);
+  struct sim_options options = {.tiers = SIM_ENGINE,
+                                .policy = "lru",
+                                .ssd_policy = "lru",
+                                .blocks = shared->unique / 100,
+                                .ssd_blocks = shared->unique / 25};
+  struct sim_result all, some;
+  assert_int_equal(sim_run(shared, &options, &all, why, sizeof why), 0);
+  options.policy = "lifetime";
+  assert_int_equal(sim_run(shared, &options, &some, why, sizeof why), 0);
+  assert_true(some.prefix_hit_blocks >= all.prefix_hit_blocks);
+  assert_true(some.ssd_writes * 2 <= all.ssd_writes);
+  trace_free(shared);
+}
+
 static void engine_copes_with_tiny_and_odd_tiers(void **state) {
   static const struct {
     uint64_t ram, ssd;
@@ -334,6 +357,7 @@ int main(void) {
       cmocka_unit_test(every_policy_runs_in_every_tier),
       cmocka_unit_test(engine_with_room_for_all_writes_a_block_once),
       cmocka_unit_test(engine_hits_nearly_what_the_ideal_does),
+      cmocka_unit_test(admission_halves_the_writes_for_the_same_hits),
       cmocka_unit_test(engine_copes_with_tiny_and_odd_tiers),
       cmocka_unit_test(impossible_options_are_refused_with_a_reason),
   };

@@ -72,6 +72,11 @@ static inline uint32_t sim_tier_victim(struct sim_tier *tier, const kvstow_acces
   return id;
 }
 
+/* Whether what was the last victim is worth a place in the tier below. */
+static inline bool sim_tier_admits(const struct sim_tier *tier, uint32_t id, uint64_t below) {
+  return tier->ops->admit == NULL || tier->ops->admit(tier->policy, id, below) != 0;
+}
+
 static inline void sim_tier_remove(struct sim_tier *tier, uint32_t id) {
   tier->ops->remove(tier->policy, id);
   tier->entries[id].held = 0;

@@ -8,7 +8,8 @@
  *     with neither, the store waits until one block is demoted (a stall).
  *  R3 Demotion starts when free + clean < (1 - high) x frames, and goes on until they are
  *     >= (1 - low) x frames. Each step takes one victim of the RAM policy. With a copy on SSD it
- *     is just clean, and its record counts as used; without, it is written at the head first.
+ *     is just clean, and its record counts as used; without, it is written at the head first, if
+ *     the RAM policy admits it there; a block refused is clean, but its frame is all there is of it.
  *
  * SSD is segments of `segment_blocks` records, filled front to back, reclaimed whole.
  *  S1 A record written enters the SSD policy: it is valued.
@@ -25,7 +26,7 @@
  *     wrote 5.98 M blocks where this writes 0.34 M, for the same hits within 0.2 points.)
  *
  * Left out: time (demotion is instant; the engine rewrites ahead of need, into the segment before), leases (a block of this very request may be evicted before
- * its turn; it is then stored anew), admission.
+ * its turn; it is then stored anew), the daily limit of writes.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <stdio.h>
@@ -240,7 +241,7 @@ static bool demote_one(struct engine *engine) {
   if (id == KVSTOW_NO_ID) return false;
   if (engine->blocks[id].segment != NOWHERE)
     use_record(engine, id, access_of(engine, id, &engine->ssd));
-  else
+  else if (sim_tier_admits(&engine->ram, id, engine->ssd.capacity))
     write_record(engine, id);
   clean_push(engine, id);
   return true;

@@ -1,7 +1,7 @@
 /* cli/sim/two_ideal.c - RAM and SSD as a textbook has them.
  *
  * Exclusive: a block is in one tier. A block used goes to RAM; what RAM evicts goes to SSD (one
- * write); what SSD evicts is gone. With LRU in both, the hits of the two together are those of one
+ * write) if its policy admits it there; what SSD evicts is gone. With LRU in both, the hits of the two together are those of one
  * LRU of the combined size.
  *
  * SPDX-License-Identifier: Apache-2.0 */
@@ -32,6 +32,7 @@ static void count_hits(struct two *two, const struct trace_request *request) {
 static void demote(struct two *two, const kvstow_access *incoming) {
   const uint32_t id = sim_tier_victim(&two->ram, incoming);
   kvstow_access access = *incoming;
+  if (!sim_tier_admits(&two->ram, id, two->ssd.capacity)) return;
   sim_access_other(&access, two->facts, id, &two->ssd, two->trace->block_tokens);
   if (two->ssd.count == two->ssd.capacity) {
     const uint32_t gone = sim_tier_victim(&two->ssd, &access);

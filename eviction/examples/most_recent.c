@@ -79,4 +79,5 @@ const kvstow_policy_ops kvstow_policy = {KVSTOW_POLICY_ABI,
                                          touch,
                                          victim,
                                          leave,
-                                         NULL};
+                                         NULL, /* resize */
+                                         NULL /* admit */};

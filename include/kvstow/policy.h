@@ -28,7 +28,7 @@
 extern "C" {
 #endif
 
-#define KVSTOW_POLICY_ABI 1u
+#define KVSTOW_POLICY_ABI 2u
 #define KVSTOW_POLICY_NODE_BYTES 20u /* 4-byte aligned */
 #define KVSTOW_NO_ID UINT32_MAX
 
@@ -100,6 +100,10 @@ typedef struct kvstow_policy_ops {
   void (*remove)(void *policy, uint32_t id);
   /* The expected capacity changed. May be NULL. 0 or KVSTOW_ENOMEM (keeps the old one). */
   int (*resize)(void *policy, uint64_t capacity);
+  /* Whether a block is worth writing to the tier below, which holds `below` blocks: asked of the
+   * upper tier's policy for an id that victim() has just returned, its node untouched since. What
+   * is refused is dropped, and may be inserted again later. May be NULL: all are. Non-zero: yes. */
+  int (*admit)(void *policy, uint32_t id, uint64_t below);
 } kvstow_policy_ops;
 
 /* Finds a shipped policy by name, or loads a shared object when `name` contains a '/'.
