@@ -375,10 +375,15 @@ static void lifetime_remove(void *policy, uint32_t id) {
 }
 
 /* Writes are worth their wear if they promise enough reads: the chance of a use while the block
- * would lie below, which lasts as long as it takes to fill that tier once. */
+ * would lie below, which lasts as long as it takes to fill that tier once. Until it was filled all
+ * are written: they take nobody's place, and what is stored now may be asked for much later. */
 static int lifetime_admit(void *policy, uint32_t id, uint64_t below) {
   struct lifetime *life = policy;
   const struct lifetime_node *node = node_of(life, id);
+  if (life->admitted < below) {
+    life->admitted++;
+    return 1;
+  }
   const double stay = (double)below * (double)life->accesses / (double)(life->admitted + 1);
   const double ticks = ldexp(stay, -life->shift);
   const double chance =

@@ -265,7 +265,7 @@ static void admission_halves_the_writes_for_the_same_hits(void **state) {
   struct trace *shared = trace_load(
       "gen:conversations?requests=12000&seed=2&turns=5&gap=120"
       "&systems=16&system_tokens=4000",
-      0, 0, why, sizeof why);
+      NULL, why, sizeof why);
   assert_non_null(shared);
   struct sim_options options = {.tiers = SIM_ENGINE,
                                 .policy = "lru",
