@@ -10,7 +10,7 @@ enum { BATCH_MAX = 16, PIECE_MAX = 150000 };
 typedef struct handle {
   kvstow_file *file;
   uint64_t known; /* leading bytes whose content is known */
-  bool partly;    /* the file may be cut to size behind them: opened while it was written */
+  bool partly; /* opened while it was written: it may be cut to size behind the last whole page */
 } handle;
 
 static kvstow_tier *tier;
@@ -65,7 +65,7 @@ static void create(kv_rng *rng, int f) {
   }
   check_code("creating", f, code);
   a->made = code == 0;
-  if (code == 0) writers[f] = (handle){out, 0, true};
+  if (code == 0) writers[f] = (handle){out, 0, false};
 }
 
 static void append(kv_rng *rng, int f) {
@@ -175,7 +175,8 @@ static void read_batch(kv_rng *rng, int f, const handle *h, uint64_t bytes) {
 
 static void read_some(kv_rng *rng, int f) {
   const handle *h = readers[f].file ? &readers[f] : &writers[f];
-  const uint64_t bytes = h->partly ? h->known : kvstow_file_bytes(h->file);
+  uint64_t bytes = h == &writers[f] ? h->known : kvstow_file_bytes(h->file);
+  if (h->partly) bytes = h->known / 4096 * 4096;
   if (bytes == 0) return;
   const uint64_t began = sim_now_ns();
   if (kv_chance(rng, 50))

@@ -132,7 +132,7 @@ void flights_poll(user *u, uint32_t timeout_ms) {
 
 void flights_drain(user *u, int slot) {
   const uint64_t began = sim_now_ns();
-  uint32_t longest_ms = load_timeout_ms;
+  uint32_t longest_ms = healthy() ? 0 : load_timeout_ms;
   for (int i = 0; i < FLIGHTS; i++)
     if (u->flights[i].slot < 0 && u->flights[i].kind != FLIGHT_NONE) longest_ms = FOREVER_MS;
   while (flights_on(u, slot)) {

@@ -159,7 +159,7 @@ void lose_promises(void) {
 bool promises_hold(void) {
   if (!the_plan.ample) return false;
   if (healthy()) return true;
-  const uint16_t *chance = the_plan.life[the_life].faults.chance;
+  const uint16_t *chance = the_plan.life[0].faults.chance; /* the last life has none */
   return the_plan.errors && !chance[SIM_EIO_READ] && !chance[SIM_NO_OPEN] &&
          sim_disk_failures() == m->failures_at_flush;
 }
@@ -241,7 +241,7 @@ void call_ended(sim_call call, uint64_t began_ns, uint64_t timeout_ms, bool wait
   const uint64_t over = took > free_ns ? took - free_ns : 0;
   if (over > m->longest_ns[call]) m->longest_ns[call] = over;
   /* a device's longest: two minutes for a lost completion, two seconds for a spike; a few in a row */
-  const uint64_t device_s = the_plan.lost ? 1800 : the_plan.slow ? 300 : 30;
+  const uint64_t device_s = the_plan.lost ? 1800 : the_plan.slow ? 300 : 8;
   const uint64_t bound_ns = waits_for_device ? device_s * 1000000000 : 100000000;
   CHECK(over <= bound_ns, "hang: %s took %.3f s, %.3f s longer than its time-out", texts[call],
         (double)took / 1e9, (double)over / 1e9);

@@ -159,8 +159,18 @@ static void do_sequence(user *u, kv_rng *rng) {
 
 /* ---- leases --------------------------------------------------------------------------------- */
 
+static void check_view(const user *u, int slot) {
+  if (!u->view[slot]) return;
+  path p;
+  path_make(&p, u->owner, u->leased[slot]);
+  void *payloads[] = {(void *)(uintptr_t)u->view[slot]};
+  check_blocks(&p, u->viewed[slot], 1, payloads);
+}
+
 static void release(user *u, int slot) {
   flights_drain(u, slot);
+  check_view(u, slot);
+  u->view[slot] = NULL;
   const uint64_t began = sim_now_ns();
   kvstow_lease_release(u->leases[slot]);
   call_ended(CALL_SMALL, began, 0, false);
@@ -199,7 +209,7 @@ void after_read(user *u, int slot, int code, bool may_time_out) {
   path_make(&p, u->owner, u->leased[slot]);
   check_result("read", code);
   /* After a loss of power, what was not flushed may be there in part. */
-  const bool whole = all_settled(&p, u->held[slot]);
+  const bool whole = m->crashes == 0 || all_settled(&p, u->held[slot]);
   CHECK(code == 0 || !healthy() || !whole || may_time_out || code == KVSTOW_EFULL,
         "a read failed on a healthy disk: %s", kvstow_errname(code));
   if (code == 0) return;
@@ -241,17 +251,21 @@ static int read_blocks(const user *u, kv_rng *rng, int slot, const path *p, uint
   return code;
 }
 
-static int view_block(const user *u, kv_rng *rng, int slot, const path *p, uint32_t timeout) {
-  const size_t block = kv_below(rng, u->held[slot]);
-  const void *payload;
+/* Views a block, or looks again at one that is viewed: it stays where it is. */
+static int view_block(user *u, kv_rng *rng, int slot, uint32_t timeout) {
+  if (u->view[slot]) {
+    check_view(u, slot);
+    if (kv_chance(rng, 50)) return 0;
+    kvstow_unview(u->leases[slot], u->viewed[slot]);
+    u->view[slot] = NULL;
+    return 0;
+  }
+  u->viewed[slot] = kv_below(rng, u->held[slot]);
   size_t bytes;
-  const int code = kvstow_view(u->leases[slot], block, timeout, &payload, &bytes);
-  if (code != 0) return code;
-  if (kv_chance(rng, 50)) sim_nanosleep(&(struct timespec){0, 5000000}, NULL);
-  void *payloads[] = {(void *)(uintptr_t)payload};
-  check_blocks(p, block, 1, payloads);
-  kvstow_unview(u->leases[slot], block);
-  return 0;
+  const int code = kvstow_view(u->leases[slot], u->viewed[slot], timeout, &u->view[slot], &bytes);
+  if (code != 0) u->view[slot] = NULL;
+  check_view(u, slot);
+  return code;
 }
 
 static void do_read(user *u, kv_rng *rng, int slot) {
@@ -268,7 +282,7 @@ static void do_read(user *u, kv_rng *rng, int slot) {
   else if (kv_chance(rng, 70))
     code = read_blocks(u, rng, slot, &p, flags, timeout);
   else
-    code = view_block(u, rng, slot, &p, timeout);
+    code = view_block(u, rng, slot, timeout);
   /* the device owns the caller's buffers until it gives them back */
   call_ended(CALL_READ, began, timeout ? timeout : load_timeout_ms, true);
   char why[KVSTOW_MESSAGE_BYTES] = "";

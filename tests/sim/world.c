@@ -58,7 +58,7 @@ static void draw_kind(kv_rng *rng, plan *p, sim_faults *faults) {
       p->errors = true;
       draw_chance(rng, faults, SIM_EIO_READ, 50, 400);
       draw_chance(rng, faults, SIM_EIO_WRITE, 50, 400);
-      draw_chance(rng, faults, SIM_EIO_SYNC, 30, 1000);
+      draw_chance(rng, faults, SIM_EIO_SYNC, 40, 1500);
       draw_chance(rng, faults, SIM_NO_SPACE, 30, 1000);
       draw_chance(rng, faults, SIM_NO_OPEN, 30, 400);
       break;

@@ -267,6 +267,8 @@ typedef struct user {
   kvstow_lease *leases[LEASES];
   int leased[LEASES];  /* node at the end of the path asked for */
   size_t held[LEASES]; /* blocks */
+  const void *view[LEASES];
+  size_t viewed[LEASES]; /* block */
   flight flights[FLIGHTS];
 } user;
 
