@@ -287,9 +287,10 @@ static inline void memory_submit(kvstow__engine *e, kvstow__op *list) {
   }
 }
 
-static inline kvstow__op *memory_reap(kvstow__engine *e, bool wait) {
+/* Nothing is ever late here: an end to the waiting is as good as none. */
+static inline kvstow__op *memory_reap(kvstow__engine *e, uint64_t until_us) {
   pthread_mutex_lock(&e->lock);
-  while (wait && !e->done && !e->woken) pthread_cond_wait(&e->news, &e->lock);
+  while (until_us && !e->done && !e->woken) pthread_cond_wait(&e->news, &e->lock);
   e->woken = false;
   pthread_mutex_unlock(&e->lock);
   kvstow__op *done = e->done;
