@@ -521,6 +521,7 @@ static int wait_written(kvstow *store) {
 }
 
 int kvs_flush(kvstow *store) {
+  kvs_trace_flush(store);
   if (store->tier == NULL) return 0;
   pthread_mutex_lock(&store->lock);
   const uint64_t errors = store->write_errors;

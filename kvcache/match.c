@@ -139,10 +139,19 @@ int kvstow_match(const kvstow_prefix *prefix, uint32_t flags, kvstow_lease **out
   kvstow *store = chain.store;
   kvstow_lease *lease = lease_find(&chain, &rc);
   struct kvs_reads reads = {.count = 0};
+  if (store->trace != NULL) kvs_chain_name(&chain);
   pthread_mutex_lock(&store->lock);
   const struct kvs_request request = kvs_request_begin(store, &chain);
   const size_t found = lease == NULL ? 0 : lease->blocks;
   kvs_request_goes_on(store, &request, chain.keys[chain.named > found ? found + 1 : found]);
+  if (store->trace != NULL)
+    kvs_trace_match(store->trace,
+                    &(struct kvs_traced){.space = chain.space,
+                                         .request = &request,
+                                         .tokens = prefix->tokens_count,
+                                         .blocks = chain.blocks,
+                                         .keys = chain.keys},
+                    found);
   if (lease != NULL) {
     lease->request = request;
     lease_use(lease, &held);

@@ -303,6 +303,7 @@ static void init_locks(kvstow *store) {
 /* Frees whatever open has made. Completions still under way end in kvstow_tier_close. */
 static int destroy(kvstow *store) {
   kvs_async_destroy(store);
+  kvs_trace_close(store);
   kvs_demoter_stop(store);
   const int rc = kvstow_tier_close(store->tier);
   kvs_reclaim_finish(store); /* until here completions look at it */
@@ -357,6 +358,7 @@ static int make_parts(kvstow *store) {
     rc = kvs_policy_make(store, &store->ssd, o->ssd_policy, store->index.ssd_nodes, o->ssd_bytes);
   if (rc == 0 && o->on_event != NULL)
     rc = kvs_events_create(o->on_event, o->event_arg, &store->events);
+  if (rc == 0 && o->trace != NULL) rc = kvs_trace_open(store, o->trace);
   if (rc == 0 && ssd) rc = recover(store);
   if (rc == 0 && ssd) rc = kvs_demoter_start(store);
   return rc;
@@ -383,7 +385,7 @@ int kvstow_open(const kvstow_options *options, kvstow **out, char *why, size_t w
   }
   if (rc == 0) {
     store->options.dirs = NULL; /* the caller's from here on */
-    store->options.ram_policy = store->options.ssd_policy = NULL;
+    store->options.ram_policy = store->options.ssd_policy = store->options.trace = NULL;
     store->options.encryption_key = NULL;
     *out = store;
     return 0;

@@ -290,6 +290,19 @@ static int group_reserve(struct group *group, struct kvs_chain *chain, size_t bl
   return reservation_init(&group->r[0], chain, block, request, payload_bytes, deadline_us);
 }
 
+static void trace_stored(struct kvs_chain *chain, const struct kvs_request *request, size_t first,
+                         size_t count) {
+  kvstow *store = chain->store;
+  const struct kvs_traced what = {.space = chain->space,
+                                  .request = request,
+                                  .first = first,
+                                  .blocks = first + count,
+                                  .keys = &chain->keys[first]};
+  pthread_mutex_lock(&store->lock);
+  kvs_trace_store(store->trace, &what);
+  pthread_mutex_unlock(&store->lock);
+}
+
 static int store_blocks(struct kvs_chain *chain, size_t first, size_t count,
                         const kvstow_source *sources, uint32_t flags, size_t *stored) {
   kvstow *store = chain->store;
@@ -321,6 +334,7 @@ static int store_blocks(struct kvs_chain *chain, size_t first, size_t count,
     if (rc == 0) *stored = i + 1;
   }
   const int last = publish_group(store, &group, stored);
+  if (store->trace != NULL && *stored > 0) trace_stored(chain, &request, first, *stored);
   return rc != 0 ? rc : last;
 }
 
@@ -440,12 +454,29 @@ int kvstow_reserve(const kvstow_prefix *prefix, size_t first, size_t count, size
   return rc;
 }
 
+static void trace_run(kvstow *store, const kvstow_slot *slots, size_t count) {
+  kvstow_key keys[GROUP_BLOCKS + 1];
+  for (size_t at = 0, piece; at < count; at += piece) {
+    const struct kvs_reservation *first = slots[at].internal;
+    piece = count - at < GROUP_BLOCKS ? count - at : GROUP_BLOCKS;
+    keys[0] = first->parent;
+    for (size_t i = 0; i < piece; i++)
+      keys[i + 1] = ((const struct kvs_reservation *)slots[at + i].internal)->key;
+    kvs_trace_store(store->trace, &(struct kvs_traced){.space = first->space,
+                                                       .request = &first->request,
+                                                       .first = first->depth,
+                                                       .blocks = first->depth + piece,
+                                                       .keys = keys});
+  }
+}
+
 /* Publishes the slots of one run, each block behind the one before; last to first, as in a group. */
 static int commit_run(kvstow *store, kvstow_slot *slots, size_t count) {
   int first_error = 0;
   const struct kvs_reservation *first = slots[0].internal, *last = slots[count - 1].internal;
   const uint32_t ancestor = block_before(store, first);
   kvs_request_goes_on(store, &last->request, last->key);
+  if (store->trace != NULL) trace_run(store, slots, count);
   for (size_t i = count; i-- > 0;) {
     struct kvs_reservation *r = slots[i].internal;
     int rc;

@@ -184,6 +184,13 @@ static void note_request(kvstow_seq *seq, const struct kvs_reservation *r) {
   }
   if (request->chain_blocks < blocks) request->chain_blocks = blocks;
   kvs_request_goes_on(seq->store, request, r->key);
+  if (seq->store->trace != NULL)
+    kvs_trace_store(seq->store->trace,
+                    &(struct kvs_traced){.space = seq->space,
+                                         .request = request,
+                                         .first = r->depth,
+                                         .blocks = blocks,
+                                         .keys = (const kvstow_key[]){r->parent, r->key}});
 }
 
 /* The first open block is full in all layers: it becomes a block of the store. */

@@ -268,6 +268,10 @@ int kvs_chain_init(struct kvs_chain *chain, const kvstow_prefix *prefix, size_t 
   return rc;
 }
 
+void kvs_chain_name(struct kvs_chain *chain) {
+  name_upto(chain, SIZE_MAX);
+}
+
 void kvs_chain_finish(struct kvs_chain *chain) {
   if (chain->keys != chain->room) free(chain->keys);
   if (chain->root == KVS_NO_ENTRY) return;

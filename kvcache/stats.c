@@ -79,6 +79,7 @@ static void get_counters(const kvstow *store, kvstow_stats *s) {
   s->recovered_blocks = c->recovered_blocks;
   s->recovery_us = c->recovery_us;
   s->events_dropped = kvs_events_dropped(store->events);
+  kvs_trace_counts(store, &s->trace_records, &s->trace_dropped);
 }
 
 void kvstow_get_stats(const kvstow *store_const, kvstow_stats *stats) {
@@ -175,6 +176,8 @@ static const struct field FIELDS[] = {CACHE(blocks, U64, GAUGE),
                                       CACHE(collisions, U64, COUNTER),
                                       CACHE(expired_blocks, U64, COUNTER),
                                       CACHE(events_dropped, U64, COUNTER),
+                                      CACHE(trace_records, U64, COUNTER),
+                                      CACHE(trace_dropped, U64, COUNTER),
                                       CACHE(recovered_blocks, U64, GAUGE),
                                       CACHE(recovery_us, U64, GAUGE),
                                       TIER(dirs_offline, U32, GAUGE),

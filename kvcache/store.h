@@ -8,6 +8,7 @@
  *   match.c    exists, match, leases         reclaim.c  giving up a segment
  *   read.c     read, view                    forget.c   forget, pin
  *   direct.c   reads past the pool          layers.c   reading layer by layer, one ahead
+ *   trace.c    recording what is asked
  *   async.c    queues, asynchronous twins    events.c, stats.c, histogram.c
  *
  * A block's life. Its bytes are written into a frame nobody sees, then *published*: an entry enters
@@ -43,6 +44,7 @@
 
 struct kvs_events;
 struct kvs_async;
+struct kvs_trace;
 struct kvs_reclaim;
 
 struct kvstow_space {
@@ -55,6 +57,7 @@ struct kvstow_space {
   uint32_t payload_bytes;                     /* without padding */
   uint32_t part_bytes;                        /* where V begins in a plane; 0: no V, or no K */
   _Atomic uint32_t ttl_s;                     /* lookups read it without the store's lock */
+  uint32_t trace_number, trace_turn;          /* trace.c's; 0: not named yet */
 };
 
 /* One chain root with blocks, leases or calls under way. Found by id; an entry names it by index. */
@@ -192,6 +195,7 @@ struct kvstow {
   uint64_t ram_blocks, both_blocks, pinned_blocks; /* entries with a frame; of them on SSD too */
   struct kvs_events *events;
   struct kvs_async *async;
+  struct kvs_trace *trace; /* NULL: nothing is recorded */
 
   struct kvs_counters count;
   struct kvs_histogram match_time, store_time, read_time, load_time; /* own atomics */
@@ -253,6 +257,7 @@ int kvs_chain_init(struct kvs_chain *chain, const kvstow_prefix *prefix, size_t 
 /* The same for a walk with kvs_chain_next: keys are computed as it goes. */
 int kvs_chain_begin(struct kvs_chain *chain, const kvstow_prefix *prefix, size_t blocks,
                     bool create_root);
+void kvs_chain_name(struct kvs_chain *chain); /* computes the keys that a walk has not come to */
 void kvs_chain_finish(struct kvs_chain *chain);
 const kvstow_token *kvs_chain_tokens(const struct kvs_chain *chain, size_t block);
 
@@ -586,6 +591,27 @@ int kvs_events_create(kvstow_event_fn fn, void *arg, struct kvs_events **events)
 void kvs_events_destroy(struct kvs_events *events); /* delivers what waits; lock NOT held */
 void kvs_event(kvstow *store, kvstow_event_kind kind, const struct kvs_entry *entry);
 uint64_t kvs_events_dropped(const struct kvs_events *events);
+
+/* ---- trace.c -------------------------------------------------------------------------------- */
+
+/* Blocks of a chain, [0, blocks), as far as they are known: keys[0] is that of the block before `first`
+ * (nothing if that is 0), keys[1] that of block `first`, and so on. */
+struct kvs_traced {
+  struct kvstow_space *space;
+  const struct kvs_request *request;
+  size_t tokens; /* of a match */
+  size_t first, blocks;
+  const kvstow_key *keys;
+};
+
+int kvs_trace_open(kvstow *store, const char *path); /* no lock; the store is not open yet */
+void kvs_trace_close(kvstow *store);                 /* lock NOT held */
+/* Writes what was recorded until now. Lock NOT held. */
+void kvs_trace_flush(kvstow *store);
+void kvs_trace_match(struct kvs_trace *trace, const struct kvs_traced *what, size_t hit);
+/* Blocks from `first` on were stored. */
+void kvs_trace_store(struct kvs_trace *trace, const struct kvs_traced *what);
+void kvs_trace_counts(const kvstow *store, uint64_t *records, uint64_t *dropped);
 
 /* ---- async.c -------------------------------------------------------------------------------- */
 

@@ -11,14 +11,14 @@ struct trace_reader {
   struct trace_source source;
 };
 
-enum format { UNKNOWN, MOONCAKE, QWEN, JSONL, ORACLE, CSV };
+enum format { UNKNOWN, MOONCAKE, QWEN, JSONL, ORACLE, CSV, RECORDED };
 
 static const struct {
   const char *name;
   enum format format;
 } formats[] = {
-    {"mooncake", MOONCAKE}, {"qwen", QWEN},  {"oracleGeneral", ORACLE},
-    {"csv", CSV},           {NULL, UNKNOWN},
+    {"mooncake", MOONCAKE}, {"qwen", QWEN},       {"oracleGeneral", ORACLE},
+    {"csv", CSV},           {"kvstow", RECORDED}, {NULL, UNKNOWN},
 };
 
 static const char *params_of(const char *format) {
@@ -39,7 +39,7 @@ bool trace_format_known(const char *format, char *why, size_t why_bytes) {
   const enum format known = format_named(format);
   if (known == CSV) return csv_params_ok(params_of(format), why, why_bytes);
   if (known != UNKNOWN) return true;
-  snprintf(why, why_bytes, "expected mooncake, qwen, oracleGeneral or csv[:PARAMETERS]");
+  snprintf(why, why_bytes, "expected mooncake, qwen, oracleGeneral, kvstow or csv[:PARAMETERS]");
   return false;
 }
 
@@ -54,6 +54,7 @@ static bool is_text(const char *bytes, size_t count) {
 
 static enum format recognise(const char *name, const char *bytes, size_t count) {
   size_t i = 0;
+  if (recorded_likely(bytes, count)) return RECORDED;
   while (i < count && strchr(" \t\r\n", bytes[i]) != NULL && bytes[i] != '\0') i++;
   if (i == count || bytes[i] == '{' || bytes[i] == '[') return JSONL;
   if (strstr(name, "oracleGeneral") != NULL || strstr(name, "oracle_general") != NULL)
@@ -89,6 +90,8 @@ static struct trace_source *open_file(const char *name, const char *format, char
       return oracle_open(input, why, why_bytes);
     case CSV:
       return csv_open(input, format != NULL ? params_of(format) : NULL, why, why_bytes);
+    case RECORDED:
+      return recorded_open(input, why, why_bytes);
     case UNKNOWN:
       break;
   }

@@ -29,10 +29,13 @@ struct trace_source *jsonl_open(struct input *input, enum jsonl_dialect dialect,
 struct trace_source *oracle_open(struct input *input, char *why, size_t why_bytes);
 struct trace_source *csv_open(struct input *input, const char *params, char *why, size_t why_bytes);
 
+struct trace_source *recorded_open(struct input *input, char *why, size_t why_bytes);
+
 struct trace_source *conversations_open(const char *params, char *why, size_t why_bytes);
 
 /* Whether the beginning of a file looks like this format. */
 bool oracle_likely(const char *bytes, size_t count);
+bool recorded_likely(const char *bytes, size_t count);
 
 /* Whether csv_open() would take them. */
 bool csv_params_ok(const char *params, char *why, size_t why_bytes);

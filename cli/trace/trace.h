@@ -6,6 +6,7 @@
  *   qwen           the same with chat_id, parent_chat_id, type; seconds [Qwen-Bailian, ATC'25]
  *   oracleGeneral  libCacheSim's binary: each object access is a request of one block
  *   csv            the same as text; columns as libCacheSim's parameters name them
+ *   kvstow         what a store has recorded (kvstow_options.trace)
  *   gen:...        a generator (gen:conversations?seed=1)
  *
  * Files may be compressed with zstd; `-` is standard input. Block ids are renamed to 0, 1, 2, ... in

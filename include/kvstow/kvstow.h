@@ -119,6 +119,12 @@ typedef struct kvstow_options {
   const uint8_t *encryption_key; /* of what is on SSD, as in kvstow_tier_options; NULL: none */
   kvstow_event_fn on_event;      /* may be NULL */
   void *event_arg;
+  const char
+      *trace; /* a file to record in what is asked of the store, to be replayed (kvstow/trace.h);
+                        NULL: none. It is made, 0600, or if it is a trace gone on with. Keys, counts and
+                        times are in it, no tokens; a few bytes a block. A thread writes it: each second,
+                        and at a flush. When the file is too slow or the disk full, records are dropped and
+                        counted; a crash loses those of the last second. It grows without bound. */
 } kvstow_options;
 
 /* Fills in the defaults: RAM ordered by the policy called "default" (docs/eviction.md), SSD by lru, write
@@ -417,6 +423,7 @@ typedef struct kvstow_stats {
   /* trouble */
   uint64_t corrupt_blocks, failed_loads, timeouts, cancels, collisions, expired_blocks;
   uint64_t events_dropped;
+  uint64_t trace_records, trace_dropped; /* kvstow_options.trace */
   uint64_t recovered_blocks, recovery_us;
   kvstow_latency match_latency, store_latency, read_latency, load_latency;
   kvstow_tier_stats tier; /* zero without SSD */
