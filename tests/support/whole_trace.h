@@ -16,9 +16,8 @@ struct whole_trace {
 };
 
 static inline struct whole_trace whole_trace_of(const struct trace *trace) {
-  struct whole_trace whole = {
-      .requests = malloc((trace->request_count + 1) * sizeof *whole.requests),
-      .ids = calloc(trace->accesses + 1, sizeof *whole.ids)};
+  struct whole_trace whole = {.requests = calloc(trace->request_count + 1, sizeof *whole.requests),
+                              .ids = calloc(trace->accesses + 1, sizeof *whole.ids)};
   struct trace_walk *walk = trace_walk_begin(trace);
   uint32_t *ids = whole.ids;
   const struct trace_request *request;
