@@ -16,7 +16,8 @@
 #include "kvstow/error.h"
 
 #define HUGE_BYTES ((uint64_t)2 << 20)
-#define POPULATE_STEP_BYTES ((uint64_t)32 << 20)
+/* Small: while it lasts, a thread that maps memory waits, with the locks it holds. */
+#define POPULATE_STEP_BYTES ((uint64_t)2 << 20)
 #define PAGE_BYTES 4096u
 
 #ifndef MADV_POPULATE_WRITE

@@ -61,6 +61,7 @@ def main():
     p.add_argument("--characters", type=int, default=9000, help="of the document")
     p.add_argument("--max-tokens", type=int, default=24)
     p.add_argument("--build", default=f"{ROOT}/build")
+    p.add_argument("--align", help="kvstow-run's --align and --block")
     p.add_argument("--json", action="store_true")
     p.add_argument("server_args", nargs="*", help="after --: more arguments for llama-server")
     o = p.parse_args()
@@ -69,6 +70,7 @@ def main():
     document, other = text(f"{LICENCES}/GPL-3", o.characters), text(f"{LICENCES}/Apache-2.0", o.characters)
     question = "What is this document?"
     args = ("-c", "8192", "-np", "1", "-t", str(os.cpu_count()), *o.server_args)
+    options = ("--align", o.align, "--block", o.align) if o.align else ()
     table, say = Table(), sys.stderr if o.json else sys.stdout
 
     def ask(server, *messages, **more):
@@ -89,7 +91,7 @@ def main():
         new, _ = ask(alone, document, "Who wrote it, and when?")
         alone.stop()
 
-        server = Server(model, *args, store=store, build=o.build)
+        server = Server(model, *args, store=store, build=o.build, options=options)
         a, moved = ask(server, document, question)
         table.add("cold", first, a, moved)
         a, moved = ask(server, document, question, first.text, "Who may use it?")
@@ -101,19 +103,19 @@ def main():
         stored = server.metric("committed_bytes_total")
         server.stop()
 
-        server = Server(model, *args, store=store, build=o.build)
+        server = Server(model, *args, store=store, build=o.build, options=options)
         a, moved = ask(server, document, "Who wrote it, and when?")
         table.add("after a restart: from SSD", new, a, moved)
         server.stop()
 
         # Killed in the middle of a prompt nobody has seen.
-        server = Server(model, *args, store=store, build=o.build)
+        server = Server(model, *args, store=store, build=o.build, options=options)
         busy = server.start(about(text(f"{LICENCES}/LGPL-2.1", o.characters), question))
         time.sleep(1.5)
         server.kill()
         busy.kill()
         busy.wait()
-        server = Server(model, *args, store=store, build=o.build)
+        server = Server(model, *args, store=store, build=o.build, options=options)
         a, moved = ask(server, document, "Who wrote it, and when?")
         table.add("after kill -9 at work", new, a, moved)
         with open(server.log) as f:
