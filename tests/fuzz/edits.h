@@ -26,7 +26,7 @@ static inline uint8_t *edit_page(memory_disk *disk, const char *const files[2], 
 
 static inline void edit_reseal(memory_disk *disk, const char *name) {
   memory_file *file = memory_file_named(disk, name);
-  if (!file || file->size < 2 * KVSTOW_PAGE_BYTES) return;
+  if (!file || !file->bytes || file->size < 2 * KVSTOW_PAGE_BYTES) return;
   for (uint64_t at = 0; at + KVSTOW_PAGE_BYTES < file->size && at < EDIT_PAGES * KVSTOW_PAGE_BYTES;
        at += KVSTOW_PAGE_BYTES) {
     kvstow__header *header = (void *)(file->bytes + at);
