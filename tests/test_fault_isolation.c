@@ -31,8 +31,8 @@ enum { SALTS = 4, DOCS = 12, BLOCKS = 4, SPACES = 2 };
 static kv_doc doc_of(kvstow_space *const *spaces, int space, int salt, int doc) {
   static const char *const salts[SALTS] = {NULL, "a", "b", "ab"};
   kv_doc d;
-  kv_doc_init(&d, spaces[space], &shape, (uint64_t)(space * SALTS + salt), (uint64_t)doc, BLOCKS,
-              salts[salt], salt == 0 ? 0 : strlen(salts[salt]));
+  kv_doc_init(&d, spaces[space], &shape, (uint64_t)space * SALTS + (uint64_t)salt, (uint64_t)doc,
+              BLOCKS, salts[salt], salt == 0 ? 0 : strlen(salts[salt]));
   return d; /* document n of all tenants has the same tokens */
 }
 
