@@ -1,8 +1,9 @@
 /* overhead.c - `kvstow bench overhead`: what tracking, metrics and detection cost on the hottest paths.
  *
  * Two stores in RAM, alike but for kvstow_options.metrics and the tuning's switches, do the same calls in
- * turn, a few hundred at a time, so that whatever else the machine does falls on both. The calls are
- * the smallest there are: blocks of 16 tokens and 32 KiB. In larger ones the same cost weighs less.
+ * turn, a few dozen at a time, so that whatever else the machine does falls on both: the cost is the median of
+ * the ratios of neighbours. The calls are the smallest there are: blocks of 16 tokens and 32 KiB. In larger
+ * ones the same cost weighs less.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <kvstow/kvstow.h>
@@ -31,9 +32,10 @@ enum {
   CHAIN_BLOCKS = 64,
   LEASED = 32,
   TOKENS = CHAIN_BLOCKS * BLOCK_TOKENS,
-  CALLS = 256, /* of one side, before the other's turn */
-  TURNS = 64,  /* of each side in a round */
-  TURNS_QUICK = 16,
+  CALLS = 64,  /* of one side, before the other's turn */
+  TURNS = 256, /* of each side in a round */
+  TURNS_QUICK = 64,
+  ROUNDS_MIN = 15,
 };
 
 struct side {
@@ -184,11 +186,11 @@ static void close_side(struct side *side) {
 
 /* ---- timing --------------------------------------------------------------------------------- */
 
-/* Of one call: the median of all turns. */
+/* Of one call: the median of all turns, and of the ratios of turns that followed each other. */
 static bool one_round(struct side sides[2], size_t path, size_t turns, double ns[2],
-                      struct bench_report *report) {
-  double turn_ns[2][TURNS];
-  for (size_t turn = 0; turn < turns; turn++)
+                      double *overhead, struct bench_report *report) {
+  double turn_ns[2][TURNS], share[TURNS];
+  for (size_t turn = 0; turn < turns; turn++) {
     for (size_t i = 0; i < 2; i++) {
       const size_t side = (turn + i) % 2;
       const uint64_t start = measure_now_ns();
@@ -198,7 +200,10 @@ static bool one_round(struct side sides[2], size_t path, size_t turns, double ns
       bench_fail(report, "%s: %s", paths[path].name, kvstow_strerror(rc));
       return false;
     }
+    share[turn] = turn_ns[1][turn] / turn_ns[0][turn] - 1;
+  }
   for (size_t side = 0; side < 2; side++) ns[side] = measure_median(turn_ns[side], turns);
+  *overhead = measure_median(share, turns);
   return true;
 }
 
@@ -208,10 +213,9 @@ static bool measure_path(struct side sides[2], size_t path, const struct bench_a
   const size_t turns = args->quick ? TURNS_QUICK : TURNS;
   for (unsigned round = 0; round < args->rounds; round++) {
     double ns[2];
-    if (!one_round(sides, path, turns, ns, report)) return false;
+    if (!one_round(sides, path, turns, ns, &overhead[round], report)) return false;
     all[0][round] = ns[0];
     all[1][round] = ns[1];
-    overhead[round] = ns[1] / ns[0] - 1;
   }
   const double off = measure_median(all[0], args->rounds),
                on = measure_median(all[1], args->rounds);
@@ -238,6 +242,7 @@ int bench_overhead_run(int argc, char **argv) {
   struct bench_args args;
   const int status = bench_parse(argc, argv, usage_text, 0, &args);
   if (status >= 0) return status;
+  if (args.rounds < ROUNDS_MIN && !args.quick) args.rounds = ROUNDS_MIN;
   struct bench_report report = bench_report_begin("overhead");
   double worst = 0;
   bool ok = open_side(&sides[0], false, &report) && open_side(&sides[1], true, &report);
@@ -246,7 +251,8 @@ int bench_overhead_run(int argc, char **argv) {
   for (size_t side = 0; side < 2; side++)
     if (sides[side].model != NULL) close_side(&sides[side]);
   bench_note(&report,
-             "One call, ns: median of turns, median of rounds. on: metrics, prefetch and "
+             "One call, ns: median of turns, median of rounds; share: of neighbours' ratios. on: "
+             "metrics, prefetch and "
              "scheduling; off: none of them. --json repeats the worst row on top.");
   return bench_report_end(&report, &args, columns);
 }

@@ -20,7 +20,7 @@ struct kvs_histogram {
 
 /* True the first time, and then one time in KVS_HISTOGRAM_SAMPLE: whether to time a call. Threads at once may
  * share a turn: no atomic increment for what is a choice. */
-#define KVS_HISTOGRAM_SAMPLE 16u
+#define KVS_HISTOGRAM_SAMPLE 64u
 static inline bool kvs_histogram_turn(struct kvs_histogram *histogram) {
   const uint32_t turn = atomic_load_explicit(&histogram->turn, memory_order_relaxed);
   atomic_store_explicit(&histogram->turn, turn + 1, memory_order_relaxed);

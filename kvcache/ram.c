@@ -10,7 +10,6 @@
 
 #define PREV 0
 #define NEXT 1
-#define VICTIM_TRIES 64u
 
 /* What a frame takes from the region. */
 static uint64_t frame_cost(uint32_t padded_bytes) {
@@ -156,35 +155,48 @@ bool kvs_ram_drop(kvstow *store, uint32_t id) {
   return true;
 }
 
+static void make_hot(kvstow *store, uint32_t id) {
+  const kvstow_access access = kvs_access_alone(store, id, KVSTOW_IN_RAM, KVS_RAM_POLICY);
+  kvs_ram_insert(store, id, &access);
+}
+
 /* Drops the first droppable block of the clean list. Those that can't go now become hot again. */
 static uint32_t drop_clean(kvstow *store, uint32_t *frame) {
-  for (unsigned tries = 0; tries < VICTIM_TRIES && store->clean_head != KVS_NO_ENTRY; tries++) {
+  while (store->clean_head != KVS_NO_ENTRY) {
     const uint32_t id = store->clean_head;
     const struct kvs_entry *entry = kvs_entry(&store->index, id);
     const uint32_t padded_bytes = entry->padded_bytes;
     *frame = entry->frame;
     kvs_clean_remove(store, id);
     if (kvs_ram_drop(store, id)) return padded_bytes;
-    const kvstow_access access = kvs_access_alone(store, id, KVSTOW_IN_RAM, KVS_RAM_POLICY);
-    kvs_ram_insert(store, id, &access);
+    make_hot(store, id);
   }
   return 0;
 }
 
-/* Without an SSD tier the policy's victim is simply forgotten. */
+/* Without an SSD tier the policy's victim is simply forgotten. Those that can't go now wait outside the
+ * policy, or it would name them again, and return to it in the order they came. */
 static uint32_t drop_victim(kvstow *store, uint32_t *frame) {
-  for (unsigned tries = 0; tries < VICTIM_TRIES; tries++) {
+  uint32_t first = KVS_NO_ENTRY, *link = &first, padded_bytes = 0;
+  for (;;) {
     const uint32_t id = store->ram.ops->victim(store->ram.self, NULL);
-    if (id == KVSTOW_NO_ID) return 0;
+    if (id == KVSTOW_NO_ID) break;
     struct kvs_entry *entry = kvs_entry(&store->index, id);
-    const uint32_t padded_bytes = entry->padded_bytes;
     entry->flags &= (uint16_t)~KVS_RAM_POLICY;
     *frame = entry->frame;
-    if (kvs_ram_drop(store, id)) return padded_bytes;
-    const kvstow_access access = kvs_access_alone(store, id, KVSTOW_IN_RAM, KVS_RAM_POLICY);
-    kvs_ram_insert(store, id, &access);
+    padded_bytes = entry->padded_bytes;
+    if (kvs_ram_drop(store, id)) break;
+    padded_bytes = 0;
+    *link = id;
+    link = &entry->ram_node[NEXT];
+    *link = KVS_NO_ENTRY;
   }
-  return 0;
+  for (uint32_t id = first; id != KVS_NO_ENTRY;) {
+    const uint32_t next = kvs_entry(&store->index, id)->ram_node[NEXT];
+    make_hot(store, id);
+    id = next;
+  }
+  return padded_bytes;
 }
 
 /* ---- frames --------------------------------------------------------------------------------- */
@@ -208,9 +220,7 @@ static void drop_neighbour(void *arg, uint32_t frame, uint32_t owner) {
   const bool ssd = (entry->flags & KVS_SSD) != 0 || store->tier == NULL;
   if (entry->ram_pins > 0 || !ssd || (entry->flags & (KVS_PINNED | KVS_DEMOTING)) != 0) return;
   kvs_ram_unlist(store, owner);
-  if (kvs_ram_drop(store, owner)) return;
-  const kvstow_access access = kvs_access_alone(store, owner, KVSTOW_IN_RAM, KVS_RAM_POLICY);
-  kvs_ram_insert(store, owner, &access);
+  if (!kvs_ram_drop(store, owner)) make_hot(store, owner);
 }
 
 uint32_t kvs_ram_take(kvstow *store, uint32_t padded_bytes) {

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kvcache/copy.h"
 #include "kvcache/store.h"
 
 #define AHEAD_BYTES ((size_t)64 << 20) /* sent for ahead of delivery */
@@ -18,6 +19,7 @@
 #define AHEAD_BLOCKS_MIN 2u
 #define PINS_MAX 16u /* blocks copied in one go */
 #define PINS_BYTES ((size_t)4 << 20)
+#define PAST_BYTES ((size_t)4 << 20) /* reads of so much are copied past the caches */
 
 /* ---- jobs ----------------------------------------------------------------------------------- */
 
@@ -61,6 +63,7 @@ static size_t blocks_in(const struct kvs_read_job *job, size_t bytes) {
 static void job_begin(struct kvs_read_job *job) {
   job->next = job->ahead = job->layer_ahead = job->first;
   job->ahead_max = blocks_in(job, AHEAD_BYTES);
+  job->past = job->count * block_bytes(job) >= PAST_BYTES;
   if (job->payloads == NULL) kvs_layers_begin(job);
 }
 
@@ -138,17 +141,24 @@ static int iov_at(const struct kvs_read_job *job, size_t offset) {
   return low;
 }
 
+static void copy_out(const struct kvs_read_job *job, void *to, const char *from, size_t bytes) {
+  if (job->past)
+    kvs_copy_past(to, from, bytes);
+  else
+    memcpy(to, from, bytes);
+}
+
 static void scatter(const struct kvs_read_job *job, size_t offset, const char *from,
                     size_t length) {
   if (job->iov_starts == NULL) {
-    memcpy((char *)job->iov[0].iov_base + offset, from, length);
+    copy_out(job, (char *)job->iov[0].iov_base + offset, from, length);
     return;
   }
   for (int i = iov_at(job, offset); length > 0; i++) {
     const size_t skip = offset - job->iov_starts[i];
     const size_t here = job->iov[i].iov_len - skip;
     const size_t step = here < length ? here : length;
-    if (step > 0) memcpy((char *)job->iov[i].iov_base + skip, from, step);
+    if (step > 0) copy_out(job, (char *)job->iov[i].iov_base + skip, from, step);
     from += step;
     offset += step;
     length -= step;
@@ -185,7 +195,7 @@ void kvs_read_job_deliver(struct kvs_read_job *job, size_t block, const char *fr
   }
   char *to = job->payloads[block - job->first];
   const struct kvs_entry *entry = kvs_entry(&job->lease->store->index, job->lease->block[block].id);
-  if (to != from) memcpy(to, from, entry->padded_bytes);
+  if (to != from) copy_out(job, to, from, entry->padded_bytes);
 }
 
 /* ---- pinning -------------------------------------------------------------------------------- */
@@ -340,6 +350,23 @@ static int pin_some(struct kvs_read_job *job, uint32_t frames[PINS_MAX], size_t 
   return *count > 0 ? 0 : rc;
 }
 
+/* All has been delivered. Under a lock that is taken anyway, where that can be. Store's lock. */
+static void count_read(struct kvs_read_job *job) {
+  const struct kvstow_space *space = job->lease->space;
+  const struct kvs_layout *layout = &space->layout;
+  struct kvs_counters *count = &job->lease->store->count;
+  const size_t row = (size_t)layout->k_bytes + layout->v_bytes;
+  job->counted = true;
+  if (!job->lease->store->options.metrics) return;
+  if (job->payloads == NULL) {
+    count->read_tokens += job->range.token_count;
+    count->read_bytes += job->range.token_count * job->range.layer_count * row;
+  } else {
+    count->read_tokens += job->count * (uint64_t)layout->block_tokens;
+    count->read_bytes += (uint64_t)job->count * space->payload_bytes;
+  }
+}
+
 static int deliver_from_ram(struct kvs_read_job *job) {
   kvstow_lease *lease = job->lease;
   kvstow *store = lease->store;
@@ -355,8 +382,9 @@ static int deliver_from_ram(struct kvs_read_job *job) {
   }
   pthread_mutex_lock(&store->lock);
   for (size_t n = 0; n < count; n++) kvs_lease_unpin(lease, job->next + n);
-  pthread_mutex_unlock(&store->lock);
   job->next += count;
+  if (job->next == job->first + job->count) count_read(job);
+  pthread_mutex_unlock(&store->lock);
   return 0;
 }
 
@@ -366,7 +394,7 @@ void kvs_read_job_stop(struct kvs_read_job *job, int why) {
   if (job->window != NULL) kvs_window_withdraw(job->window);
 }
 
-int kvs_read_job_step(struct kvs_read_job *job) {
+static int deliver_some(struct kvs_read_job *job) {
   int rc = job->stopped;
   while (rc == 0) {
     rc = send_ahead(job);
@@ -379,6 +407,12 @@ int kvs_read_job_step(struct kvs_read_job *job) {
   if (rc == KVSTOW_EAGAIN) return rc;
   kvs_read_job_stop(job, rc);
   return job->window == NULL || kvs_window_idle(job->window) ? rc : KVSTOW_EAGAIN;
+}
+
+int kvs_read_job_step(struct kvs_read_job *job) {
+  const int rc = deliver_some(job);
+  if (job->past) kvs_copy_fence(); /* another thread may take the next step */
+  return rc;
 }
 
 /* Until what stopped the last step has changed; false when the deadline has passed. */
@@ -408,19 +442,13 @@ static int job_run(struct kvs_read_job *job, uint64_t deadline_us) {
 void kvs_read_job_end(struct kvs_read_job *job, int rc, uint64_t begun_ns) {
   kvstow_lease *lease = job->lease;
   kvstow *store = lease->store;
-  const struct kvs_layout *layout = &lease->space->layout;
   if (rc != 0)
     kvs_fail(store, rc, "read: block %zu of a lease of %zu: %s", job->next, lease->blocks,
              kvstow_strerror(rc));
-  if (rc == 0 && store->options.metrics) {
-    const bool rows = job->payloads == NULL;
-    const uint64_t tokens =
-        rows ? job->range.token_count : job->count * (uint64_t)layout->block_tokens;
-    const uint64_t bytes = rows ? job->range.token_count * job->range.layer_count *
-                                      ((uint64_t)layout->k_bytes + layout->v_bytes)
-                                : (uint64_t)job->count * lease->space->payload_bytes;
-    atomic_fetch_add_explicit(&store->count.read_tokens, tokens, memory_order_relaxed);
-    atomic_fetch_add_explicit(&store->count.read_bytes, bytes, memory_order_relaxed);
+  if (rc == 0 && !job->counted) {
+    pthread_mutex_lock(&store->lock);
+    count_read(job);
+    pthread_mutex_unlock(&store->lock);
   }
   if (job->stream)
     kvs_layers_end(job, rc == 0);

@@ -119,7 +119,7 @@ struct kvs_counters {
   uint64_t matches, match_blocks_asked, match_tokens_asked, ram_hit_blocks, ssd_hit_blocks,
       hit_tokens;
   uint64_t stored_blocks, stored_tokens, stored_bytes, duplicate_blocks, store_refused;
-  _Atomic uint64_t read_tokens, read_bytes; /* counted without the lock */
+  uint64_t read_tokens, read_bytes;
   uint64_t demoted_blocks, demoted_bytes, first_demoted_bytes, promoted_blocks, promoted_bytes;
   uint64_t evicted_blocks, forgotten_blocks, ram_evictions, reinserted_blocks, admission_refused;
   uint64_t segments_reclaimed, stored_waits;
@@ -503,6 +503,8 @@ struct kvs_read_job {
   uint32_t flags;
   bool asynchronous;  /* what arrives is to wake the poller */
   bool stream;        /* the window is the lease's */
+  bool counted;       /* in the store's counters */
+  bool past;          /* more than the caches hold: copied past them */
   int stopped;        /* why nothing more is delivered; it ends when the buffers are free again */
   uint32_t turn;      /* of the window */
   size_t layer_ahead; /* of a stream: up to here the next layer has been sent for */

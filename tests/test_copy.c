@@ -227,9 +227,32 @@ static void rows_of_any_width_come_back_from_ssd(void **state) {
   }
 }
 
+/* Neither a byte before nor one behind. */
+static void copies_of_any_place_and_length_are_exact(void **state) {
+  (void)state;
+  kv_rng rng = kv_seed("copies_of_any_place_and_length_are_exact", 1);
+  unsigned char *from = memory(BYTES_MAX), *to = memory(BYTES_MAX), *wanted = memory(BYTES_MAX);
+  for (size_t i = 0; i < BYTES_MAX; i++) from[i] = (unsigned char)kv_next(&rng);
+  for (unsigned round = 0; round < 2000; round++) {
+    const size_t length = kv_below(&rng, kv_chance(&rng, 50) ? 300 : BYTES_MAX / 2);
+    const size_t at = kv_below(&rng, BYTES_MAX - length),
+                 source = kv_below(&rng, BYTES_MAX - length);
+    memset(to, 0xee, BYTES_MAX);
+    memset(wanted, 0xee, BYTES_MAX);
+    memcpy(wanted + at, from + source, length);
+    kvs_copy_past(to + at, from + source, length);
+    kvs_copy_fence();
+    KV_CHECK(memcmp(to, wanted, BYTES_MAX) == 0, "%zu bytes from %zu to %zu", length, source, at);
+  }
+  free(wanted);
+  free(to);
+  free(from);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(any_pieces_sum_up_to_the_checksum_of_the_whole),
+      cmocka_unit_test(copies_of_any_place_and_length_are_exact),
       cmocka_unit_test(every_short_length_is_right),
       cmocka_unit_test(interleaved_rows_sum_up_to_the_checksums_of_planes),
       cmocka_unit_test(rows_of_any_width_come_back_from_ssd),

@@ -87,6 +87,29 @@ static size_t get(const fixture *f, uint64_t number, size_t blocks) {
   return restored;
 }
 
+/* Without an SSD tier: more leased blocks than anybody would look through are the first to go, and free ones
+ * come after them. */
+static void leased_blocks_do_not_hide_free_ones(void **state) {
+  (void)state;
+  enum { LEASED = 200 };
+  fixture f = {.dir = NULL};
+  kv_options(&f.options, &f.dir, RAM, 0, SEGMENT);
+  f.options.dirs_count = 0;
+  f.options.ram_policy = "lru";
+  f.store = kv_open(&f.options);
+  f.space = kv_space(f.store, "regressions", &shape);
+  KV_OK(put(&f, 1, LEASED));
+  kv_doc d = document(&f, 1, LEASED);
+  kvstow_lease *lease;
+  KV_OK(kvstow_match(&d.prefix, 0, &lease, NULL));
+  for (uint64_t doc = 2; doc < 102; doc++) KV_OK(put(&f, doc, 16)); /* 25 MiB through 8 */
+  assert_int_equal(kvstow_lease_tokens(lease), LEASED * shape.block_tokens);
+  kvstow_lease_release(lease);
+  assert_int_equal(kv_doc_restore(&d, 0), LEASED);
+  kv_doc_finish(&d);
+  KV_OK(kvstow_close(f.store));
+}
+
 /* One disk of two stops taking writes: what is stored from then on goes to the other, and flushes hold
  * again once its unsure copies have been let go of. */
 static void a_failing_disk_costs_its_blocks_not_the_store(void **state) {
@@ -439,6 +462,7 @@ static void signals_are_left_to_the_hosts_threads(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(leased_blocks_do_not_hide_free_ones),
       cmocka_unit_test(a_failing_disk_costs_its_blocks_not_the_store),
       cmocka_unit_test(ssd_that_can_not_be_written_keeps_what_it_has),
       cmocka_unit_test(blobs_larger_than_their_space_allows_are_misses),

@@ -390,7 +390,7 @@ KVSTOW_API int kvstow_forget_space(kvstow_space *space, size_t *blocks);
 /* ---- statistics ----------------------------------------------------------------------------- */
 
 /* Latency of one kind of call, microseconds, from a histogram with 3 % wide buckets. Of
- * matches and blocking reads one in 16 is timed: `count` is how many were. */
+ * matches and blocking reads one in 64 is timed: `count` is how many were. */
 typedef struct kvstow_latency {
   uint64_t count;
   double mean_us, p50_us, p99_us, p999_us, max_us;
