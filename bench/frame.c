@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "bench/measure.h"
+#include "bench/raw_uring.h"
 #include "cli/commands.h"
 #include "cli/size.h"
 #include "cli/table.h"
@@ -395,6 +396,10 @@ static void print_csv(const struct bench_report *report) {
 
 int bench_report_end(struct bench_report *report, const struct bench_args *args,
                      const struct bench_column *columns) {
+  if (raw_uring_forbidden())
+    bench_note(report,
+               "io_uring is forbidden here: the limit is threads, one a request in flight, "
+               "that read and write.");
   json_object_set_new(report->root, "rounds", json_integer(args->rounds));
   json_object_set_new(report->root, "quick", json_boolean(args->quick));
   if (args->json) {

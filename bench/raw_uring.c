@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -101,6 +102,55 @@ static int run(struct loop *loop) {
   return rc;
 }
 
+/* ---- without a ring --------------------------------------------------------------------------- */
+
+static bool forbidden; /* found out at the first run */
+
+bool raw_uring_forbidden(void) {
+  return forbidden;
+}
+
+struct crew {
+  struct loop *loop;
+  pthread_mutex_t lock;
+  int rc;
+};
+
+/* One thread a request in flight. */
+static void move_blocks(void *arg, unsigned slot) {
+  struct crew *crew = arg;
+  struct loop *loop = crew->loop;
+  const struct raw_uring_job *job = loop->job;
+  pthread_mutex_lock(&crew->lock);
+  while (crew->rc == 0 && loop->sent < loop->blocks) {
+    uint64_t offset;
+    const struct raw_extent *extent = next_block(loop, &offset);
+    char *buffer = job->buffers + (job->spread ? loop->sent : slot) * (size_t)job->block_bytes;
+    loop->sent++;
+    pthread_mutex_unlock(&crew->lock);
+    const uint64_t begun = measure_now_ns();
+    const ssize_t moved = job->write ? pwrite(extent->fd, buffer, job->block_bytes, (off_t)offset)
+                                     : pread(extent->fd, buffer, job->block_bytes, (off_t)offset);
+    const int rc = moved < 0 ? -errno : moved != (ssize_t)job->block_bytes ? -EIO : 0;
+    const uint64_t ns = measure_now_ns() - begun;
+    pthread_mutex_lock(&crew->lock);
+    if (crew->rc == 0) crew->rc = rc;
+    measure_latency_add(&loop->result->latency, ns);
+    loop->done++;
+  }
+  pthread_mutex_unlock(&crew->lock);
+}
+
+static int run_crew(struct loop *loop) {
+  struct crew crew = {.loop = loop};
+  forbidden = true;
+  pthread_mutex_init(&crew.lock, NULL);
+  loop->result->span = measure_parallel(loop->job->depth, move_blocks, &crew);
+  loop->result->bytes = loop->done * loop->job->block_bytes;
+  pthread_mutex_destroy(&crew.lock);
+  return crew.rc;
+}
+
 int raw_uring_run(const struct raw_uring_job *job, struct raw_uring_result *result) {
   memset(result, 0, sizeof *result);
   struct loop loop = {.job = job, .result = result};
@@ -117,6 +167,8 @@ int raw_uring_run(const struct raw_uring_job *job, struct raw_uring_result *resu
     result->span = measure_end(begun);
     result->bytes = loop.done * job->block_bytes;
     io_uring_queue_exit(&loop.ring);
+  } else if (rc == -EPERM || rc == -EACCES || rc == -ENOSYS) {
+    rc = run_crew(&loop);
   }
   free(loop.slots);
   return rc;

@@ -37,8 +37,10 @@ struct raw_uring_result {
   struct measure_latency latency; /* of one request */
 };
 
-/* 0, or a negative errno: a short transfer is -EIO. */
+/* 0, or a negative errno: a short transfer is -EIO. Where io_uring is forbidden, so many threads as requests
+ * would be in flight move a block at a time each. */
 int raw_uring_run(const struct raw_uring_job *job, struct raw_uring_result *result);
+bool raw_uring_forbidden(void); /* it was, at the last run */
 
 /* Opens for direct I/O; negative errno where there is none: page-cache speed is not the SSD's. */
 int raw_uring_open(const char *path, bool write);

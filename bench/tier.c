@@ -148,17 +148,17 @@ static bool of_log(enum tier_op op) {
 }
 
 /* Who takes turns: for file reads all four settings, elsewhere those that could matter. */
-static size_t ways_of(const struct bench_args *args, enum tier_op op,
+static size_t ways_of(const struct tier_bed *bed, enum tier_op op,
                       struct tier_way ways[TIER_WAYS_MAX]) {
   const bool file_read = op == TIER_READ || op == TIER_RANDOM;
   size_t count = 0;
   for (int e = 0; e < TIER_ENGINES; e++) {
     const kvstow_engine engine = tier_engines[e];
-    if (args->engine != KVSTOW_ENGINE_AUTO && args->engine != engine) continue;
+    if (bed->tier[e] == NULL) continue;
     if (op != TIER_APPEND) ways[count++] = (struct tier_way){engine, false, false};
     ways[count++] = (struct tier_way){engine, true, true};
     if (!file_read || engine != KVSTOW_ENGINE_URING) continue;
-    ways[count++] = (struct tier_way){engine, true, false};
+    if (!bed->args->quick) ways[count++] = (struct tier_way){engine, true, false};
     ways[count++] = (struct tier_way){engine, false, true};
   }
   return count;
@@ -175,7 +175,7 @@ static size_t count_of(const struct tier_bed *bed, enum tier_op op, uint32_t blo
   const uint64_t run_max = bed->file_bytes < most ? bed->file_bytes : most;
   uint64_t count = depth == 1 ? 2048 : 8192;
   if (depth == 1 && block_bytes > 16 * KIB) count = 1024;
-  if (bed->args->quick) count /= 4;
+  if (bed->args->quick) count /= 8;
   if (op == TIER_WRITE || of_log(op)) count = UINT64_MAX;
   const uint64_t fit = run_max / block_bytes;
   if (count > fit) count = fit;
@@ -247,7 +247,7 @@ static bool measure_cell(struct tier_bed *bed, enum tier_op op, uint32_t block_b
   if (c == NULL) abort();
   c->bed = bed;
   c->cell = (struct tier_cell){op, block_bytes, depth, count_of(bed, op, block_bytes, depth)};
-  c->ways_count = ways_of(args, op, c->ways);
+  c->ways_count = ways_of(bed, op, c->ways);
   const bool ok = c->cell.count == 0 || run_rounds(c);
   if (ok && c->cell.count > 0) tier_report_cell(c, tally);
   free(c);
@@ -307,6 +307,10 @@ static bool open_tiers(struct tier_bed *bed) {
     o.engine = tier_engines[e];
     const int rc = kvstow_tier_open(&o, &bed->tier[e], why, sizeof why);
     if (rc == 0) continue;
+    if (rc == KVSTOW_EUNSUPPORTED && bed->args->engine == KVSTOW_ENGINE_AUTO) {
+      bench_note(bed->report, "Skipped: %s: %s.", tier_engine_name(o.engine), why);
+      continue;
+    }
     bench_fail(bed->report, "%s: %s: %s", tier_engine_name(o.engine), kvstow_strerror(rc), why);
     return false;
   }
@@ -382,9 +386,10 @@ int bench_tier_run(int argc, char **argv) {
   struct tier_bed bed = {.args = &args, .report = &report, .fd = -1, .log_limit_fd = -1};
   json_object_set_new(report.root, "changes", json_array());
   if (bed_begin(&bed)) {
-    bench_text(
-        report.root, "engine",
-        args.engine == KVSTOW_ENGINE_AUTO ? "uring, threads" : tier_engine_name(args.engine));
+    bench_text(report.root, "engine",
+               bed.tier[0] != NULL && bed.tier[1] != NULL
+                   ? "uring, threads"
+                   : tier_engine_name(tier_engines[bed.tier[0] == NULL]));
     json_object_set_new(report.root, "direct_io", json_boolean(bed.direct));
     bench_real(report.root, "memcpy_mb_s", bed.memcpy_mb_s);
     measure(&bed);

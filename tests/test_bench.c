@@ -8,6 +8,7 @@
 #include <sys/vfs.h>
 
 #include "tests/support/command.h"
+#include "tests/support/forbid.h"
 
 #define SCRATCH KVSTOW_BINARY_DIR "/test_bench.scratch"
 #define MODEL SCRATCH "/model.gguf"
@@ -277,6 +278,25 @@ static void tier_bad_usage(void **state) {
   assert_helps("bench tier --help", "--op");
 }
 
+static void without_io_uring_threads_set_the_limit(void **state) {
+  (void)state;
+  fflush(NULL);
+  const pid_t child = fork();
+  if (child == 0) {
+    if (forbid_io_uring() != 0) _exit(0);
+    kvstow_run("bench tier --quick --rounds 1 --op random --block 64KiB --depth 16");
+    if (outcome.code != 0) _exit(1);
+    _exit(strstr(outcome.out, "threads") && strstr(outcome.out, "Skipped: uring") &&
+                  strstr(outcome.out, "the limit is threads")
+              ? 0
+              : 2);
+  }
+  int status;
+  waitpid(child, &status, 0);
+  assert_true(WIFEXITED(status));
+  assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(stream_compares_prefetch_on_and_off),
@@ -290,6 +310,7 @@ int main(void) {
       cmocka_unit_test(tier_prints_tables_and_csv),
       cmocka_unit_test(tier_refuses_memory),
       cmocka_unit_test(tier_bad_usage),
+      cmocka_unit_test(without_io_uring_threads_set_the_limit),
   };
   return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
 }

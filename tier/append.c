@@ -6,7 +6,7 @@
  * whole or not at all, and so that kvstow_tier_fits can ask without doing.
  *
  * All of it runs under append_lock, on the caller's thread, and never waits for the I/O thread:
- * completions append too. Making a segment file (fallocate, fsync) happens here, once per slot.
+ * completions append too.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
@@ -15,8 +15,6 @@
 #include <string.h>
 
 #include "tier/pump.h"
-
-#define DENIED_RETRY_US UINT64_C(60000000) /* after a segment file could not be made */
 
 static const uint8_t ZEROS[KVSTOW__RUN_BYTES] __attribute__((aligned(KVSTOW_PAGE_BYTES)));
 
@@ -100,73 +98,6 @@ static size_t sketch_place_all(const kvstow_tier *tier, sketch *s,
     if (spots) spots[i] = at;
   }
   return count;
-}
-
-/* ---- slots ---------------------------------------------------------------------------------- */
-
-static int make_file(kvstow_tier *tier, uint32_t id, uint64_t *disk_bytes) {
-  const kvstow__file_ops *files = tier->io.files;
-  const kvstow__dir *dir = &tier->dirs[kvstow__dir_of(tier, id)];
-  char name[KVSTOW__NAME_BYTES];
-  kvstow__segment_name(name, id);
-  int fd;
-  int error = files->open(tier->io.env, dir->fd, name, true, true, false, &fd);
-  if (error) return error;
-  error = files->allocate(tier->io.env, fd, tier->segment_bytes);
-  if (!error) error = files->sync(tier->io.env, fd);
-  if (!error) error = files->size(tier->io.env, fd, NULL, disk_bytes);
-  files->close(tier->io.env, fd);
-  if (!error) error = files->dir_sync(tier->io.env, dir->fd);
-  if (error) files->unlink(tier->io.env, dir->fd, name);
-  return error;
-}
-
-/* A free slot of the directory, with a file or without one; NO_SEGMENT if there is none. lock held */
-static uint32_t find_slot(kvstow_tier *tier, uint32_t dir, bool with_file) {
-  kvstow__head *head = &tier->heads[dir];
-  if ((with_file ? head->free_made : head->free_unmade) == 0) return KVSTOW__NO_SEGMENT;
-  uint32_t id = with_file && head->made_hint > dir ? head->made_hint : dir;
-  for (uint32_t i = 0; i < tier->segments_count; i++) {
-    const kvstow__segment *segment = &tier->segments[id];
-    const uint32_t next =
-        id + tier->dirs_count < tier->segments_count ? id + tier->dirs_count : dir;
-    if (segment->state == KVSTOW_SEGMENT_FREE && segment->has_file == with_file) {
-      if (with_file) head->made_hint = next; /* the next to be reclaimed, as a rule */
-      return id;
-    }
-    id = next;
-  }
-  return KVSTOW__NO_SEGMENT;
-}
-
-/* Makes files until `wanted` free slots of the directory have one. Where that fails, slots without a
- * file do not count for a while: the disk is fuller than the budget says. */
-static int make_slots(kvstow_tier *tier, uint32_t dir, uint32_t wanted) {
-  kvstow__head *head = &tier->heads[dir];
-  for (;;) {
-    pthread_mutex_lock(&tier->lock);
-    const bool enough = head->free_made >= wanted;
-    const uint32_t id = enough ? KVSTOW__NO_SEGMENT : find_slot(tier, dir, false);
-    pthread_mutex_unlock(&tier->lock);
-    if (id == KVSTOW__NO_SEGMENT) return 0;
-    uint64_t disk_bytes = 0;
-    const int error = make_file(tier, id, &disk_bytes);
-    pthread_mutex_lock(&tier->lock);
-    if (error) {
-      head->denied_until_us = kvstow__now_us() + DENIED_RETRY_US;
-    } else {
-      head->free_unmade--;
-      head->free_made++;
-      tier->segments[id].has_file = true;
-      tier->segments[id].disk_bytes = disk_bytes;
-    }
-    pthread_mutex_unlock(&tier->lock);
-    if (!error) continue;
-    char path[KVSTOW__PATH_TEXT_BYTES], cause[64];
-    return kvstow__fail(tier, kvstow__code_of_errno(error), "%s: making the segment: %s",
-                        kvstow__segment_path(tier, id, path),
-                        strerror_r(error, cause, sizeof cause));
-  }
 }
 
 /* ---- jobs ----------------------------------------------------------------------------------- */
@@ -287,7 +218,7 @@ static kvstow__life new_life(kvstow_tier *tier) {
 }
 
 static int open_slot(kvstow_tier *tier, uint32_t dir) {
-  const uint32_t id = find_slot(tier, dir, true);
+  const uint32_t id = kvstow__slot_find(tier, dir, true);
   if (id == KVSTOW__NO_SEGMENT) return KVSTOW_ENOSPC; /* an erase holds it for a moment */
   kvstow__segment *segment = &tier->segments[id];
   free(segment->entries);
@@ -300,6 +231,7 @@ static int open_slot(kvstow_tier *tier, uint32_t dir) {
   segment->opened_s = kvstow__now_s(tier);
   segment->resume = segment->footer_done = false;
   tier->heads[dir].segment = id;
+  kvstow__slots_want(tier, dir);
   return 0;
 }
 
@@ -488,7 +420,7 @@ static int reserve(kvstow_tier *tier, const kvstow_record_write *writes, size_t 
     }
     int code = 0;
     for (uint32_t d = 0; d < tier->dirs_count && !code; d++)
-      code = make_slots(tier, d, before.free_slots[d] - after.free_slots[d]);
+      code = kvstow__slots_make(tier, d, before.free_slots[d] - after.free_slots[d]);
     if (!code) return 0;
     denied = code;
   }

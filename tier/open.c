@@ -64,9 +64,11 @@ static void tier_free(kvstow_tier *tier) {
   free(tier->segments);
   free(tier->dirty);
   pthread_cond_destroy(&tier->jobs_finished);
+  pthread_cond_destroy(&tier->slot_wanted);
   pthread_mutex_destroy(&tier->read_lock);
   pthread_mutex_destroy(&tier->inbox_lock);
   pthread_mutex_destroy(&tier->lock);
+  pthread_mutex_destroy(&tier->make_lock);
   pthread_mutex_destroy(&tier->append_lock);
   pthread_mutex_destroy(&tier->barrier_lock);
   free(tier);
@@ -77,10 +79,12 @@ static kvstow_tier *tier_new(const kvstow_tier_options *o, const kvstow__io *io)
   if (!tier) return NULL;
   pthread_mutex_init(&tier->barrier_lock, NULL);
   pthread_mutex_init(&tier->append_lock, NULL);
+  pthread_mutex_init(&tier->make_lock, NULL);
   pthread_mutex_init(&tier->lock, NULL);
   pthread_mutex_init(&tier->inbox_lock, NULL);
   pthread_mutex_init(&tier->read_lock, NULL);
   pthread_cond_init(&tier->jobs_finished, NULL);
+  pthread_cond_init(&tier->slot_wanted, NULL);
   tier->inbox_ops_tail = &tier->inbox_ops;
   tier->inbox_jobs_tail = &tier->inbox_jobs;
   tier->inbox_reads_tail = &tier->inbox_reads;
@@ -187,7 +191,10 @@ static int open_store(kvstow_tier *tier, const kvstow_tier_options *options) {
   char why[KVSTOW_MESSAGE_BYTES / 2];
   code = kvstow__pump_start(tier, options->engine, why, sizeof why);
   if (code) return kvstow__fail(tier, code, "%s", why);
-  return tier->dirs_count > 0 ? kvstow__recover(tier) : 0;
+  if (tier->dirs_count == 0) return 0;
+  code = kvstow__recover(tier);
+  if (!code && !tier->read_only) kvstow__maker_start(tier);
+  return code;
 }
 
 int kvstow__tier_open_with(const kvstow_tier_options *options, const kvstow__io *io,
@@ -234,6 +241,7 @@ int kvstow_tier_close(kvstow_tier *tier) {
   if (getpid() != tier->pid)
     return KVSTOW_ESTATE; /* a forked child: threads and lock are not its own */
   int code = 0;
+  kvstow__maker_stop(tier);
   if (!tier->read_only && tier->dirs_count > 0) {
     pthread_mutex_lock(&tier->barrier_lock);
     code = kvstow__flush_locked(tier);

@@ -191,7 +191,7 @@ static int recover_file(recovery *r, const ends *e) {
   if (code == KVSTOW_ENOMEM) return code;
   if (code) { /* no footer of this life */
     f->crashed = true;
-    tier->walked_segments++;
+    tier->walked_segments += first_good; /* else it was never used, made ahead perhaps */
     return walk_on(r, e, (kvstow__life){0}, NULL, 0, 0, 0);
   }
   const kvstow__life life = {trailer->sequence, trailer->nonce};

@@ -5,6 +5,7 @@
  *   barrier_lock   one flush, erase, seal or close at a time; held while waiting for the I/O thread
  *   append_lock    one placement at a time; never held while waiting for the I/O thread, because
  *                  completions (which run there) may append
+ *   make_lock      one segment file is being made; held as long as that takes
  *   lock           the segment table, heads, tickets, message; short
  *   inbox_lock     what other threads send to the I/O thread; short
  *
@@ -77,6 +78,7 @@ typedef struct kvstow__head {
   uint64_t denied_until_us;        /* no file could be made: not before then; CLOCK_MONOTONIC */
   uint32_t bad_streak;             /* segments spoiled since the last good write */
   bool offline;                    /* too many: nothing is appended here any more */
+  bool wants_slot;                 /* the maker is to make a file for one */
 } kvstow__head;
 
 typedef struct kvstow__dir {
@@ -200,6 +202,7 @@ struct kvstow_tier {
 
   pthread_mutex_t barrier_lock;
   pthread_mutex_t append_lock;
+  pthread_mutex_t make_lock;
 
   pthread_mutex_t lock;
   kvstow__segment *segments;                   /* lock */
@@ -224,6 +227,10 @@ struct kvstow_tier {
   bool asleep;                                       /* inbox_lock: the I/O thread needs a wake() */
 
   pthread_mutex_t read_lock; /* read->job_internal of reads under way; a leaf */
+
+  pthread_t maker;
+  bool maker_started, maker_stops; /* lock */
+  pthread_cond_t slot_wanted;      /* with lock */
 
   pthread_t thread;
   bool thread_started;
@@ -297,6 +304,16 @@ void kvstow__read_cancel(kvstow_tier *tier, void *const *job_internal);
 int kvstow__torn_mark(kvstow_tier *tier, uint32_t id, kvstow__entry *entries, uint32_t count);
 
 void kvstow__batch_free(kvstow__batch *batch); /* append.c */
+/* slots.c. A free slot of the directory, with a file or without one; NO_SEGMENT: there is none. lock held */
+uint32_t kvstow__slot_find(kvstow_tier *tier, uint32_t dir, bool with_file);
+/* Makes files until `wanted` free slots of the directory have one, as far as there are slots. Blocking, with
+ * append_lock alone. A KVSTOW_E code. */
+int kvstow__slots_make(kvstow_tier *tier, uint32_t dir, uint32_t wanted);
+void kvstow__slots_want(kvstow_tier *tier,
+                        uint32_t dir); /* one ahead, if there is none; lock held */
+void kvstow__maker_start(kvstow_tier *tier);
+void kvstow__maker_stop(kvstow_tier *tier);
+
 /* append.c: adds the job that seals a head to *list; append_lock and lock held */
 int kvstow__head_seal(kvstow_tier *tier, uint32_t dir, kvstow__job **list);
 

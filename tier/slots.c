@@ -1,0 +1,149 @@
+/* tier/slots.c - segment files: making one takes as long as the file system likes (fallocate, two fsyncs), so
+ * that a thread of its own makes the next one when a directory has none left that is free. An append that
+ * comes too early, or needs several, waits for it or makes them itself.
+ *
+ * make_lock: one file is being made at a time. Taken before lock, never while holding it; under append_lock
+ * or alone.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+
+#include "tier/state.h"
+
+#define DENIED_RETRY_US UINT64_C(60000000) /* after a segment file could not be made */
+
+static int make_file(kvstow_tier *tier, uint32_t id, uint64_t *disk_bytes) {
+  const kvstow__file_ops *files = tier->io.files;
+  const kvstow__dir *dir = &tier->dirs[kvstow__dir_of(tier, id)];
+  char name[KVSTOW__NAME_BYTES];
+  kvstow__segment_name(name, id);
+  int fd;
+  int error = files->open(tier->io.env, dir->fd, name, true, true, false, &fd);
+  if (error) return error;
+  error = files->allocate(tier->io.env, fd, tier->segment_bytes);
+  if (!error) error = files->sync(tier->io.env, fd);
+  if (!error) error = files->size(tier->io.env, fd, NULL, disk_bytes);
+  files->close(tier->io.env, fd);
+  if (!error) error = files->dir_sync(tier->io.env, dir->fd);
+  if (error) files->unlink(tier->io.env, dir->fd, name);
+  return error;
+}
+
+uint32_t kvstow__slot_find(kvstow_tier *tier, uint32_t dir, bool with_file) {
+  kvstow__head *head = &tier->heads[dir];
+  if ((with_file ? head->free_made : head->free_unmade) == 0) return KVSTOW__NO_SEGMENT;
+  uint32_t id = with_file && head->made_hint > dir ? head->made_hint : dir;
+  for (uint32_t i = 0; i < tier->segments_count; i++) {
+    const kvstow__segment *segment = &tier->segments[id];
+    const uint32_t next =
+        id + tier->dirs_count < tier->segments_count ? id + tier->dirs_count : dir;
+    if (segment->state == KVSTOW_SEGMENT_FREE && segment->has_file == with_file) {
+      if (with_file) head->made_hint = next; /* the next to be reclaimed, as a rule */
+      return id;
+    }
+    id = next;
+  }
+  return KVSTOW__NO_SEGMENT;
+}
+
+/* A slot to make a file for; NO_SEGMENT: there are enough, or none. */
+static uint32_t next_unmade(kvstow_tier *tier, uint32_t dir, uint32_t wanted) {
+  pthread_mutex_lock(&tier->lock);
+  const bool enough = tier->heads[dir].free_made >= wanted;
+  const uint32_t id = enough ? KVSTOW__NO_SEGMENT : kvstow__slot_find(tier, dir, false);
+  pthread_mutex_unlock(&tier->lock);
+  return id;
+}
+
+/* Makes files until `wanted` free slots of the directory have one. An errno, and where. */
+static int make(kvstow_tier *tier, uint32_t dir, uint32_t wanted, uint32_t *where) {
+  int error = 0;
+  pthread_mutex_lock(&tier->make_lock);
+  while (!error && (*where = next_unmade(tier, dir, wanted)) != KVSTOW__NO_SEGMENT) {
+    uint64_t disk_bytes = 0;
+    error = make_file(tier, *where, &disk_bytes);
+    if (error) break;
+    pthread_mutex_lock(&tier->lock);
+    tier->heads[dir].free_unmade--;
+    tier->heads[dir].free_made++;
+    tier->segments[*where].has_file = true;
+    tier->segments[*where].disk_bytes = disk_bytes;
+    pthread_mutex_unlock(&tier->lock);
+  }
+  pthread_mutex_unlock(&tier->make_lock);
+  return error;
+}
+
+int kvstow__slots_make(kvstow_tier *tier, uint32_t dir, uint32_t wanted) {
+  uint32_t id = next_unmade(tier, dir, wanted);
+  const int error = id == KVSTOW__NO_SEGMENT ? 0 : make(tier, dir, wanted, &id);
+  if (!error) return 0;
+  /* The disk is fuller than the budget says: slots without a file do not count for a while. */
+  pthread_mutex_lock(&tier->lock);
+  tier->heads[dir].denied_until_us = kvstow__now_us() + DENIED_RETRY_US;
+  pthread_mutex_unlock(&tier->lock);
+  char path[KVSTOW__PATH_TEXT_BYTES], cause[64];
+  return kvstow__fail(tier, kvstow__code_of_errno(error), "%s: making the segment: %s",
+                      kvstow__segment_path(tier, id, path), strerror_r(error, cause, sizeof cause));
+}
+
+/* ---- ahead ---------------------------------------------------------------------------------- */
+
+void kvstow__slots_want(kvstow_tier *tier, uint32_t dir) {
+  kvstow__head *head = &tier->heads[dir];
+  if (!tier->maker_started || head->free_made > 0 || head->free_unmade == 0) return;
+  head->wants_slot = true;
+  pthread_cond_signal(&tier->slot_wanted);
+}
+
+static uint32_t wanting_dir(const kvstow_tier *tier) {
+  uint32_t dir = 0;
+  while (dir < tier->dirs_count && !tier->heads[dir].wants_slot) dir++;
+  return dir;
+}
+
+/* What fails here fails again when it is needed, and is told then. */
+static void *maker_main(void *arg) {
+  kvstow_tier *tier = arg;
+  pthread_mutex_lock(&tier->lock);
+  while (!tier->maker_stops) {
+    const uint32_t dir = wanting_dir(tier);
+    if (dir == tier->dirs_count) {
+      pthread_cond_wait(&tier->slot_wanted, &tier->lock);
+      continue;
+    }
+    tier->heads[dir].wants_slot = false;
+    pthread_mutex_unlock(&tier->lock);
+    uint32_t where;
+    (void)make(tier, dir, 1, &where);
+    pthread_mutex_lock(&tier->lock);
+  }
+  pthread_mutex_unlock(&tier->lock);
+  return NULL;
+}
+
+void kvstow__maker_start(kvstow_tier *tier) {
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before); /* the host's handlers never run on our threads */
+  const int error = pthread_create(&tier->maker, NULL, maker_main, tier);
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  if (error) return; /* appends make their files themselves */
+  pthread_setname_np(tier->maker, "kvstow-maker");
+  pthread_mutex_lock(&tier->lock);
+  tier->maker_started = true;
+  for (uint32_t dir = 0; dir < tier->dirs_count; dir++) kvstow__slots_want(tier, dir);
+  pthread_mutex_unlock(&tier->lock);
+}
+
+void kvstow__maker_stop(kvstow_tier *tier) {
+  pthread_mutex_lock(&tier->lock);
+  const bool started = tier->maker_started;
+  tier->maker_started = false;
+  tier->maker_stops = true;
+  pthread_cond_signal(&tier->slot_wanted);
+  pthread_mutex_unlock(&tier->lock);
+  if (started) pthread_join(tier->maker, NULL);
+}
