@@ -263,8 +263,9 @@ int kvs_lease_load(kvstow_lease *lease, size_t i, bool ahead, struct kvs_reads *
 /* Not before half of what may be under way has ended: neighbours travel together. */
 void kvs_lease_promote(kvstow_lease *lease, size_t i, struct kvs_reads *reads) {
   if (lease->store->loads_bytes > KVS_LOADS_BYTES / 2) return;
-  for (; i < lease->blocks; i++)
-    if (kvs_lease_load(lease, i, true, reads) != 0) return;
+  const bool follows = i <= lease->promoted;
+  while (i < lease->blocks && kvs_lease_load(lease, i, true, reads) == 0) i++;
+  if (follows && i > lease->promoted) lease->promoted = i;
 }
 
 /* A block that is in RAM is verified now; one that failed shortens the lease. */

@@ -315,7 +315,11 @@ static int send_ahead(struct kvs_read_job *job) {
   }
   if (rc == KVSTOW_EFULL && job->ahead > job->next) job->ahead_max = job->ahead - job->next;
   if (job->ahead == end && job->stream) kvs_layers_ahead(job, &reads);
-  if (job->ahead == end && promotes(job)) kvs_lease_promote(job->lease, end, &reads);
+  if (job->ahead == end && promotes(job)) {
+    /* what has left RAM since is loaded when it is read: not looked for by every read of a layer */
+    const size_t promoted = job->lease->promoted;
+    kvs_lease_promote(job->lease, end > promoted ? end : promoted, &reads);
+  }
   if (rc == KVSTOW_EMISS && job->ahead == job->next) kvs_lease_bad(job->lease, job->next);
   pthread_mutex_unlock(&store->lock);
   kvs_loads_submit(store, &reads);

@@ -469,6 +469,7 @@ struct kvstow_lease {
   uint32_t root;
   struct kvs_request request;
   bool promote;           /* the match was to promote */
+  size_t promoted;        /* blocks before it were in RAM once, or on their way */
   uint64_t promote_bytes; /* that may still be brought to RAM for it; UINT64_MAX: all of it fits */
   struct kvs_layers layers;
   size_t blocks;
@@ -483,7 +484,7 @@ int kvs_lease_pin(kvstow_lease *lease, size_t i, uint32_t *frame);
 void kvs_lease_unpin(kvstow_lease *lease, size_t i);
 /* How much of the lease may be brought to RAM: all, or what does not push out other parts of it. */
 void kvs_lease_budget(kvstow_lease *lease);
-/* Starts loads for blocks from `i` on, ahead of demand, as far as RAM and bounds allow. */
+/* Starts loads for blocks from `i` on, ahead of demand, as far as RAM and bounds allow; notes how far. */
 void kvs_lease_promote(kvstow_lease *lease, size_t i, struct kvs_reads *reads);
 /* The same for one block, on demand or ahead of it. As kvs_load_start; EFULL too when the lease has had its
  * share of RAM. */
