@@ -46,7 +46,7 @@ enum {
   CAPACITY_TICKS_LOG2 = 13,
   GROUP_MAX = 1024,      /* blocks walked to find the end of a request's group */
   WEIGH_EVERY_MIN = 128, /* accesses */
-  WEIGH_EVERY_MAX = 1024,
+  WEIGH_EVERY_MAX = 16384,
   FADE_EVERY = 4096, /* capacities of accesses: what was learned then counts half */
 };
 
