@@ -29,7 +29,7 @@ static const char usage_text[] =
     "  --policy P[,P...]     eviction policies by name or path to a shared object (/ in it); with\n"
     "                        --sim --size also belady, opt (offline optima) and infinite\n"
     "  --policy-params K=V,...  parameters for each of them\n"
-    "  --ssd-policy P        the SSD's; as in RAM without it\n"
+    "  --ssd-policy P        the SSD's; without it as in RAM, but lru with default\n"
     "  --ram S, --ssd S      budgets: bytes (4GiB), blocks (3655blk), or percent of the trace's\n"
     "                        unique blocks (2%)\n"
     "  --block-tokens N      tokens in a block\n"

@@ -10,6 +10,8 @@
 #include <string.h>
 #include <time.h>
 
+#include <kvstow/kvstow.h>
+
 #include "cli/commands.h"
 #include "cli/lab/jobs.h"
 #include "cli/models.h"
@@ -184,6 +186,14 @@ static void estimate(const struct lab *lab, struct lab_row *row) {
   r->prefix_hit_tokens_squared *= squared;
 }
 
+/* The SSD's policy: as in RAM, but for the store's own default, which is of two. NULL: as in RAM. */
+static const char *ssd_policy_of(const struct replay_args *args, const char *policy) {
+  kvstow_options defaults;
+  kvstow_options_init(&defaults);
+  if (args->ssd_policy != NULL || strcmp(policy, "default") != 0) return args->ssd_policy;
+  return defaults.ssd_policy;
+}
+
 static void run_row(void *context, size_t i) {
   struct lab *lab = context;
   struct lab_row *row = &lab->rows[i];
@@ -193,7 +203,7 @@ static void run_row(void *context, size_t i) {
       .tiers = SIM_ONE,
       .order = args->order == REPLAY_FRONT ? SIM_FRONT : SIM_BACK,
       .policy = row->policy,
-      .ssd_policy = args->ssd_policy,
+      .ssd_policy = ssd_policy_of(args, row->policy),
       .params = args->policy_params,
       .blocks = row->blocks,
       .ssd_blocks = row->ssd_blocks,

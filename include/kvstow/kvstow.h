@@ -101,8 +101,8 @@ typedef struct kvstow_options {
   uint32_t segment_bytes; /* 0: as stored, or 64 MiB, less for small budgets */
   kvstow_engine engine;
   uint32_t queue_depth;
-  const char *ram_policy; /* "lru", "name:key=value,...", or a path to a shared object; NULL: */
-  const char *ssd_policy; /* "default" */
+  /* A name, "name:key=value,...", or the path of a shared object; NULL: "default". */
+  const char *ram_policy, *ssd_policy;
   kvstow_write_mode write_mode;
   uint32_t high_watermark_pct; /* demotion starts when so much of RAM is dirty or hot */
   uint32_t low_watermark_pct;  /* and goes on down to this */
