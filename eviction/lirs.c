@@ -7,7 +7,8 @@
  * The paper's stack S orders blocks by their last use and ends at the oldest LIR block. Here every
  * block has the time of its last use instead, and is in S if that is later than the oldest LIR
  * block's: no stack, nothing to prune. Parameters: hir (0.01), share of room for HIR; ghost (1),
- * keys remembered, in capacities.
+ * keys remembered, in capacities; leaf (0), 1: the blocks of a request are used at one time and stand
+ * side by side, deepest oldest, in whatever order they are told (prefixes break from their end).
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <stdlib.h>
@@ -21,22 +22,61 @@ struct lirs_node {
   struct link link;
   uint32_t key; /* folded: two keys alike cost one wrong guess */
   uint32_t time;
-  uint32_t lir;
+  uint32_t depth : 31, lir : 1;
+};
+
+/* By age. The cut is the oldest of those used by the request under way, if there are any. */
+struct queue {
+  struct list list;
+  uint32_t cut;
 };
 
 struct lirs {
   const kvstow_nodes *nodes;
-  struct list lir; /* by last use */
-  struct list hir; /* by entry, or last use */
+  struct queue lir; /* by last use */
+  struct queue hir; /* by entry, or last use */
   struct ghost ghost;
   uint64_t lir_max;
-  uint32_t now; /* in accesses; may wrap */
-  double hir_share, ghost_share;
+  uint32_t now; /* in accesses, or requests; may wrap */
+  uint64_t request;
+  double hir_share, ghost_share, leaf;
 };
 
 static struct lirs_node *node_of(const struct lirs *lirs, uint32_t id) {
   return kvstow_node(lirs->nodes, id);
 }
+
+/* ---- queues ---- */
+
+static void queue_init(struct queue *queue) {
+  list_init(&queue->list);
+  queue->cut = KVSTOW_NO_ID;
+}
+
+static void queue_push(struct lirs *lirs, struct queue *queue, uint32_t id) {
+  const struct lirs_node *node = node_of(lirs, id);
+  const bool joins = queue->cut != KVSTOW_NO_ID && node_of(lirs, queue->cut)->time == node->time;
+  if (joins && node->depth > node_of(lirs, queue->cut)->depth) {
+    list_push_behind(&queue->list, lirs->nodes, id, queue->cut);
+    queue->cut = id;
+  } else {
+    list_push(&queue->list, lirs->nodes, id);
+    if (!joins && node->time == lirs->now) queue->cut = id;
+  }
+}
+
+static void queue_remove(const struct lirs *lirs, struct queue *queue, uint32_t id) {
+  if (queue->cut == id) queue->cut = node_of(lirs, id)->link.newer;
+  list_remove(&queue->list, lirs->nodes, id);
+}
+
+static uint32_t queue_pop(const struct lirs *lirs, struct queue *queue) {
+  const uint32_t id = queue->list.tail;
+  if (id != KVSTOW_NO_ID) queue_remove(lirs, queue, id);
+  return id;
+}
+
+/* ---- the policy ---- */
 
 static void set_sizes(struct lirs *lirs, uint64_t capacity) {
   const uint64_t hir = (uint64_t)((double)capacity * lirs->hir_share);
@@ -52,7 +92,8 @@ static int lirs_create(const kvstow_policy_config *config, void **policy) {
   lirs->hir_share = 0.01;
   lirs->ghost_share = 1;
   const struct param params[] = {{"hir", 0, 1, &lirs->hir_share},
-                                 {"ghost", 0, 64, &lirs->ghost_share}};
+                                 {"ghost", 0, 64, &lirs->ghost_share},
+                                 {"leaf", 0, 1, &lirs->leaf}};
   rc = kvstow__params_parse(config->params, params, sizeof params / sizeof params[0]);
   if (rc == 0)
     rc = kvstow__ghost_init(&lirs->ghost, (uint64_t)((double)config->capacity * lirs->ghost_share));
@@ -60,8 +101,8 @@ static int lirs_create(const kvstow_policy_config *config, void **policy) {
     free(lirs);
     return rc;
   }
-  list_init(&lirs->lir);
-  list_init(&lirs->hir);
+  queue_init(&lirs->lir);
+  queue_init(&lirs->hir);
   set_sizes(lirs, config->capacity);
   *policy = lirs;
   return 0;
@@ -74,19 +115,27 @@ static void lirs_destroy(void *policy) {
 }
 
 static bool in_stack(const struct lirs *lirs, uint32_t time) {
-  if (lirs->lir.tail == KVSTOW_NO_ID) return false;
-  return (int32_t)(time - node_of(lirs, lirs->lir.tail)->time) > 0;
+  if (lirs->lir.list.tail == KVSTOW_NO_ID) return false;
+  return (int32_t)(time - node_of(lirs, lirs->lir.list.tail)->time) > 0;
 }
 
 static void become(struct lirs *lirs, uint32_t id, bool lir) {
   struct lirs_node *node = node_of(lirs, id);
   node->lir = lir;
-  list_push(lir ? &lirs->lir : &lirs->hir, lirs->nodes, id);
-  while (lirs->lir.count > lirs->lir_max) {
-    const uint32_t oldest = list_pop(&lirs->lir, lirs->nodes);
+  queue_push(lirs, lir ? &lirs->lir : &lirs->hir, id);
+  while (lirs->lir.list.count > lirs->lir_max) {
+    const uint32_t oldest = queue_pop(lirs, &lirs->lir);
     node_of(lirs, oldest)->lir = 0;
-    list_push(&lirs->hir, lirs->nodes, oldest);
+    queue_push(lirs, &lirs->hir, oldest);
   }
+}
+
+static void stamp(struct lirs *lirs, struct lirs_node *node, const kvstow_access *access) {
+  const bool same = lirs->leaf > 0 && access->request != 0 && access->request == lirs->request;
+  if (!same) lirs->now++;
+  lirs->request = access->request;
+  node->time = lirs->now;
+  node->depth = lirs->leaf > 0 ? access->depth & INT32_MAX : 0;
 }
 
 static void lirs_insert(void *policy, uint32_t id, const kvstow_access *access) {
@@ -94,26 +143,25 @@ static void lirs_insert(void *policy, uint32_t id, const kvstow_access *access) 
   struct lirs_node *node = node_of(lirs, id);
   struct ghost_note note;
   node->key = (uint32_t)(access->key_lo ^ access->key_lo >> 32);
-  node->time = ++lirs->now;
+  stamp(lirs, node, access);
   const bool known = kvstow__ghost_take_note(&lirs->ghost, node->key, &note);
-  become(lirs, id, lirs->lir.count < lirs->lir_max || (known && in_stack(lirs, note.time)));
+  become(lirs, id, lirs->lir.list.count < lirs->lir_max || (known && in_stack(lirs, note.time)));
 }
 
 static void lirs_touch(void *policy, uint32_t id, const kvstow_access *access) {
   struct lirs *lirs = policy;
   struct lirs_node *node = node_of(lirs, id);
-  (void)access;
   const bool lir = node->lir || in_stack(lirs, node->time);
-  list_remove(node->lir ? &lirs->lir : &lirs->hir, lirs->nodes, id);
-  node->time = ++lirs->now;
+  queue_remove(lirs, node->lir ? &lirs->lir : &lirs->hir, id);
+  stamp(lirs, node, access);
   become(lirs, id, lir);
 }
 
 static uint32_t lirs_victim(void *policy, const kvstow_access *incoming) {
   struct lirs *lirs = policy;
   (void)incoming;
-  uint32_t id = list_pop(&lirs->hir, lirs->nodes);
-  if (id == KVSTOW_NO_ID) id = list_pop(&lirs->lir, lirs->nodes);
+  uint32_t id = queue_pop(lirs, &lirs->hir);
+  if (id == KVSTOW_NO_ID) id = queue_pop(lirs, &lirs->lir);
   if (id == KVSTOW_NO_ID) return id;
   const struct lirs_node *node = node_of(lirs, id);
   kvstow__ghost_push_note(&lirs->ghost, node->key, (struct ghost_note){.time = node->time});
@@ -122,7 +170,7 @@ static uint32_t lirs_victim(void *policy, const kvstow_access *incoming) {
 
 static void lirs_remove(void *policy, uint32_t id) {
   struct lirs *lirs = policy;
-  list_remove(node_of(lirs, id)->lir ? &lirs->lir : &lirs->hir, lirs->nodes, id);
+  queue_remove(lirs, node_of(lirs, id)->lir ? &lirs->lir : &lirs->hir, id);
 }
 
 static int lirs_resize(void *policy, uint64_t capacity) {

@@ -22,5 +22,6 @@ extern const kvstow_policy_ops kvstow__policy_wtinylfu;
 extern const kvstow_policy_ops kvstow__policy_lecar;
 extern const kvstow_policy_ops kvstow__policy_random;
 extern const kvstow_policy_ops kvstow__policy_lifetime;
+extern const kvstow_policy_ops kvstow__policy_duel;
 
 #endif

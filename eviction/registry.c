@@ -17,11 +17,12 @@ static const kvstow_policy_ops *const shipped[] = {
     &kvstow__policy_clock, &kvstow__policy_sieve, &kvstow__policy_s3fifo, &kvstow__policy_two_q,
     &kvstow__policy_slru,  &kvstow__policy_arc,   &kvstow__policy_lirs,   &kvstow__policy_wtinylfu,
     &kvstow__policy_lecar, &kvstow__policy_gdsf,  &kvstow__policy_random, &kvstow__policy_lifetime,
+    &kvstow__policy_duel,
 };
 
 enum { SHIPPED = sizeof shipped / sizeof shipped[0] };
 
-static const kvstow_policy_ops *const default_policy = &kvstow__policy_lifetime;
+static const kvstow_policy_ops *const default_policy = &kvstow__policy_duel;
 
 __attribute__((format(printf, 3, 4))) static int refuse(char *why, size_t why_bytes,
                                                         const char *format, ...) {

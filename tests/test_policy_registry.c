@@ -34,12 +34,12 @@ static void every_shipped_policy_is_found_by_its_name(void **state) {
   assert_null(kvstow_policy_at(SIZE_MAX));
 }
 
-static void default_is_lifetime(void **state) {
-  const kvstow_policy_ops *by_default, *lifetime;
+static void default_is_duel(void **state) {
+  const kvstow_policy_ops *by_default, *duel;
   (void)state;
   assert_int_equal(kvstow_policy_find("default", &by_default, NULL, 0), 0);
-  assert_int_equal(kvstow_policy_find("lifetime", &lifetime, NULL, 0), 0);
-  assert_ptr_equal(by_default, lifetime);
+  assert_int_equal(kvstow_policy_find("duel", &duel, NULL, 0), 0);
+  assert_ptr_equal(by_default, duel);
 }
 
 static void unknown_names_are_refused_with_a_reason(void **state) {
@@ -134,7 +134,7 @@ static int remove_directory(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(every_shipped_policy_is_found_by_its_name),
-      cmocka_unit_test(default_is_lifetime),
+      cmocka_unit_test(default_is_duel),
       cmocka_unit_test(unknown_names_are_refused_with_a_reason),
       cmocka_unit_test(the_example_policy_loads_and_works),
       cmocka_unit_test(objects_that_are_no_policies_are_refused),
