@@ -94,6 +94,20 @@ static void blocks_nobody_used_are_written_once(void **state) {
   kv_dir_drop(f.dir);
 }
 
+/* A run begins on 64 KiB; were each chain of one block a run, half of what is written would be padding. */
+static void short_chains_share_their_padding(void **state) {
+  (void)state;
+  fixture f;
+  set_up(&f, 64 * KV_MIB);
+  open_store(&f);
+  for (uint64_t doc = 1; doc <= 512; doc++) KV_OK(put(&f, doc, 1));
+  KV_OK(kvstow_flush(f.store));
+  const kvstow_stats s = kv_stats(f.store);
+  KV_CHECK(s.write_amplification < 1.4, "write amplification %.3f", s.write_amplification);
+  close_store(&f);
+  kv_dir_drop(f.dir);
+}
+
 enum { STREAM_DOCS = 191 };
 
 /* Writes over all segments several times, using one document all along. Returns how often it was not there:
@@ -251,6 +265,7 @@ static void metadata_is_at_most_128_bytes_a_block(void **state) {
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(blocks_nobody_used_are_written_once),
+    cmocka_unit_test(short_chains_share_their_padding),
     cmocka_unit_test(blocks_in_use_are_written_again_and_stay),
     cmocka_unit_test(blocks_in_use_survive_a_crash_at_any_write),
     cmocka_unit_test(forgotten_blocks_do_not_return_from_their_old_segment),
