@@ -276,11 +276,10 @@ int32_t kvl_decode(struct kvl_context *c, struct llama_batch batch) {
   struct work *w = NULL;
   const bool plain = batch.token != NULL && batch.embd == NULL && batch.n_tokens > 0 && c->causal &&
                      !c->embeddings && !c->foreign;
-  if (plain) w = malloc(sizeof *w);
-  if (w != NULL) { /* not the spans: they are many */
+  if (plain) w = calloc(1, sizeof *w);
+  if (w != NULL) {
     w->c = c;
     w->batch = batch;
-    w->spans_count = 0;
   }
   if (w == NULL || !understand(w) || !gather(w)) {
     free(w);
