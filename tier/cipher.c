@@ -12,9 +12,15 @@
 #define DIGEST_BYTES 32u
 #define TAG_BYTES 16u
 #define NONCE_BYTES 12
-#define STORE_LABEL "kvstow store"
-#define SUPER_LABEL "kvstow super"
-#define SALT_LABEL "kvstow salt"
+
+/* What a key is derived for. */
+typedef struct label {
+  const char *text;
+  size_t bytes;
+} label;
+
+static const label STORE_LABEL = {"kvstow store", 12}, SUPER_LABEL = {"kvstow super", 12},
+                   SALT_LABEL = {"kvstow salt", 11};
 
 /* What of a header page is open, and what is encrypted: all but its checksum and its end. */
 #define OPEN_BYTES offsetof(kvstow__header, key)
@@ -34,13 +40,12 @@ struct kvstow__opener {
 
 /* ---- keys ----------------------------------------------------------------------------------- */
 
-static int derive(const uint8_t key[DIGEST_BYTES], const char *label, const void *bytes,
-                  size_t length, uint8_t out[DIGEST_BYTES]) {
+static int derive(const uint8_t key[DIGEST_BYTES], label what, const void *bytes, size_t length,
+                  uint8_t out[DIGEST_BYTES]) {
   uint8_t text[128];
-  const size_t label_bytes = strlen(label);
-  memcpy(text, label, label_bytes);
-  memcpy(text + label_bytes, bytes, length);
-  return HMAC(EVP_sha256(), key, DIGEST_BYTES, text, label_bytes + length, out, NULL)
+  memcpy(text, what.text, what.bytes);
+  memcpy(text + what.bytes, bytes, length);
+  return HMAC(EVP_sha256(), key, DIGEST_BYTES, text, what.bytes + length, out, NULL)
              ? 0
              : KVSTOW_ENOMEM;
 }

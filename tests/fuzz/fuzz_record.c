@@ -84,9 +84,7 @@ void fuzz_seeds(fuzz_give give) {
     uint32_t planes, plane_bytes, part_bytes, layers;
   } shapes[] = {{"rows", 3, 4096, 2048, 3}, {"blob", 1, 20480, 0, 0}, {"wide", 400, 4096, 0, 400}};
   for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-    struct {
-      uint8_t flags, page[KVSTOW_PAGE_BYTES];
-    } seed = {.flags = 1};
+    uint8_t seed[1 + KVSTOW_PAGE_BYTES] = {1}; /* flags, page */
     const kvstow_record shape = {.key = {11, 12},
                                  .planes = shapes[i].planes,
                                  .plane_bytes = shapes[i].plane_bytes,
@@ -105,9 +103,9 @@ void fuzz_seeds(fuzz_give give) {
     FUZZ_CHECK(kvs_describe_format(page, &info, &shape) == 0);
     kvstow__header_complete(page, (const uint8_t *)"0123456789abcdef", (kvstow__life){7, 8}, 16,
                             1700000000);
-    memcpy(seed.page, page, sizeof page);
+    memcpy(seed + 1, page, sizeof page);
     size_t bytes = sizeof seed;
-    while (bytes > 1 && ((const uint8_t *)&seed)[bytes - 1] == 0) bytes--;
-    give(shapes[i].name, &seed, bytes);
+    while (bytes > 1 && seed[bytes - 1] == 0) bytes--;
+    give(shapes[i].name, seed, bytes);
   }
 }

@@ -168,7 +168,8 @@ static inline int memory_readv(void *env, int fd, struct iovec *iov, uint32_t io
 static inline int memory_write(void *env, int fd, const void *from, size_t bytes, uint64_t offset) {
   memory_file *file = &((memory_disk *)env)->files[fd];
   if (offset + bytes > file->size) memory_file_resize(file, offset + bytes);
-  memcpy(file->bytes + offset, from, bytes);
+  if (file->bytes != NULL)
+    memcpy(file->bytes + offset, from, bytes); /* NULL: nothing into an empty file */
   return 0;
 }
 
