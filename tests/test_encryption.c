@@ -90,8 +90,7 @@ static void repair(uint8_t *page, size_t at) {
 static void derive(const uint8_t *key, const char *label, const void *text, size_t bytes,
                    uint8_t out[32]) {
   uint8_t whole[256];
-  const size_t n = strlen(label);
-  memcpy(whole, label, n);
+  const size_t n = (size_t)snprintf((char *)whole, sizeof whole, "%s", label);
   memcpy(whole + n, text, bytes);
   assert_non_null(HMAC(EVP_sha256(), key, 32, whole, n + bytes, out, NULL));
 }

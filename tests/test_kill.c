@@ -315,7 +315,8 @@ static void kills(const char *name, int count, uint64_t ram_bytes, uint64_t ssd_
 }
 
 static int kills_of_each(int usual) {
-  const int full = getenv("KVSTOW_TEST_FULL") != NULL && *getenv("KVSTOW_TEST_FULL") != 0 ? 120 : 0;
+  const char *asked = getenv("KVSTOW_TEST_FULL");
+  const int full = asked != NULL && *asked != 0 ? 120 : 0;
   return (int)kv_env("KVSTOW_KILLS", (uint64_t)(KV_TSAN || KV_ASAN ? 24 : full ? full : usual));
 }
 

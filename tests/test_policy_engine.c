@@ -117,7 +117,7 @@ static size_t may_be_held(const struct doc *doc) {
 static void store_turn(struct load *load, unsigned size, struct doc *doc, size_t from, size_t to) {
   const kvstow_prefix prefix = prefix_of(load, size, doc, to);
   const size_t bytes = kv_block_bytes(0, &shapes[size]);
-  char *buffer = malloc((to - from) * bytes);
+  char *buffer = malloc((to - from) * bytes + 1); /* there may be nothing to store */
   struct iovec iov[BLOCKS_MAX];
   kvstow_source sources[BLOCKS_MAX];
   for (size_t i = 0; i < to - from; i++) {

@@ -56,7 +56,8 @@ static struct sim_result naive(bool lru, enum sim_order order, uint64_t size) {
   struct row row = {.ids = malloc((size + 1) * sizeof *row.ids),
                     .read = malloc((size + 1) * sizeof *row.read),
                     .size = size};
-  assert_true(row.ids != NULL && row.read != NULL);
+  assert_non_null(row.ids);
+  assert_non_null(row.read);
   for (uint64_t r = 0; r < trace->request_count; r++) {
     const struct trace_request *request = &whole.requests[r];
     uint64_t hit = 0;

@@ -202,11 +202,14 @@ static uint64_t misses_of_model(const struct trace *trace, uint64_t blocks, unsi
     m.counter_count = (uint32_t)ceil(-log(0.001) / 0.480453013918201 * (double)m.main_most);
     m.halve_at = 32 * m.main_most;
   }
-  m.newer = malloc(trace->unique * sizeof *m.newer);
-  m.older = malloc(trace->unique * sizeof *m.older);
-  m.part = malloc(trace->unique);
+  m.newer = calloc(trace->unique, sizeof *m.newer);
+  m.older = calloc(trace->unique, sizeof *m.older);
+  m.part = calloc(trace->unique, 1);
   m.counters = calloc(m.counter_count, sizeof *m.counters);
-  assert_true(m.newer != NULL && m.older != NULL && m.part != NULL && m.counters != NULL);
+  assert_non_null(m.newer);
+  assert_non_null(m.older);
+  assert_non_null(m.part);
+  assert_non_null(m.counters);
   memset(m.part, NOWHERE, trace->unique);
   for (int part = 0; part < PARTS; part++) m.head[part] = m.tail[part] = NONE;
   struct trace_walk *walk = trace_walk_begin(trace);
