@@ -105,49 +105,17 @@ AVX2 static void copy_wide(struct kvs_sum *sum, const char *from, size_t bytes) 
   _mm256_storeu_si256((__m256i *)(void *)(sum->acc + 4), b);
 }
 
-AVX2 static void stream_wide(char *to, const char *from, size_t bytes) {
-  for (size_t at = 0; at < bytes; at += STRIPE_BYTES) {
-    _mm_prefetch(from + at + AHEAD_BYTES, _MM_HINT_T0);
-    const __m256i x = load(from + at), y = load(from + at + 32);
-    _mm256_stream_si256((__m256i *)(void *)(to + at), x);
-    _mm256_stream_si256((__m256i *)(void *)(to + at + 32), y);
-  }
-}
-
-void kvs_copy_fence(void) {
-  _mm_sfence();
-}
-
 #else
 
 static bool has_wide(void) {
   return false;
 }
 
-static void stream_wide(char *to, const char *from, size_t bytes) {
-  memcpy(to, from, bytes);
-}
-
 static void copy_wide(struct kvs_sum *sum, const char *from, size_t bytes) {
   copy_plain(sum, from, bytes);
 }
 
-void kvs_copy_fence(void) {
-}
-
 #endif
-
-void kvs_copy_past(void *to, const void *from, size_t bytes) {
-  const size_t head = -(uintptr_t)to % STRIPE_BYTES;
-  if (!has_wide() || bytes < head + STRIPE_BYTES) {
-    memcpy(to, from, bytes);
-    return;
-  }
-  const size_t whole = (bytes - head) / STRIPE_BYTES * STRIPE_BYTES, end = head + whole;
-  memcpy(to, from, head);
-  stream_wide((char *)to + head, (const char *)from + head, whole);
-  memcpy((char *)to + end, (const char *)from + end, bytes - end);
-}
 
 bool kvs_copy_fence_others_ready(void) {
   return syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;

@@ -1,5 +1,5 @@
-/* copy.h - taking KV in: copied past the caches and summed on the way, in one pass over memory; and giving out
- * more than the caches hold.
+/* copy.h - taking KV in: copied past the caches and summed on the way, in one pass over memory. Without a sum:
+ * tier/copy.h.
  *
  * What is stored is not read again soon. memcpy first fetches the lines it is about to overwrite; here
  * they are written past the caches (non-temporal stores), and the checksum is taken from the registers
@@ -24,20 +24,14 @@ struct kvs_sum {
 };
 
 void kvs_sum_begin(struct kvs_sum *sum, void *to, uint32_t total);
-/* At most what is missing. Other threads may look after a fence, below. */
+/* At most what is missing. Other threads may look after kvstow__copy_fence(). */
 void kvs_sum_copy(struct kvs_sum *sum, const void *from, size_t bytes);
 void kvs_sum_zero(struct kvs_sum *sum, size_t bytes);
 /* All has arrived. */
 uint64_t kvs_sum_end(struct kvs_sum *sum);
 
-/* memcpy past the caches, for what fills them anyway: it does not fetch the lines it overwrites. */
-void kvs_copy_past(void *to, const void *from, size_t bytes);
-
-/* Stores past the cache are seen by other threads once the thread that made them has passed this. It waits
- * for memory: as long as it takes to copy a short row. */
-void kvs_copy_fence(void);
-/* The same for all other threads of the process at once, in microseconds: membarrier(2). The first is
- * asked once before; false: this kernel has it not, or forbids it. */
+/* kvstow__copy_fence() for all other threads of the process at once, in microseconds: membarrier(2). The
+ * first is asked once before; false: this kernel has it not, or forbids it. */
 bool kvs_copy_fence_others_ready(void);
 void kvs_copy_fence_others(void);
 

@@ -12,6 +12,7 @@
 
 #include "kvcache/copy.h"
 #include "kvcache/store.h"
+#include "tier/copy.h"
 
 #define GROUP_BLOCKS 32u /* published together */
 
@@ -219,7 +220,7 @@ static void fill(const struct kvs_reservation *r, void *page, const kvstow_sourc
     kvs_sum_zero(last, plane_bytes - used);
     sums[i] = kvs_plane_sum_end(&sum);
   }
-  kvs_copy_fence();
+  kvstow__copy_fence();
 }
 
 /* Blocks filled but not yet published. */

@@ -10,8 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kvcache/copy.h"
 #include "kvcache/store.h"
+#include "tier/copy.h"
 
 #define AHEAD_BYTES ((size_t)64 << 20) /* sent for ahead of delivery */
 #define AHEAD_ROOM_BYTES                                                                           \
@@ -143,7 +143,7 @@ static int iov_at(const struct kvs_read_job *job, size_t offset) {
 
 static void copy_out(const struct kvs_read_job *job, void *to, const char *from, size_t bytes) {
   if (job->past)
-    kvs_copy_past(to, from, bytes);
+    kvstow__copy_past_cache(to, from, bytes);
   else
     memcpy(to, from, bytes);
 }
@@ -415,7 +415,7 @@ static int deliver_some(struct kvs_read_job *job) {
 
 int kvs_read_job_step(struct kvs_read_job *job) {
   const int rc = deliver_some(job);
-  if (job->past) kvs_copy_fence(); /* another thread may take the next step */
+  if (job->past) kvstow__copy_fence(); /* another thread may take the next step */
   return rc;
 }
 

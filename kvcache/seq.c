@@ -11,6 +11,7 @@
 
 #include "kvcache/copy.h"
 #include "kvcache/store.h"
+#include "tier/copy.h"
 
 struct open_block {
   uint32_t frame;             /* KVS_NO_FRAME: held already, rows are skipped */
@@ -217,7 +218,7 @@ static int seal_first(kvstow_seq *seq) {
     for (uint32_t p = 0; p < space->planes; p++)
       kvstow_record_sums(page)[p] = kvs_plane_sum_end(&block.sums[p]);
     free(block.sums);
-    kvs_copy_fence();
+    kvstow__copy_fence();
   }
   kvs_lock(store);
   note_request(seq, &r);
@@ -277,7 +278,7 @@ static void copy_rows(const kvstow_seq *seq, uint32_t layer, size_t at, const ch
     at += rows;
     count -= rows;
   }
-  if (seq->roams) kvs_copy_fence();
+  if (seq->roams) kvstow__copy_fence();
 }
 
 int kvstow_seq_append(kvstow_seq *seq, uint32_t layer, const void *k, const void *v, size_t count) {
@@ -311,7 +312,7 @@ void kvstow_seq_close(kvstow_seq *seq) {
   if (seq == NULL) return;
   kvstow *store = seq->store;
   come_to_thread(seq);
-  kvs_copy_fence();
+  kvstow__copy_fence();
   kvs_lock(store);
   for (size_t i = 0; i < seq->open_count; i++) drop_frame(seq, &seq->open[i]);
   kvs_root_give(store, seq->root);

@@ -18,6 +18,7 @@
 #include "kvcache/copy.h"
 #include "kvstow/tier.h"
 #include "tests/support/kv.h"
+#include "tier/copy.h"
 
 enum { BYTES_MAX = 64 << 10, MARGIN = 64 };
 
@@ -36,7 +37,7 @@ static void sum_in_pieces(struct kvs_sum *sum, kv_rng *rng, const unsigned char 
     if (bytes > left) bytes = left;
     kvs_sum_copy(sum, from + sum->done, bytes);
   }
-  kvs_copy_fence();
+  kvstow__copy_fence();
 }
 
 static void check_one(kv_rng *rng, const unsigned char *from, unsigned char *to, uint32_t total,
@@ -110,7 +111,7 @@ static void check_planes(kv_rng *rng, uint32_t k_bytes, uint32_t v_bytes, uint32
       kvs_sum_copy(last, plane + tokens * k_bytes + t * v_bytes, v_bytes);
       if (t + 1 == tokens) kvs_sum_zero(last, plane_bytes - used);
     }
-  kvs_copy_fence();
+  kvstow__copy_fence();
   assert_memory_equal(to, expected, LAYERS * (size_t)plane_bytes);
   for (uint32_t l = 0; l < LAYERS; l++)
     assert_int_equal(kvs_plane_sum_end(&sums[l]),
@@ -240,8 +241,8 @@ static void copies_of_any_place_and_length_are_exact(void **state) {
     memset(to, 0xee, BYTES_MAX);
     memset(wanted, 0xee, BYTES_MAX);
     memcpy(wanted + at, from + source, length);
-    kvs_copy_past(to + at, from + source, length);
-    kvs_copy_fence();
+    kvstow__copy_past_cache(to + at, from + source, length);
+    kvstow__copy_fence();
     KV_CHECK(memcmp(to, wanted, BYTES_MAX) == 0, "%zu bytes from %zu to %zu", length, source, at);
   }
   free(wanted);

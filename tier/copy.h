@@ -7,7 +7,8 @@
 
 #include <stddef.h>
 
-/* As memcpy; other threads may miss some of it until the copying one has called the fence. */
+/* As memcpy; other threads may miss some of it until the copying one has called the fence, which waits for
+ * memory: as long as it takes to copy a short row. */
 void kvstow__copy_past_cache(void *to, const void *from, size_t bytes);
 void kvstow__copy_fence(void);
 
