@@ -171,12 +171,8 @@ static void an_empty_sample_is_an_error(void **state) {
 }
 
 static int generate(void **state) {
-  char why[256];
   (void)state;
-  trace = trace_load("gen:conversations?requests=20000", NULL, why, sizeof why);
-  if (trace == NULL) return -1;
-  whole = whole_trace_of(trace);
-  return 0;
+  return whole_trace_load("gen:conversations?requests=20000", &trace, &whole);
 }
 
 static int discard(void **state) {

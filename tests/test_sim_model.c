@@ -333,12 +333,8 @@ static void impossible_options_are_refused_with_a_reason(void **state) {
 }
 
 static int generate(void **state) {
-  char why[256];
   (void)state;
-  trace = trace_load("gen:conversations?requests=1500&block_tokens=256", NULL, why, sizeof why);
-  if (trace == NULL) return -1;
-  whole = whole_trace_of(trace);
-  return 0;
+  return whole_trace_load("gen:conversations?requests=1500&block_tokens=256", &trace, &whole);
 }
 
 static int discard(void **state) {

@@ -96,15 +96,10 @@ bool csv_params_ok(const char *params, char *why, size_t why_bytes) {
 /* ---- lines ---- */
 
 __attribute__((format(printf, 2, 3))) static int fail(struct csv *csv, const char *format, ...) {
-  struct trace_source *source = &csv->source;
-  const int used = snprintf(source->why, sizeof source->why, "%s:%llu: ", input_name(csv->input),
-                            (unsigned long long)input_line_number(csv->input));
-  if (used > 0 && (size_t)used < sizeof source->why) {
-    va_list args;
-    va_start(args, format);
-    vsnprintf(source->why + used, sizeof source->why - (size_t)used, format, args);
-    va_end(args);
-  }
+  va_list args;
+  va_start(args, format);
+  trace_source_fail(&csv->source, csv->input, 0, format, args);
+  va_end(args);
   return -1;
 }
 

@@ -45,7 +45,6 @@ struct place { /* the line under the knife, for messages */
 /* Reports what is wrong with `field` (or with the line, when it is NULL or missing). */
 __attribute__((format(printf, 3, 4))) static int fail(const struct place *place, const char *field,
                                                       const char *format, ...) {
-  struct trace_source *source = &place->jsonl->source;
   size_t column = 1;
   if (field != NULL) {
     char quoted[32];
@@ -53,15 +52,10 @@ __attribute__((format(printf, 3, 4))) static int fail(const struct place *place,
     const char *found = memmem(place->line, place->length, quoted, (size_t)length);
     if (found != NULL) column = (size_t)(found - place->line) + 1;
   }
-  const int used =
-      snprintf(source->why, sizeof source->why, "%s:%llu:%zu: ", input_name(place->jsonl->input),
-               (unsigned long long)input_line_number(place->jsonl->input), column);
-  if (used > 0 && (size_t)used < sizeof source->why) {
-    va_list args;
-    va_start(args, format);
-    vsnprintf(source->why + used, sizeof source->why - (size_t)used, format, args);
-    va_end(args);
-  }
+  va_list args;
+  va_start(args, format);
+  trace_source_fail(&place->jsonl->source, place->jsonl->input, column, format, args);
+  va_end(args);
   return -1;
 }
 

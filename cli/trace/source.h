@@ -6,6 +6,8 @@
 #ifndef CLI_TRACE_SOURCE_H
 #define CLI_TRACE_SOURCE_H
 
+#include <stdarg.h>
+
 #include "cli/trace/input.h"
 #include "cli/trace/trace.h"
 
@@ -16,6 +18,13 @@ struct trace_source {
   uint32_t block_tokens;
   char why[INPUT_WHY_BYTES];
 };
+
+/* Says in `why` what is wrong with the line handed out last, from its `column` on (from 1; 0: with all of
+ * it). -1. */
+__attribute__((format(printf, 4, 0))) int trace_source_fail(struct trace_source *source,
+                                                            const struct input *input,
+                                                            size_t column, const char *format,
+                                                            va_list args);
 
 /* Bounds on one request: beyond them a file is not a trace but a mistake. */
 #define TRACE_BLOCKS_MAX (1u << 22)

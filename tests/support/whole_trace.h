@@ -34,6 +34,16 @@ static inline struct whole_trace whole_trace_of(const struct trace *trace) {
   return whole;
 }
 
+/* The same of a name, as a group's set-up: 0, or -1 if there is no such trace. */
+static inline int whole_trace_load(const char *name, struct trace **trace,
+                                   struct whole_trace *whole) {
+  char why[256];
+  *trace = trace_load(name, NULL, why, sizeof why);
+  if (*trace == NULL) return -1;
+  *whole = whole_trace_of(*trace);
+  return 0;
+}
+
 static inline void whole_trace_free(struct whole_trace *whole) {
   free(whole->requests);
   free(whole->ids);
