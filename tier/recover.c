@@ -123,7 +123,11 @@ static int table_of(recovery *r, const ends *e, const kvstow__trailer *trailer,
   if (trailer->table_offset < tail_at) {
     kvstow__trailer again;
     const kvstow__life life = {trailer->sequence, trailer->nonce};
-    return kvstow__footer_load(tier, e->id, life, &again, entries);
+    const int code = kvstow__footer_load(tier, e->id, life, &again, entries);
+    if (code || memcmp(&again, trailer, sizeof again) == 0) return code;
+    free(*entries); /* a table as long as another trailer says */
+    *entries = NULL;
+    return KVSTOW_ECORRUPT;
   }
   uint8_t *table = e->tail + (trailer->table_offset - tail_at);
   const int code = kvstow__table_open(tier, trailer, table);
@@ -162,7 +166,7 @@ static int walk_on(recovery *r, const ends *e, kvstow__life life, kvstow__entry 
   }
   saw(r, life.sequence);
   if (records > before) {
-    const int torn = kvstow__torn_mark(r->tier, e->id, entries + before, records - before);
+    const int torn = kvstow__torn_mark(r->tier, e->id, life, entries + before, records - before);
     if (torn) {
       free(entries);
       return torn;

@@ -301,7 +301,8 @@ int kvstow__table_load(kvstow_tier *tier, uint32_t id, kvstow__life life, kvstow
 void kvstow__read_cancel(kvstow_tier *tier, void *const *job_internal);
 
 /* torn.c: marks those of the entries erased whose planes are not what their sums say. Blocking. */
-int kvstow__torn_mark(kvstow_tier *tier, uint32_t id, kvstow__entry *entries, uint32_t count);
+int kvstow__torn_mark(kvstow_tier *tier, uint32_t id, kvstow__life life, kvstow__entry *entries,
+                      uint32_t count);
 
 void kvstow__batch_free(kvstow__batch *batch); /* append.c */
 /* slots.c. A free slot of the directory, with a file or without one; NO_SEGMENT: there is none. lock held */

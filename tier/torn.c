@@ -48,9 +48,21 @@ static bool planes_torn(kvstow_tier *tier, uint32_t id, const kvstow__entry *ent
   return false;
 }
 
-static bool is_torn(kvstow_tier *tier, uint32_t id, const kvstow__entry *entry, uint8_t *buffer) {
+/* This page was good when it was walked; a disk may answer otherwise the second time. */
+static bool still_there(const kvstow_tier *tier, kvstow__life life, const kvstow__entry *entry,
+                        const void *page) {
+  const kvstow__header *header = page;
+  const kvstow__expect expect = {
+      .uuid = tier->uuid, .life = life, .page = entry->page, .segment_bytes = tier->segment_bytes};
+  return kvstow__header_check(page, &expect) == KVSTOW__GOOD && header->planes == entry->planes &&
+         header->plane_bytes == entry->plane_bytes;
+}
+
+static bool is_torn(kvstow_tier *tier, uint32_t id, kvstow__life life, const kvstow__entry *entry,
+                    uint8_t *buffer) {
   const uint64_t at = (uint64_t)entry->page * KVSTOW_PAGE_BYTES;
   if (kvstow__read_at(tier, id, buffer, KVSTOW_PAGE_BYTES, at) != 0) return false;
+  if (!still_there(tier, life, entry, buffer)) return true;
   kvstow__opener *opener = NULL;
   if (tier->cipher && (kvstow__open_header(tier->cipher, buffer) != 0 ||
                        kvstow__opener_new(tier->cipher, buffer, &opener) != 0))
@@ -60,7 +72,8 @@ static bool is_torn(kvstow_tier *tier, uint32_t id, const kvstow__entry *entry, 
   return torn;
 }
 
-int kvstow__torn_mark(kvstow_tier *tier, uint32_t id, kvstow__entry *entries, uint32_t count) {
+int kvstow__torn_mark(kvstow_tier *tier, uint32_t id, kvstow__life life, kvstow__entry *entries,
+                      uint32_t count) {
   uint64_t largest = 0;
   for (uint32_t i = 0; i < count; i++) {
     const uint64_t bytes = chunk_planes(&entries[i]) * entries[i].plane_bytes;
@@ -70,7 +83,7 @@ int kvstow__torn_mark(kvstow_tier *tier, uint32_t id, kvstow__entry *entries, ui
   uint8_t *buffer = aligned_alloc(KVSTOW_PAGE_BYTES, KVSTOW_PAGE_BYTES + largest);
   if (!buffer) return KVSTOW_ENOMEM;
   for (uint32_t i = 0; i < count; i++)
-    if (!(entries[i].flags & KVSTOW__ERASED) && is_torn(tier, id, &entries[i], buffer))
+    if (!(entries[i].flags & KVSTOW__ERASED) && is_torn(tier, id, life, &entries[i], buffer))
       kvstow__entry_erase(&entries[i]);
   free(buffer);
   return 0;
