@@ -1,7 +1,7 @@
 /* tests/soak.c - full load for as long as one likes: four threads store, restore, forget and flush far more
- * than fits, every byte compared. Meanwhile the directory must stay within its budget, and memory and
- * descriptors must not grow; in the end nothing may be held, and what was written must have been written
- * hardly more than once.
+ * than fits, every byte compared. Meanwhile the directory must stay within its budget; memory and
+ * descriptors must not grow once the disk is full; in the end nothing may be held, and what was written
+ * must have been written hardly more than once.
  *
  *   kvstow-soak [--seconds N] [DIR]
  *
@@ -15,7 +15,7 @@ enum { THREADS = 4, CHAIN = 16, LOOK_MS = 50 };
 #define SSD_BYTES (160 * KV_MIB)
 #define SEGMENT_BYTES (8 * KV_MIB)
 #define GROWTH_BYTES                                                                               \
-  (24 * KV_MIB) /* of the process, after the warm-up: buffers, stacks, the allocator */
+  (24 * KV_MIB) /* of the process, once the disk is full: buffers, stacks, the allocator */
 #define GROWTH_FDS 8
 
 static atomic_bool stop;
@@ -118,6 +118,7 @@ int main(int argc, char **argv) {
     KV_CHECK(pthread_create(&workers[i].thread, NULL, work, &workers[i]) == 0, "thread");
   }
   struct seen warm = {0}, after = {0};
+  while (kv_stats(store).segments_reclaimed == 0) look_for(dir, 0.1, &warm); /* the disk is full */
   look_for(dir, seconds / 3, &warm);
   look_for(dir, seconds * 2 / 3, &after);
   atomic_store(&stop, true);

@@ -257,11 +257,7 @@ static void kills(const char *name, int count, uint64_t ram_bytes, uint64_t ssd_
     }
     kv_sleep_ms(delay_ms);
     kill(pid, SIGKILL);
-    int status;
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
-    }
-    KV_CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL,
-             "cycle %d: the child ended by itself, status %#x", l.cycle, (unsigned)status);
+    kv_wait_killed(pid);
 
     kvstow_options options;
     options_of(&l, &options);

@@ -198,9 +198,7 @@ static void forgotten_blocks_do_not_return_from_their_old_segment(void **state) 
       KV_OK(kvstow_forget(&d.prefix, 0, NULL));
       raise(SIGKILL);
     }
-    int status;
-    KV_CHECK(waitpid(pid, &status, 0) == pid, "waitpid: %s", strerror(errno));
-    KV_CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, "the child ended with %d", status);
+    kv_wait_killed(pid);
     open_store(&f);
     KV_CHECK(get(&f, 1, HOT_BLOCKS) == 0, "after %" PRIu64 " documents: forgotten, and back", docs);
     close_store(&f);

@@ -9,12 +9,12 @@
 
 #define TOLD_OPS_MAX 4096u
 
-/* Set before a tier is opened over it. All are called on the I/O thread. */
+/* carry_out is set before a tier is opened over it. All are called on the I/O thread. */
 static struct {
-  int (*carry_out)(kvstow__op *op);   /* 0 or an errno */
-  bool (*keep)(const kvstow__op *op); /* NULL: none */
-  uint64_t (*draw)(uint64_t below);   /* how many come back, and which; NULL: all, in order */
-  _Atomic uint64_t kept;              /* ops, so far */
+  int (*carry_out)(kvstow__op *op);           /* 0 or an errno */
+  bool (*_Atomic keep)(const kvstow__op *op); /* NULL: none */
+  uint64_t (*_Atomic draw)(uint64_t below); /* how many come back, and which; NULL: all, in order */
+  _Atomic uint64_t kept;                    /* ops, so far */
   kvstow__engine *engine;
 } the_device;
 
@@ -52,7 +52,8 @@ static void told_submit(kvstow__engine *e, kvstow__op *list) {
     kvstow__op *op = list;
     list = op->next;
     assert_true(e->ready_count < TOLD_OPS_MAX && e->kept_count < TOLD_OPS_MAX);
-    if (the_device.keep && the_device.keep(op)) {
+    bool (*const keep)(const kvstow__op *) = the_device.keep;
+    if (keep && keep(op)) {
       e->kept[e->kept_count++] = op;
       atomic_fetch_add(&the_device.kept, 1);
     } else {
@@ -72,7 +73,8 @@ static bool told_wait(kvstow__engine *e, uint64_t until_us) {
 }
 
 static kvstow__op *told_take(kvstow__engine *e) {
-  const size_t at = the_device.draw ? (size_t)the_device.draw(e->ready_count) : 0;
+  uint64_t (*const draw)(uint64_t) = the_device.draw;
+  const size_t at = draw ? (size_t)draw(e->ready_count) : 0;
   kvstow__op *op = e->ready[at];
   e->ready_count--;
   memmove(&e->ready[at], &e->ready[at + 1], (e->ready_count - at) * sizeof(kvstow__op *));
@@ -86,7 +88,8 @@ static kvstow__op *told_reap(kvstow__engine *e, uint64_t until_us) {
     if (!told_wait(e, until_us)) break;
   e->woken = false;
   size_t count = e->ready_count;
-  if (count > 0 && the_device.draw) count = 1 + (size_t)the_device.draw(count);
+  uint64_t (*const draw)(uint64_t) = the_device.draw;
+  if (count > 0 && draw) count = 1 + (size_t)draw(count);
   for (; count > 0; count--) {
     kvstow__op *op = told_take(e);
     op->error = the_device.carry_out(op);

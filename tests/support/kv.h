@@ -20,6 +20,7 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -193,6 +194,14 @@ static inline int kv_wait(pid_t pid) {
   while (waitpid(pid, &status, 0) < 0) KV_CHECK(errno == EINTR, "waitpid: %s", strerror(errno));
   KV_CHECK(WIFEXITED(status), "the child died of signal %d", WTERMSIG(status));
   return WEXITSTATUS(status);
+}
+
+/* Waits for a child that must be killed. */
+static inline void kv_wait_killed(pid_t pid) {
+  int status = 0;
+  while (waitpid(pid, &status, 0) < 0) KV_CHECK(errno == EINTR, "waitpid: %s", strerror(errno));
+  KV_CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL,
+           "the child was to be killed, and ended with status %#x", (unsigned)status);
 }
 
 /* Memory for direct I/O. */

@@ -27,6 +27,14 @@ typedef struct memory_disk {
   uint64_t random; /* what random() gives next */
 } memory_disk;
 
+/* A tier's threads use a disk at once: the functions below that are a file_ops' own hold this. */
+static pthread_mutex_t memory_guard = PTHREAD_MUTEX_INITIALIZER;
+
+static inline int memory_done(int error) {
+  pthread_mutex_unlock(&memory_guard);
+  return error;
+}
+
 /* ---- files ---------------------------------------------------------------------------------- */
 
 static inline memory_file *memory_file_named(memory_disk *disk, const char *name) {
@@ -54,6 +62,7 @@ static inline void memory_disk_clear(memory_disk *disk) {
 
 /* Makes `to` hold what `from` holds. */
 static inline void memory_disk_copy(memory_disk *to, const memory_disk *from) {
+  pthread_mutex_lock(&memory_guard);
   for (int i = 0; i < MEMORY_FILES_MAX; i++) {
     memory_file *file = &to->files[i];
     if (!*from->files[i].name) {
@@ -65,6 +74,7 @@ static inline void memory_disk_copy(memory_disk *to, const memory_disk *from) {
     memcpy(file->bytes, from->files[i].bytes, file->size);
   }
   to->random = from->random;
+  memory_done(0);
 }
 
 static inline int memory_dir_open(void *env, const char *path, bool create, int *dir) {
@@ -77,9 +87,10 @@ static inline int memory_dir_list(void *env, int dir, bool (*each)(void *arg, co
                                   void *arg) {
   (void)dir;
   memory_disk *disk = env;
+  pthread_mutex_lock(&memory_guard);
   for (int i = 0; i < MEMORY_FILES_MAX; i++)
     if (*disk->files[i].name && !each(arg, disk->files[i].name)) break;
-  return 0;
+  return memory_done(0);
 }
 
 static inline int memory_dir_sync(void *env, int dir) {
@@ -106,6 +117,7 @@ static inline int memory_open(void *env, int dir, const char *name, bool create,
                               bool direct, int *fd) {
   (void)dir, (void)writable, (void)direct;
   memory_disk *disk = env;
+  pthread_mutex_lock(&memory_guard);
   memory_file *file = memory_file_named(disk, name);
   for (int i = 0; !file && create && i < MEMORY_FILES_MAX; i++)
     if (!*disk->files[i].name) {
@@ -113,9 +125,9 @@ static inline int memory_open(void *env, int dir, const char *name, bool create,
       strncpy(file->name, name, sizeof file->name - 1);
       memory_file_resize(file, 0);
     }
-  if (!file) return create ? ENOSPC : ENOENT;
+  if (!file) return memory_done(create ? ENOSPC : ENOENT);
   *fd = (int)(file - disk->files);
-  return 0;
+  return memory_done(0);
 }
 
 static inline int memory_open_path(void *env, const char *path, bool create, bool *direct,
@@ -126,31 +138,35 @@ static inline int memory_open_path(void *env, const char *path, bool create, boo
 
 static inline int memory_size(void *env, int fd, uint64_t *bytes, uint64_t *allocated) {
   const memory_disk *disk = env;
+  pthread_mutex_lock(&memory_guard);
   const uint64_t size = fd < MEMORY_FILES_MAX ? disk->files[fd].size : 0;
   if (bytes) *bytes = size;
   if (allocated) *allocated = size;
-  return 0;
+  return memory_done(0);
 }
 
 static inline int memory_allocate(void *env, int fd, uint64_t bytes) {
   memory_disk *disk = env;
+  pthread_mutex_lock(&memory_guard);
   if (bytes > disk->files[fd].size) memory_file_resize(&disk->files[fd], bytes);
-  return 0;
+  return memory_done(0);
 }
 
 static inline int memory_truncate(void *env, int fd, uint64_t bytes) {
   memory_disk *disk = env;
+  pthread_mutex_lock(&memory_guard);
   memory_file_resize(&disk->files[fd], bytes);
-  return 0;
+  return memory_done(0);
 }
 
 static inline int memory_read(void *env, int fd, void *to, size_t bytes, uint64_t offset,
                               size_t *got) {
+  pthread_mutex_lock(&memory_guard);
   const memory_file *file = &((memory_disk *)env)->files[fd];
   const uint64_t there = offset < file->size ? file->size - offset : 0;
   *got = bytes < there ? bytes : (size_t)there;
   if (*got > 0) memcpy(to, file->bytes + offset, *got);
-  return 0;
+  return memory_done(0);
 }
 
 static inline int memory_readv(void *env, int fd, struct iovec *iov, uint32_t iov_count,
@@ -166,30 +182,32 @@ static inline int memory_readv(void *env, int fd, struct iovec *iov, uint32_t io
 }
 
 static inline int memory_write(void *env, int fd, const void *from, size_t bytes, uint64_t offset) {
+  pthread_mutex_lock(&memory_guard);
   memory_file *file = &((memory_disk *)env)->files[fd];
   if (offset + bytes > file->size) memory_file_resize(file, offset + bytes);
   if (file->bytes != NULL)
     memcpy(file->bytes + offset, from, bytes); /* NULL: nothing into an empty file */
-  return 0;
+  return memory_done(0);
 }
 
 static inline int memory_rename(void *env, int dir, const char *from, const char *to) {
   (void)dir;
   memory_disk *disk = env;
+  pthread_mutex_lock(&memory_guard);
   memory_file *file = memory_file_named(disk, from), *over = memory_file_named(disk, to);
-  if (!file) return ENOENT;
+  if (!file) return memory_done(ENOENT);
   if (over) memory_file_remove(over);
   memset(file->name, 0, sizeof file->name);
   strncpy(file->name, to, sizeof file->name - 1);
-  return 0;
+  return memory_done(0);
 }
 
 static inline int memory_unlink(void *env, int dir, const char *name) {
   (void)dir;
+  pthread_mutex_lock(&memory_guard);
   memory_file *file = memory_file_named(env, name);
-  if (!file) return ENOENT;
-  memory_file_remove(file);
-  return 0;
+  if (file) memory_file_remove(file);
+  return memory_done(file ? 0 : ENOENT);
 }
 
 static inline uint32_t memory_open_files_max(void *env) {
@@ -204,11 +222,12 @@ static inline uint64_t memory_now_s(void *env) {
 
 static inline int memory_random(void *env, void *bytes, size_t count) {
   memory_disk *disk = env;
+  pthread_mutex_lock(&memory_guard);
   for (size_t i = 0; i < count; i++) {
     disk->random = disk->random * UINT64_C(6364136223846793005) + 1442695040888963407u;
     ((uint8_t *)bytes)[i] = (uint8_t)(disk->random >> 56);
   }
-  return 0;
+  return memory_done(0);
 }
 
 static const kvstow__file_ops memory_files = {
