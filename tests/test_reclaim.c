@@ -9,7 +9,7 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
-#include "support/kv.h"
+#include "support/fixture.h"
 
 static const kv_shape shape = {4, 64, 64, 32, 0}; /* 16 KiB a block */
 
@@ -26,41 +26,14 @@ ssize_t pwritev(int fd, const struct iovec *iov, int count, off_t offset) {
   return real(fd, iov, count, offset);
 }
 
-typedef struct fixture {
-  const char *dir;
-  kvstow_options options;
-  kvstow *store;
-  kvstow_space *space;
-} fixture;
-
-static void open_store(fixture *f) {
-  f->options.dirs = &f->dir;
-  f->store = kv_open(&f->options);
-  f->space = kv_space(f->store, "reclaim", &shape);
-}
-
 static void set_up(fixture *f, uint64_t ssd_bytes) {
-  memset(f, 0, sizeof *f);
-  f->dir = kv_dir("reclaim");
-  kv_options(&f->options, &f->dir, RAM, ssd_bytes, SEGMENT);
+  fixture_init(f, "reclaim", &shape, RAM, ssd_bytes, SEGMENT);
   f->options.ram_policy = "lru"; /* which admits to SSD what nobody ever asked for */
   f->options.engine = KVSTOW_ENGINE_THREADS;
 }
 
-static int put(const fixture *f, uint64_t number, size_t blocks) {
-  kv_doc d;
-  kv_doc_init(&d, f->space, &shape, 1, number, blocks, NULL, 0);
-  const int rc = kv_doc_store(&d, 0, blocks, 0);
-  kv_doc_finish(&d);
-  return rc;
-}
-
-static size_t get(const fixture *f, uint64_t number, size_t blocks) {
-  kv_doc d;
-  kv_doc_init(&d, f->space, &shape, 1, number, blocks, NULL, 0);
-  const size_t restored = kv_doc_restore(&d, KVSTOW_BYPASS_RAM | KVSTOW_NO_PROMOTE);
-  kv_doc_finish(&d);
-  return restored;
+static size_t get_past_ram(const fixture *f, uint64_t number, size_t blocks) {
+  return get(f, number, blocks, KVSTOW_BYPASS_RAM | KVSTOW_NO_PROMOTE);
 }
 
 /* Uses what SSD has of the document, and only that: used in RAM, it would stay there, and SSD might
@@ -71,7 +44,7 @@ static size_t use_on_ssd(const fixture *f, uint64_t number, size_t blocks) {
   kv_doc_init(&d, f->space, &shape, 1, number, blocks, NULL, 0);
   KV_OK(kvstow_exists(&d.prefix, &held));
   kv_doc_finish(&d);
-  if (held.ram_blocks == 0) (void)get(f, number, blocks);
+  if (held.ram_blocks == 0) (void)get_past_ram(f, number, blocks);
   return held.blocks;
 }
 
@@ -166,7 +139,7 @@ static void blocks_in_use_survive_a_crash_at_any_write(void **state) {
     KV_CHECK(waitpid(pid, &status, 0) == pid, "waitpid: %s", strerror(errno));
     crashes += WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
     open_store(&f);
-    lost += *held && get(&f, 1, HOT_BLOCKS) != HOT_BLOCKS; /* evicted since, perhaps */
+    lost += *held && get_past_ram(&f, 1, HOT_BLOCKS) != HOT_BLOCKS; /* evicted since, perhaps */
     close_store(&f);
     kv_dir_drop(f.dir);
   }
@@ -200,7 +173,8 @@ static void forgotten_blocks_do_not_return_from_their_old_segment(void **state) 
     }
     kv_wait_killed(pid);
     open_store(&f);
-    KV_CHECK(get(&f, 1, HOT_BLOCKS) == 0, "after %" PRIu64 " documents: forgotten, and back", docs);
+    KV_CHECK(get_past_ram(&f, 1, HOT_BLOCKS) == 0,
+             "after %" PRIu64 " documents: forgotten, and back", docs);
     close_store(&f);
     kv_dir_drop(f.dir);
   }

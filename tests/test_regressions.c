@@ -7,7 +7,7 @@
 #include <dlfcn.h>
 #include <signal.h>
 
-#include "support/kv.h"
+#include "support/fixture.h"
 
 static const kv_shape shape = {4, 64, 64, 32, 0}; /* 16 KiB a block */
 
@@ -41,50 +41,10 @@ ssize_t pwritev(int fd, const struct iovec *iov, int count, off_t offset) {
 
 /* ---- a store -------------------------------------------------------------------------------- */
 
-typedef struct fixture {
-  const char *dir;
-  kvstow_options options;
-  kvstow *store;
-  kvstow_space *space;
-} fixture;
-
-static void open_store(fixture *f) {
-  f->options.dirs = &f->dir;
-  f->store = kv_open(&f->options);
-  f->space = kv_space(f->store, "regressions", &shape);
-}
-
 static void set_up(fixture *f, uint64_t ssd_bytes) {
-  memset(f, 0, sizeof *f);
-  f->dir = kv_dir("regressions");
-  kv_options(&f->options, &f->dir, RAM, ssd_bytes, SEGMENT);
+  fixture_init(f, "regressions", &shape, RAM, ssd_bytes, SEGMENT);
   f->options.engine = KVSTOW_ENGINE_THREADS;
   open_store(f);
-}
-
-static void tear_down(fixture *f) {
-  KV_OK(kvstow_close(f->store));
-  kv_dir_drop(f->dir);
-}
-
-static kv_doc document(const fixture *f, uint64_t number, size_t blocks) {
-  kv_doc d;
-  kv_doc_init(&d, f->space, &shape, 1, number, blocks, NULL, 0);
-  return d;
-}
-
-static int put(const fixture *f, uint64_t number, size_t blocks) {
-  kv_doc d = document(f, number, blocks);
-  const int rc = kv_doc_store(&d, 0, blocks, 0);
-  kv_doc_finish(&d);
-  return rc;
-}
-
-static size_t get(const fixture *f, uint64_t number, size_t blocks) {
-  kv_doc d = document(f, number, blocks);
-  const size_t restored = kv_doc_restore(&d, 0);
-  kv_doc_finish(&d);
-  return restored;
 }
 
 /* Without an SSD tier: more leased blocks than anybody would look through are the first to go, and free ones
@@ -92,7 +52,7 @@ static size_t get(const fixture *f, uint64_t number, size_t blocks) {
 static void leased_blocks_do_not_hide_free_ones(void **state) {
   (void)state;
   enum { LEASED = 200 };
-  fixture f = {.dir = NULL};
+  fixture f = {.shape = &shape};
   kv_options(&f.options, &f.dir, RAM, 0, SEGMENT);
   f.options.dirs_count = 0;
   f.options.ram_policy = "lru";
@@ -114,7 +74,7 @@ static void leased_blocks_do_not_hide_free_ones(void **state) {
  * again once its unsure copies have been let go of. */
 static void a_failing_disk_costs_its_blocks_not_the_store(void **state) {
   (void)state;
-  fixture f = {.dir = kv_dir("regressions")};
+  fixture f = {.shape = &shape, .dir = kv_dir("regressions")};
   const char *both[] = {f.dir, kv_dir("regressions-2")};
   kv_options(&f.options, both, RAM, 2 * AMPLE, SEGMENT);
   f.options.dirs_count = 2;
@@ -132,9 +92,9 @@ static void a_failing_disk_costs_its_blocks_not_the_store(void **state) {
   KV_CHECK(stats.tier.dirs_offline == 1 && !stats.tier.offline, "%u directories offline",
            stats.tier.dirs_offline);
   for (uint64_t doc = 1; doc <= 20; doc++)
-    KV_CHECK(get(&f, doc, 32) == 32, "document %" PRIu64 ", written before, is lost", doc);
+    KV_CHECK(get(&f, doc, 32, 0) == 32, "document %" PRIu64 ", written before, is lost", doc);
   for (uint64_t doc = 101; doc <= 160; doc++)
-    KV_CHECK(get(&f, doc, 32) == 32, "document %" PRIu64 " is lost", doc);
+    KV_CHECK(get(&f, doc, 32, 0) == 32, "document %" PRIu64 " is lost", doc);
   (void)kvstow_close(f.store);
   failing_dir = NULL;
   kv_dir_drop(both[0]);
@@ -158,7 +118,7 @@ static void ssd_that_can_not_be_written_keeps_what_it_has(void **state) {
   KV_CHECK(stats.segments_reclaimed == 0, "%" PRIu64 " segments given up",
            stats.segments_reclaimed);
   for (uint64_t doc = 1; doc <= 20; doc++)
-    KV_CHECK(get(&f, doc, 32) == 32, "document %" PRIu64 " is lost", doc);
+    KV_CHECK(get(&f, doc, 32, 0) == 32, "document %" PRIu64 " is lost", doc);
   writes_fail = false;
   (void)kvstow_close(f.store);
   kv_dir_drop(f.dir);
@@ -445,9 +405,7 @@ static int threads_open_to_signals(void) {
 static void signals_are_left_to_the_hosts_threads(void **state) {
   (void)state;
   fixture f;
-  memset(&f, 0, sizeof f);
-  f.dir = kv_dir("regressions");
-  kv_options(&f.options, &f.dir, RAM, AMPLE, SEGMENT);
+  fixture_init(&f, "regressions", &shape, RAM, AMPLE, SEGMENT);
   f.options.populate = true;
   f.options.on_event = ignore_event;
   const int before = threads_open_to_signals(); /* ours, and a sanitizer's */
