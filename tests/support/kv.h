@@ -436,18 +436,23 @@ static inline uint64_t kv_id(uint64_t where, uint64_t doc, size_t block) {
   return kv_hash2(kv_hash2(where + 1, doc), block);
 }
 
+static inline void kv_space_options(kvstow_space_options *options, const char *fingerprint,
+                                    const kv_shape *shape) {
+  kvstow_space_options_init(options);
+  options->name = fingerprint;
+  options->fingerprint = fingerprint;
+  options->fingerprint_bytes = strlen(fingerprint);
+  options->layers = shape->layers;
+  options->k_bytes = shape->k_bytes;
+  options->v_bytes = shape->v_bytes;
+  options->block_tokens = shape->block_tokens;
+  options->opaque_max_bytes = shape->opaque_max_bytes;
+}
+
 static inline kvstow_space *kv_space(kvstow *store, const char *fingerprint,
                                      const kv_shape *shape) {
   kvstow_space_options options;
-  kvstow_space_options_init(&options);
-  options.name = fingerprint;
-  options.fingerprint = fingerprint;
-  options.fingerprint_bytes = strlen(fingerprint);
-  options.layers = shape->layers;
-  options.k_bytes = shape->k_bytes;
-  options.v_bytes = shape->v_bytes;
-  options.block_tokens = shape->block_tokens;
-  options.opaque_max_bytes = shape->opaque_max_bytes;
+  kv_space_options(&options, fingerprint, shape);
   kvstow_space *space = NULL;
   int rc = kvstow_space_open(store, &options, &space);
   char message[KVSTOW_MESSAGE_BYTES] = "";
