@@ -1097,15 +1097,7 @@ static void model_open(model *m) {
           options.ssd_policy);
   for (int space = 0; space < SPACES; space++) {
     kvstow_space_options so;
-    kvstow_space_options_init(&so);
-    so.name = fingerprints[space];
-    so.fingerprint = fingerprints[space];
-    so.fingerprint_bytes = strlen(fingerprints[space]);
-    so.layers = shapes[space].layers;
-    so.k_bytes = shapes[space].k_bytes;
-    so.v_bytes = shapes[space].v_bytes;
-    so.block_tokens = shapes[space].block_tokens;
-    so.opaque_max_bytes = shapes[space].opaque_max_bytes;
+    kv_space_options(&so, fingerprints[space], &shapes[space]);
     so.ttl_s = space == MORTAL ? TTL_S : 0;
     rc = kvstow_space_open(m->store, &so, &m->spaces[space]);
     M_CHECK(m, rc == 0, "space %d: %s", space, kvstow_errname(rc));

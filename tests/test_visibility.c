@@ -141,13 +141,7 @@ static void old_blocks_expire(void **state) {
   fixture_init(&f, "visibility", &shape, RAM, AMPLE, SEGMENT);
   open_store(&f);
   kvstow_space_options so;
-  kvstow_space_options_init(&so);
-  so.name = so.fingerprint = "mortal";
-  so.fingerprint_bytes = 6;
-  so.layers = shape.layers;
-  so.k_bytes = shape.k_bytes;
-  so.v_bytes = shape.v_bytes;
-  so.block_tokens = shape.block_tokens;
+  kv_space_options(&so, "mortal", &shape);
   so.ttl_s = 2;
   kvstow_space *mortal;
   KV_OK(kvstow_space_open(f.store, &so, &mortal));
