@@ -20,9 +20,8 @@ static struct {
   _Atomic uint64_t ops;     /* carried out so far */
   _Atomic uint64_t stop_at; /* power is lost at this op: it is torn, nothing after it happens */
   _Atomic int write_error, sync_error;
-  _Atomic uint64_t bad_from, bad_to;  /* reads touching these bytes of any file fail */
-  _Atomic uint32_t bad_file_rest;     /* 0, or all ops on files with this rest + 1 of 2 fail */
-  _Atomic uint64_t reads, misread_at; /* so far; the one that brings noise (0: none) */
+  _Atomic uint64_t bad_from, bad_to; /* reads touching these bytes of any file fail */
+  _Atomic uint32_t bad_file_rest;    /* 0, or all ops on files with this rest + 1 of 2 fail */
 } faults;
 
 /* What a disk's volatile cache may still lose: writes since the last sync of their file. */
@@ -79,12 +78,6 @@ static void cache_lose(const char *place, uint64_t seed) {
   cache_count = 0;
 }
 
-static void make_noise(const kvstow__op *op) {
-  for (uint32_t i = 0; i < op->iov_count; i++)
-    for (size_t b = 0; b < op->iov[i].iov_len; b++)
-      ((uint8_t *)op->iov[i].iov_base)[b] = (uint8_t)mix(op->offset + b + i);
-}
-
 static int carry_out(kvstow__op *op) {
   const uint64_t number = atomic_fetch_add(&faults.ops, 1);
   const uint64_t stop = atomic_load(&faults.stop_at);
@@ -101,7 +94,6 @@ static int carry_out(kvstow__op *op) {
         op->offset + op->length > atomic_load(&faults.bad_from))
       return EIO;
     const ssize_t n = preadv(op->fd, op->iov, (int)op->iov_count, (off_t)op->offset);
-    if (atomic_fetch_add(&faults.reads, 1) + 1 == atomic_load(&faults.misread_at)) make_noise(op);
     return n == (ssize_t)op->length ? 0 : ENODATA;
   }
   if (atomic_load(&faults.write_error)) return atomic_load(&faults.write_error);
@@ -311,37 +303,6 @@ static void a_bad_sector_costs_one_record_of_a_merged_read(void **state) {
 }
 
 /* ---- full disks ----------------------------------------------------------------------------- */
-
-/* Recovery reads some pages twice: what it has seen good once, it checks again. */
-static void a_page_read_wrong_once_at_opening_is_not_believed(void **state) {
-  (void)state;
-  enum { COUNT = 10 };
-  kvstow_tier *tier = open_faulty(&kvstow__files);
-  for (uint64_t i = 0; i < COUNT; i++) {
-    record r = append_one(tier, i, 3);
-    record_free(&r);
-  }
-  assert_int_equal(kvstow_tier_flush(tier), 0);
-  faults.stop_at = 0; /* closed without a footer */
-  kvstow_tier_close(tier);
-  faults.stop_at = UINT64_MAX;
-  options.read_only = true;
-  uint64_t total = 1;
-  for (uint64_t at = 0; at <= total; at++) { /* 0: none */
-    faults.reads = 0;
-    faults.misread_at = at;
-    tier = open_faulty(&kvstow__files);
-    if (at == 0) total = faults.reads;
-    faults.misread_at = 0;
-    seen *s = scan_all(tier);
-    if (at == 0) assert_int_equal(s->count, COUNT);
-    for (size_t i = 0; i < s->count; i++)
-      assert_int_equal(read_planes(tier, s->numbers[i], s->records[i].loc, PLANE, 0, 3), 0);
-    free(s);
-    kvstow_tier_close(tier);
-  }
-  assert_true(total > 2 * COUNT); /* each was walked, then read */
-}
 
 static int room_for; /* segments that the disk still has room for */
 
@@ -620,7 +581,6 @@ int main(void) {
       TEST(a_failed_sync_is_reported),
       TEST(a_file_whose_sync_failed_stays_failed),
       TEST(a_bad_sector_costs_one_record_of_a_merged_read),
-      TEST(a_page_read_wrong_once_at_opening_is_not_believed),
       TEST(a_full_disk_means_fewer_segments),
       TEST(power_loss_after_any_operation_keeps_the_promises),
       TEST(forbidden_io_uring_falls_back_to_threads),

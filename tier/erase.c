@@ -90,11 +90,12 @@ static int write_headers(kvstow_tier *tier, uint32_t id, kvstow__life life,
 
 static int write_footer(kvstow_tier *tier, uint32_t id, kvstow__trailer_state state,
                         kvstow__life life, uint64_t opened_s, uint64_t end_offset,
-                        const kvstow__entry *entries, uint32_t records) {
+                        const kvstow__entry *entries, uint32_t records, uint64_t *sum) {
   const uint64_t bytes = kvstow__footer_bytes(records);
   void *image = aligned_alloc(KVSTOW_PAGE_BYTES, bytes);
   if (!image) return ENOMEM;
-  int error = kvstow__footer_fill(tier, image, state, life, opened_s, end_offset, entries, records);
+  int error =
+      kvstow__footer_fill(tier, image, state, life, opened_s, end_offset, entries, records, sum);
   struct iovec iov = {image, bytes};
   kvstow__op op = {.kind = KVSTOW__WRITE,
                    .file = id,
@@ -108,9 +109,10 @@ static int write_footer(kvstow_tier *tier, uint32_t id, kvstow__trailer_state st
 }
 
 static void mark_in_memory(kvstow_tier *tier, uint32_t id, const kvstow__entry *entries,
-                           uint32_t records) {
+                           uint32_t records, uint64_t footer_sum) {
   pthread_mutex_lock(&tier->lock);
   kvstow__segment *segment = &tier->segments[id];
+  segment->footer_sum = footer_sum;
   if (segment->entries && records <= segment->entries_max)
     memcpy(segment->entries, entries, (size_t)records * sizeof *entries);
   pthread_mutex_unlock(&tier->lock);
@@ -127,12 +129,13 @@ static int erase_in(kvstow_tier *tier, uint32_t id, kvstow__life life, uint64_t 
   if (!code && !hits) code = KVSTOW_ENOMEM;
   const uint32_t found = code ? 0 : mark(entries, records, locs, count, hits);
   if (found > 0) {
+    uint64_t sum;
     int error = write_footer(tier, id, KVSTOW__TRAILER_SEALED, life, opened_s, end_offset, entries,
-                             records);
+                             records, &sum);
     if (!error) error = sync_file(tier, id);
     if (!error) error = write_headers(tier, id, life, entries, hits, found);
     if (!error) error = sync_file(tier, id);
-    if (!error) mark_in_memory(tier, id, entries, records);
+    if (!error) mark_in_memory(tier, id, entries, records, sum);
     if (error) code = write_failed(tier, id, error);
   }
   free(hits);
@@ -195,8 +198,10 @@ static int end_before_strays(kvstow_tier *tier, uint32_t id, kvstow__life life, 
     free(hits);
   }
   if (!error) error = sync_file(tier, id);
+  uint64_t sum;
   if (!error)
-    error = write_footer(tier, id, KVSTOW__TRAILER_SEALED, life, opened_s, end, *entries, known);
+    error =
+        write_footer(tier, id, KVSTOW__TRAILER_SEALED, life, opened_s, end, *entries, known, &sum);
   if (!error) error = sync_file(tier, id);
   return error;
 }
@@ -236,7 +241,8 @@ static int wipe_first_page(kvstow_tier *tier, uint32_t id) {
 static int wipe(kvstow_tier *tier, uint32_t id, kvstow__life life) {
   /* The sequence stays on disk, so that it is not given out again; the nonce changes. */
   life.nonce = ~life.nonce;
-  int error = write_footer(tier, id, KVSTOW__TRAILER_OPEN, life, 0, 0, NULL, 0);
+  uint64_t sum;
+  int error = write_footer(tier, id, KVSTOW__TRAILER_OPEN, life, 0, 0, NULL, 0, &sum);
   if (!error) error = wipe_first_page(tier, id);
   if (!error) error = sync_file(tier, id);
   pthread_mutex_lock(&tier->lock);

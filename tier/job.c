@@ -85,8 +85,8 @@ kvstow__job *kvstow__footer_job(kvstow_tier *tier, kvstow__job_kind kind, uint32
   kvstow__trailer_state state = KVSTOW__TRAILER_SEALED;
   if (kind == KVSTOW__JOB_BEGIN) state = KVSTOW__TRAILER_OPEN;
   if (clean) state = KVSTOW__TRAILER_CLEAN;
-  if (kvstow__footer_fill(tier, job->footer, state, life, opened_s, end_offset, entries, records) !=
-      0) {
+  if (kvstow__footer_fill(tier, job->footer, state, life, opened_s, end_offset, entries, records,
+                          &job->footer_sum) != 0) {
     kvstow__job_free(job);
     return NULL;
   }
@@ -191,6 +191,7 @@ static void finish_seal(kvstow_tier *tier, kvstow__job *job) {
   kvstow__segment_soil(tier, segment);
   if (!job->clean && segment->state == KVSTOW_SEGMENT_SEALED && in_same_life(segment, job)) {
     segment->footer_done = true;
+    segment->footer_sum = job->footer_sum;
     free(segment->entries);
     segment->entries = NULL;
     segment->entries_max = 0;

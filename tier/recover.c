@@ -22,6 +22,7 @@
 #define GROUP_FILES_MAX 64u
 #define TAIL_BYTES 65536u             /* of a file, read at once: most tables are in it */
 #define TABLES_KEPT_BYTES (64u << 20) /* in memory until scanned */
+#define READINGS_MAX 4                /* of a file's ends */
 
 /* What was found out about one file, beside its segment. */
 typedef struct found {
@@ -177,37 +178,97 @@ static int walk_on(recovery *r, const ends *e, kvstow__life life, kvstow__entry 
   return 0;
 }
 
-static int recover_file(recovery *r, const ends *e) {
+static const kvstow__trailer *trailer_of(const ends *e) {
+  return (const void *)(e->tail + e->tail_bytes - KVSTOW_PAGE_BYTES);
+}
+
+/* What was read of both ends: the life each tells of, 0 if it is no good page. */
+typedef struct lives {
+  kvstow__life first, trailer;
+} lives;
+
+static lives lives_of(recovery *r, const ends *e) {
+  const kvstow_tier *tier = r->tier;
+  const kvstow__expect expect = {.uuid = tier->uuid, .segment_bytes = tier->segment_bytes};
+  const kvstow__trailer *trailer = trailer_of(e);
+  const kvstow__header *first = (const void *)e->first;
+  lives l = {{0, 0}, {0, 0}};
+  if (!e->ops[0].error && kvstow__header_check(first, &expect) == KVSTOW__GOOD)
+    l.first = (kvstow__life){first->sequence, first->nonce};
+  if (!e->ops[1].error && kvstow__trailer_check(trailer, &expect) == KVSTOW__GOOD)
+    l.trailer = (kvstow__life){trailer->sequence, trailer->nonce};
+  return l;
+}
+
+/* The table of the file's newest life. KVSTOW_ECORRUPT: no footer tells of it. */
+static int newest_table(recovery *r, const ends *e, const lives *l, kvstow__entry **entries) {
+  if (l->trailer.sequence == 0 || l->first.sequence > l->trailer.sequence) return KVSTOW_ECORRUPT;
+  return table_of(r, e, trailer_of(e), entries);
+}
+
+static bool same_life(kvstow__life a, kvstow__life b) {
+  return a.sequence == b.sequence && a.nonce == b.nonce;
+}
+
+/* Both tell of one life; or its records are none, and there is no first one. */
+static bool ends_agree(const ends *e, const lives *l) {
+  return l->trailer.sequence != 0 && (same_life(l->first, l->trailer) ||
+                                      (l->first.sequence == 0 && trailer_of(e)->records == 0));
+}
+
+static void read_ends(kvstow_tier *tier, ends *e) {
+  e->ops[0].error = kvstow__read_at(tier, e->id, e->first, KVSTOW_PAGE_BYTES, 0);
+  e->ops[1].error =
+      kvstow__read_at(tier, e->id, e->tail, e->tail_bytes, tier->segment_bytes - e->tail_bytes);
+}
+
+/* Where the ends do not bear each other out, they are read until two readings say the same: a disk that answers
+ * wrongly once, with noise or with a good page of another file, shall not cost a segment. */
+static int read_footer(recovery *r, ends *e, lives *l, kvstow__entry **entries) {
+  lives before = {{0, 0}, {0, 0}};
+  int code_before = 0;
+  for (int reading = 1;; reading++) {
+    *l = lives_of(r, e);
+    const int code = newest_table(r, e, l, entries);
+    if (code == KVSTOW_ENOMEM || (!code && ends_agree(e, l)) || reading == READINGS_MAX)
+      return code;
+    if (reading > 1 && code == code_before && same_life(l->first, before.first) &&
+        same_life(l->trailer, before.trailer))
+      return code;
+    free(*entries);
+    *entries = NULL;
+    before = *l;
+    code_before = code;
+    read_ends(r->tier, e);
+  }
+}
+
+static int recover_file(recovery *r, ends *e) {
   kvstow_tier *tier = r->tier;
   found *f = &r->files[e->id];
-  const kvstow__expect expect = {.uuid = tier->uuid, .segment_bytes = tier->segment_bytes};
-  const kvstow__trailer *trailer = (const void *)(e->tail + e->tail_bytes - KVSTOW_PAGE_BYTES);
-  const kvstow__header *first = (const void *)e->first;
-  const bool trailer_good =
-      !e->ops[1].error && kvstow__trailer_check(trailer, &expect) == KVSTOW__GOOD;
-  const bool first_good = !e->ops[0].error && kvstow__header_check(first, &expect) == KVSTOW__GOOD;
-  if (trailer_good) saw(r, trailer->sequence);
-  if (first_good) saw(r, first->sequence);
-  const bool newer = trailer_good && first_good && first->sequence > trailer->sequence;
   kvstow__entry *entries = NULL;
-  int code = KVSTOW_ECORRUPT;
-  if (trailer_good && !newer) code = table_of(r, e, trailer, &entries);
+  lives l;
+  const int code = read_footer(r, e, &l, &entries);
+  saw(r, l.first.sequence);
+  saw(r, l.trailer.sequence);
   if (code == KVSTOW_ENOMEM) return code;
   if (code) { /* no footer of this life */
     f->crashed = true;
-    tier->walked_segments += first_good; /* else it was never used, made ahead perhaps */
-    return walk_on(r, e, (kvstow__life){0}, NULL, 0, 0, 0);
+    tier->walked_segments += l.first.sequence != 0; /* else it was never used, made ahead perhaps */
+    return walk_on(r, e, l.first, NULL, 0, 0, 0);
   }
-  const kvstow__life life = {trailer->sequence, trailer->nonce};
+  const kvstow__trailer *trailer = trailer_of(e);
   if (trailer->state == KVSTOW__TRAILER_SEALED) {
-    adopt(r, e, life, entries, trailer->records, trailer->end_offset, trailer->opened_s);
+    adopt(r, e, l.trailer, entries, trailer->records, trailer->end_offset, trailer->opened_s);
     tier->segments[e->id].footer_done = true;
+    tier->segments[e->id].footer_sum = trailer->checksum;
     return 0;
   }
   f->clean = trailer->state == KVSTOW__TRAILER_CLEAN;
   f->crashed = !f->clean;
   if (f->crashed) tier->walked_segments++;
-  return walk_on(r, e, life, entries, trailer->records, trailer->end_offset, trailer->opened_s);
+  return walk_on(r, e, l.trailer, entries, trailer->records, trailer->end_offset,
+                 trailer->opened_s);
 }
 
 /* ---- all files ------------------------------------------------------------------------------ */
@@ -384,6 +445,7 @@ static int seal_walked(kvstow_tier *tier, uint32_t id) {
   int error = kvstow__pump_run(tier, &job->ops[0], 1); /* sync, footer, sync */
   if (!error) error = kvstow__pump_run(tier, &job->ops[1], 1);
   if (!error) error = kvstow__pump_run(tier, &job->ops[0], 1);
+  segment->footer_sum = job->footer_sum;
   kvstow__job_free(job);
   if (!error) {
     segment->footer_done = true;

@@ -63,6 +63,7 @@ typedef struct kvstow__segment {
   uint32_t records, committed;          /* accepted; written */
   uint64_t used_bytes, committed_bytes; /* the same from the front of the file */
   uint64_t opened_s;
+  uint64_t footer_sum; /* footer_done: its trailer's checksum, so that no older one is believed */
 
   uint64_t disk_bytes;
   kvstow__entry *entries;
@@ -107,6 +108,7 @@ struct kvstow__job {
   kvstow__op *ops;
   void *footer; /* page aligned; BEGIN and SEAL */
   struct iovec footer_iov;
+  uint64_t footer_sum;  /* its trailer's checksum */
   bool clean;           /* SEAL: a checkpoint at close */
   kvstow__batch *batch; /* WRITE */
   size_t first, count;  /* of the batch's writes */
@@ -280,13 +282,14 @@ uint32_t kvstow__dirs_offline(const kvstow_tier *tier);
 /* Reads, and waits; an errno. */
 int kvstow__read_at(kvstow_tier *tier, uint32_t file, void *to, uint64_t bytes, uint64_t offset);
 /* Walks header pages from *end_offset on, adding to *entries; a life of 0 becomes that of the first
- * record. Stops at the first page that is none; a page that can't be read ends it too. */
+ * record. A page that can't be read is none. */
 int kvstow__walk(kvstow_tier *tier, uint32_t id, kvstow__life *life, kvstow__entry **entries,
                  uint32_t *records, uint64_t *end_offset);
-/* Fills and seals a footer image of kvstow__footer_bytes(records), page aligned. An errno. */
+/* Fills and seals a footer image of kvstow__footer_bytes(records), page aligned; *sum: its trailer's
+ * checksum. An errno. */
 int kvstow__footer_fill(kvstow_tier *tier, void *image, kvstow__trailer_state state,
                         kvstow__life life, uint64_t opened_s, uint64_t end_offset,
-                        const kvstow__entry *entries, uint32_t records);
+                        const kvstow__entry *entries, uint32_t records, uint64_t *sum);
 /* Checks and decrypts a table just read, in place: ECORRUPT, ENOMEM. */
 int kvstow__table_open(const kvstow_tier *tier, const kvstow__trailer *trailer, void *table);
 /* Reads and checks footer and table; ECORRUPT or EIO if there is none for this life (0: any). */

@@ -92,9 +92,10 @@ static int explain(kvstow_tier *tier, const kvstow__dir *dir, const kvstow__supe
                       kvstow__verdict_text(verdict));
 }
 
-static int repair(kvstow_tier *tier, const kvstow__dir *dir, const kvstow__super *good,
-                  uint64_t offset) {
+/* Best effort: one good copy is enough to go on with. */
+static void repair(kvstow_tier *tier, const kvstow__dir *dir, const kvstow__super *good, int copy) {
   const kvstow__file_ops *files = tier->io.files;
+  const uint64_t offset = (uint64_t)copy * KVSTOW_PAGE_BYTES;
   int fd;
   int error = files->open(tier->io.env, dir->fd, SUPER, false, true, false, &fd);
   if (!error) {
@@ -102,13 +103,15 @@ static int repair(kvstow_tier *tier, const kvstow__dir *dir, const kvstow__super
     if (!error) error = files->sync(tier->io.env, fd);
     files->close(tier->io.env, fd);
   }
-  if (!error) return 0;
-  return kvstow__fail(tier, kvstow__code_of_errno(error),
-                      "%s/super: repairing the copy at %" PRIu64 ": %s", dir->path, offset,
-                      strerror(error));
+  if (error)
+    kvstow__fail(tier, 0, "%s/super: repairing the copy at %" PRIu64 ": %s", dir->path, offset,
+                 strerror(error));
 }
 
-static int read_super(kvstow_tier *tier, const kvstow__dir *dir, kvstow__super *super) {
+#define NO_COPY (-1)
+
+/* *bad: the copy that is not good, or NO_COPY. */
+static int read_super(kvstow_tier *tier, const kvstow__dir *dir, kvstow__super *super, int *bad) {
   kvstow__super copies[2];
   size_t got = 0;
   int fd;
@@ -127,16 +130,15 @@ static int read_super(kvstow_tier *tier, const kvstow__dir *dir, kvstow__super *
   if (error)
     return kvstow__fail(tier, kvstow__code_of_errno(error), "%s/super: %s", dir->path,
                         strerror(error));
-  for (int i = 0; i < 2; i++) {
-    if (kvstow__super_check(&copies[i]) != KVSTOW__GOOD) continue;
-    *super = copies[i];
-    const int other = 1 - i;
-    if (memcmp(&copies[0], &copies[1], sizeof copies[0]) == 0 || tier->read_only) return 0;
-    /* Best effort: one good copy is enough to go on with. */
-    (void)repair(tier, dir, super, (uint64_t)other * KVSTOW_PAGE_BYTES);
-    return 0;
-  }
-  return explain(tier, dir, copies);
+  const bool good[2] = {kvstow__super_check(&copies[0]) == KVSTOW__GOOD,
+                        kvstow__super_check(&copies[1]) == KVSTOW__GOOD};
+  if (!good[0] && !good[1]) return explain(tier, dir, copies);
+  *super = copies[good[0] ? 0 : 1];
+  *bad = good[0] && good[1] ? NO_COPY : good[0] ? 1 : 0;
+  /* They are written once, alike. Who took the wrong one would find no records, and overwrite them. */
+  if (*bad == NO_COPY && memcmp(&copies[0], &copies[1], sizeof copies[0]) != 0)
+    return kvstow__fail(tier, KVSTOW_ECORRUPT, "%s/super: two good copies that differ", dir->path);
+  return 0;
 }
 
 static int compare(kvstow_tier *tier, uint32_t index, const kvstow__super *super) {
@@ -179,10 +181,12 @@ static int check_key(kvstow_tier *tier, const kvstow__dir *dir, const kvstow__su
 static int read_supers(kvstow_tier *tier, const uint8_t *key) {
   for (uint32_t i = 0; i < tier->dirs_count; i++) {
     kvstow__super super = {0};
-    int code = read_super(tier, &tier->dirs[i], &super);
+    int bad;
+    int code = read_super(tier, &tier->dirs[i], &super, &bad);
     if (!code) code = compare(tier, i, &super);
     if (!code) code = check_key(tier, &tier->dirs[i], &super, key);
     if (code) return code;
+    if (bad != NO_COPY && !tier->read_only) repair(tier, &tier->dirs[i], &super, bad);
     if (i > 0) continue;
     tier->segment_bytes = super.segment_bytes;
     tier->hash_seed = super.hash_seed;
@@ -307,8 +311,9 @@ int kvstow__super_open(kvstow_tier *tier, const uint8_t *key) {
   if (!any || (unconfirmed && !tier->read_only)) {
     for (uint32_t i = 1; i < tier->dirs_count && unconfirmed; i++) {
       kvstow__super super = {0};
+      int bad;
       if (!c[i].super) continue;
-      int code = read_super(tier, &tier->dirs[i], &super);
+      int code = read_super(tier, &tier->dirs[i], &super, &bad);
       if (!code && (super.dir_index != i || super.dir_count != tier->dirs_count))
         code = refuse_mixture(tier, 0);
       if (code) return code;

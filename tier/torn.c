@@ -48,7 +48,7 @@ static bool planes_torn(kvstow_tier *tier, uint32_t id, const kvstow__entry *ent
   return false;
 }
 
-/* This page was good when it was walked; a disk may answer otherwise the second time. */
+/* This page was good when it was walked; a disk may answer otherwise another time. */
 static bool still_there(const kvstow_tier *tier, kvstow__life life, const kvstow__entry *entry,
                         const void *page) {
   const kvstow__header *header = page;
@@ -82,9 +82,13 @@ int kvstow__torn_mark(kvstow_tier *tier, uint32_t id, kvstow__life life, kvstow_
   if (largest == 0) return 0;
   uint8_t *buffer = aligned_alloc(KVSTOW_PAGE_BYTES, KVSTOW_PAGE_BYTES + largest);
   if (!buffer) return KVSTOW_ENOMEM;
-  for (uint32_t i = 0; i < count; i++)
-    if (!(entries[i].flags & KVSTOW__ERASED) && is_torn(tier, id, life, &entries[i], buffer))
-      kvstow__entry_erase(&entries[i]);
+  for (uint32_t i = 0; i < count; i++) {
+    kvstow__entry *entry = &entries[i];
+    if (entry->flags & KVSTOW__ERASED) continue;
+    /* Twice: one wrong answer of a disk shall not cost a record. */
+    if (is_torn(tier, id, life, entry, buffer) && is_torn(tier, id, life, entry, buffer))
+      kvstow__entry_erase(entry);
+  }
   free(buffer);
   return 0;
 }

@@ -79,6 +79,7 @@ def read_super(checksums, directory):
     finally:
         os.close(file)
     why = f"{path}: no page of it can be read"
+    good = {}
     for page in pages:
         if page is None:
             continue
@@ -96,7 +97,11 @@ def read_super(checksums, directory):
         elif copy.cipher != 0:
             why = f"{path}: offset 64: encrypted (cipher {copy.cipher})"
         else:
-            return copy
+            good[page] = copy
+    if len(good) > 1:
+        raise Refused(f"{path}: two good copies that differ")
+    for copy in good.values():
+        return copy
     raise Refused(why)
 
 
