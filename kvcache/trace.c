@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -21,6 +22,7 @@
 #include "kvcache/store.h"
 #include "kvcache/thread.h"
 #include "kvstow/trace.h"
+#include "tier/owner.h"
 
 #define WRITE_EVERY_MS 1000u
 #define NAMED (1u << 16)    /* blocks remembered */
@@ -307,11 +309,20 @@ static uint64_t end_of_chunks(int fd) {
 }
 
 static int open_file(kvstow *store, struct kvs_trace *trace, const char *path) {
-  trace->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+  trace->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
   struct stat st;
   if (trace->fd < 0 || fstat(trace->fd, &st) != 0)
-    return kvs_fail(store, KVSTOW_EIO, "trace %s: %s", path, strerror(errno));
+    return kvs_fail(store, errno == ELOOP || errno == EACCES ? KVSTOW_EACCES : KVSTOW_EIO,
+                    "trace %s: %s", path, strerror(errno));
   if (!S_ISREG(st.st_mode)) return kvs_fail(store, KVSTOW_EINVAL, "trace %s: not a file", path);
+  if (kvstow__owned_file(trace->fd, true) != 0) {
+    char why[160];
+    kvstow__owned_why(AT_FDCWD, path, true, why, sizeof why);
+    return kvs_fail(store, KVSTOW_EACCES, "trace %s: %s", path, why);
+  }
+  if (flock(trace->fd, LOCK_EX | LOCK_NB) != 0)
+    return kvs_fail(store, errno == EWOULDBLOCK ? KVSTOW_EBUSY : KVSTOW_EIO, "trace %s: %s", path,
+                    errno == EWOULDBLOCK ? "another store writes it" : strerror(errno));
   if (st.st_size > 0) {
     trace->offset = end_of_chunks(trace->fd);
     if (trace->offset == 0)
@@ -329,7 +340,10 @@ static int open_file(kvstow *store, struct kvs_trace *trace, const char *path) {
 }
 
 static void finish(struct kvs_trace *trace) {
-  if (trace->fd >= 0) close(trace->fd);
+  if (trace->fd >= 0) {
+    (void)flock(trace->fd, LOCK_UN); /* a forked child may still hold the descriptor */
+    close(trace->fd);
+  }
   pthread_mutex_destroy(&trace->lock);
   pthread_cond_destroy(&trace->wake);
   pthread_cond_destroy(&trace->written);

@@ -1,6 +1,7 @@
 /* tier/file.c - the real file system behind kvstow__file_ops.
  *
- * Every file is opened O_CLOEXEC|O_NOFOLLOW and made 0600, directories 0700. Signals: a write or
+ * Every file is opened O_CLOEXEC|O_NOFOLLOW and made 0600, directories 0700; what is not ours is refused
+ * (owner.h). Signals: a write or
  * allocation beyond RLIMIT_FSIZE raises SIGXFSZ, which would kill the host; it is blocked and eaten
  * here (the I/O threads block all signals anyway) and comes back as EFBIG.
  *
@@ -23,6 +24,7 @@
 #include <unistd.h>
 
 #include "tier/io.h"
+#include "tier/owner.h"
 
 #define LOCK_TRIES 5u
 #define LOCK_PAUSE_NS 20000000L /* io_uring may hold a dead owner's files for a moment */
@@ -34,7 +36,12 @@ static int file_dir_open(void *env, const char *path, bool create, int *dir) {
   (void)env;
   if (create && mkdir(path, 0700) != 0 && errno != EEXIST) return errno;
   *dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  return *dir < 0 ? errno : 0;
+  if (*dir < 0) return errno;
+  const int error = create ? kvstow__owned_dir(*dir) : 0;
+  if (!error) return 0;
+  close(*dir);
+  *dir = -1;
+  return error;
 }
 
 static int file_dir_list(void *env, int dir, bool (*each)(void *arg, const char *name), void *arg) {
@@ -95,11 +102,22 @@ static bool file_dir_direct(void *env, int dir, const char *probe) {
   return works;
 }
 
+/* O_NONBLOCK until it is known to be a regular file: a pipe would wait for its other end. */
+static int open_owned(int dir, const char *name, int flags, int *fd) {
+  *fd = openat(dir, name, flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
+  if (*fd < 0) return errno;
+  int error = kvstow__owned_file(*fd, (flags & O_ACCMODE) != O_RDONLY);
+  if (!error && fcntl(*fd, F_SETFL, flags & O_DIRECT) != 0) error = errno;
+  if (!error) return 0;
+  close(*fd);
+  *fd = -1;
+  return error;
+}
+
 static int file_lock(void *env, int dir, const char *name, bool shared, int *fd) {
   (void)env;
-  const int flags = shared ? O_RDONLY : O_RDWR | O_CREAT;
-  *fd = openat(dir, name, flags | O_CLOEXEC | O_NOFOLLOW, 0600);
-  if (*fd < 0) return errno;
+  const int opened = open_owned(dir, name, shared ? O_RDONLY : O_RDWR | O_CREAT, fd);
+  if (opened) return opened;
   for (unsigned i = 0;; i++) {
     if (flock(*fd, (shared ? LOCK_SH : LOCK_EX) | LOCK_NB) == 0) return 0;
     const int error = errno;
@@ -123,13 +141,18 @@ static void file_unlock(void *env, int fd) {
 static int file_open(void *env, int dir, const char *name, bool create, bool writable, bool direct,
                      int *fd) {
   (void)env;
-  const int flags = (writable ? O_RDWR : O_RDONLY) | (create ? O_CREAT : 0) |
-                    (direct ? O_DIRECT : 0) | O_CLOEXEC | O_NOFOLLOW;
-  *fd = openat(dir, name, flags, 0600);
-  return *fd < 0 ? errno : 0;
+  return open_owned(
+      dir, name, (writable ? O_RDWR : O_RDONLY) | (create ? O_CREAT : 0) | (direct ? O_DIRECT : 0),
+      fd);
 }
 
-/* O_NONBLOCK until it is known to be a regular file: a pipe would wait for its other end. */
+static void file_why(void *env, int dir, const char *name, bool writable, char *text,
+                     size_t bytes) {
+  (void)env;
+  kvstow__owned_why(dir, name, writable, text, bytes);
+}
+
+/* O_NONBLOCK as in open_owned. */
 static int file_open_path(void *env, const char *path, bool create, bool *direct, int *out) {
   (void)env;
   const int flags = create ? O_RDWR | O_CREAT | O_EXCL : O_RDONLY;
@@ -318,6 +341,7 @@ const kvstow__file_ops kvstow__files = {
     .lock = file_lock,
     .unlock = file_unlock,
     .open = file_open,
+    .why = file_why,
     .open_path = file_open_path,
     .close = file_close,
     .size = file_size,

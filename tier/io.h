@@ -94,6 +94,7 @@ typedef struct kvstow__engine_ops {
 /* Results are 0 or an errno, unless said otherwise. `dir` and `fd` are descriptors of this
  * interface's own making. */
 typedef struct kvstow__file_ops {
+  /* `create`: for one who writes: made if there is none, and EPERM if it is not ours to write in (owner.h). */
   int (*dir_open)(void *env, const char *path, bool create, int *dir);
   /* Calls each(arg, name) for every entry but "." and ".."; stops when it returns false. */
   int (*dir_list)(void *env, int dir, bool (*each)(void *arg, const char *name), void *arg);
@@ -101,8 +102,12 @@ typedef struct kvstow__file_ops {
   bool (*dir_direct)(void *env, int dir, const char *probe); /* O_DIRECT at 4 KiB works here */
   int (*lock)(void *env, int dir, const char *name, bool shared, int *fd); /* EWOULDBLOCK: owned */
   void (*unlock)(void *env, int fd);
+  /* EPERM: not a regular file; or to be written to, and not ours. */
   int (*open)(void *env, int dir, const char *name, bool create, bool writable, bool direct,
               int *fd);
+  /* In words why lock, open, or dir_open (dir: AT_FDCWD) does not have it so, if that can be told; else
+   * empty. May be NULL. */
+  void (*why)(void *env, int dir, const char *name, bool writable, char *text, size_t bytes);
   /* A regular file anywhere (EINVAL if it is something else), made by `create` (EEXIST). *direct: wanted
    * in, O_DIRECT at 4 KiB out. */
   int (*open_path)(void *env, const char *path, bool create, bool *direct, int *fd);

@@ -2,6 +2,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -20,6 +21,7 @@ int kvstow__code_of_errno(int error) {
     case EACCES:
     case EPERM:
     case EROFS:
+    case ELOOP:
       return KVSTOW_EACCES;
     case ENOENT:
     case ENOTDIR:
@@ -41,17 +43,21 @@ void kvstow__segment_name(char name[KVSTOW__NAME_BYTES], uint32_t segment) {
   snprintf(name, KVSTOW__NAME_BYTES, "seg-%06" PRIu32 ".kvs", segment);
 }
 
+/* A path too long keeps its end. */
+static const char *path_of(const kvstow__dir *dir, const char *name,
+                           char text[KVSTOW__PATH_TEXT_BYTES]) {
+  const size_t room = KVSTOW__PATH_TEXT_BYTES - KVSTOW__NAME_BYTES - 8, length = strlen(dir->path);
+  const bool cut = length > room;
+  snprintf(text, KVSTOW__PATH_TEXT_BYTES, "%s%.*s%s%s", cut ? "..." : "", (int)room,
+           cut ? dir->path + (length - room) : dir->path, name ? "/" : "", name ? name : "");
+  return text;
+}
+
 const char *kvstow__segment_path(const kvstow_tier *tier, uint32_t segment,
                                  char text[KVSTOW__PATH_TEXT_BYTES]) {
   char name[KVSTOW__NAME_BYTES];
   kvstow__segment_name(name, segment);
-  /* a path too long keeps its end */
-  const char *dir = tier->dirs[kvstow__dir_of(tier, segment)].path;
-  const size_t room = KVSTOW__PATH_TEXT_BYTES - KVSTOW__NAME_BYTES - 8, length = strlen(dir);
-  const bool cut = length > room;
-  snprintf(text, KVSTOW__PATH_TEXT_BYTES, "%s%.*s/%s", cut ? "..." : "", (int)room,
-           cut ? dir + (length - room) : dir, name);
-  return text;
+  return path_of(&tier->dirs[kvstow__dir_of(tier, segment)], name, text);
 }
 
 int kvstow__fail(kvstow_tier *tier, int code, const char *format, ...) {
@@ -64,6 +70,16 @@ int kvstow__fail(kvstow_tier *tier, int code, const char *format, ...) {
   memcpy(tier->message, text, sizeof text);
   pthread_mutex_unlock(&tier->lock);
   return code;
+}
+
+int kvstow__fail_open(kvstow_tier *tier, const kvstow__dir *dir, const char *name, int error) {
+  const kvstow__file_ops *files = tier->io.files;
+  char path[KVSTOW__PATH_TEXT_BYTES], why[160] = "", cause[64];
+  if (files->why && (error == EPERM || error == ELOOP))
+    files->why(tier->io.env, name ? dir->fd : AT_FDCWD, name ? name : dir->path, !tier->read_only,
+               why, sizeof why);
+  return kvstow__fail(tier, kvstow__code_of_errno(error), "%s: %s", path_of(dir, name, path),
+                      why[0] ? why : strerror_r(error, cause, sizeof cause));
 }
 
 void kvstow_tier_message(const kvstow_tier *tier, char *text, size_t bytes) {

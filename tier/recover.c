@@ -83,15 +83,14 @@ static int measure(kvstow_tier *tier, uint32_t id, found *f, bool fix) {
   int fd;
   uint64_t bytes = 0, allocated = 0;
   int error = files->open(tier->io.env, dir->fd, name, false, !tier->read_only, false, &fd);
-  if (!error) {
-    error = files->size(tier->io.env, fd, &bytes, &allocated);
-    if (!error && fix && bytes > tier->segment_bytes)
-      error = files->truncate(tier->io.env, fd, tier->segment_bytes);
-    if (!error && fix && bytes != tier->segment_bytes)
-      error = files->allocate(tier->io.env, fd, tier->segment_bytes);
-    if (!error && fix) error = files->size(tier->io.env, fd, &bytes, &allocated);
-    files->close(tier->io.env, fd);
-  }
+  if (error) return kvstow__fail_open(tier, dir, name, error);
+  error = files->size(tier->io.env, fd, &bytes, &allocated);
+  if (!error && fix && bytes > tier->segment_bytes)
+    error = files->truncate(tier->io.env, fd, tier->segment_bytes);
+  if (!error && fix && bytes != tier->segment_bytes)
+    error = files->allocate(tier->io.env, fd, tier->segment_bytes);
+  if (!error && fix) error = files->size(tier->io.env, fd, &bytes, &allocated);
+  files->close(tier->io.env, fd);
   f->short_file = bytes != tier->segment_bytes;
   tier->segments[id].disk_bytes = allocated;
   if (!error) return 0;

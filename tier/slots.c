@@ -84,7 +84,10 @@ int kvstow__slots_make(kvstow_tier *tier, uint32_t dir, uint32_t wanted) {
   pthread_mutex_lock(&tier->lock);
   tier->heads[dir].denied_until_us = kvstow__now_us() + DENIED_RETRY_US;
   pthread_mutex_unlock(&tier->lock);
-  char path[KVSTOW__PATH_TEXT_BYTES], cause[64];
+  char path[KVSTOW__PATH_TEXT_BYTES], cause[64], name[KVSTOW__NAME_BYTES];
+  kvstow__segment_name(name, id);
+  if (error == EPERM || error == ELOOP)
+    return kvstow__fail_open(tier, &tier->dirs[dir], name, error);
   return kvstow__fail(tier, kvstow__code_of_errno(error), "%s: making the segment: %s",
                       kvstow__segment_path(tier, id, path), strerror_r(error, cause, sizeof cause));
 }

@@ -265,6 +265,8 @@ static inline uint64_t kvstow__now_s(const kvstow_tier *tier) {
 int kvstow__fail(kvstow_tier *tier, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 int kvstow__code_of_errno(int error);
+/* The same for a file of a directory that could not be opened, or for the directory (name NULL), with the reason. */
+int kvstow__fail_open(kvstow_tier *tier, const kvstow__dir *dir, const char *name, int error);
 void kvstow__segment_name(char name[KVSTOW__NAME_BYTES], uint32_t segment);
 /* "dir/seg-000001.kvs" */
 const char *kvstow__segment_path(const kvstow_tier *tier, uint32_t segment,

@@ -116,17 +116,17 @@ static int read_super(kvstow_tier *tier, const kvstow__dir *dir, kvstow__super *
   size_t got = 0;
   int fd;
   memset(copies, 0, sizeof copies);
-  int error = tier->io.files->open(tier->io.env, dir->fd, SUPER, false, false, false, &fd);
-  if (!error) {
-    error = tier->io.files->read(tier->io.env, fd, copies, sizeof copies, 0, &got);
-    if (error == EIO) { /* one of the two pages may still be readable */
-      error = tier->io.files->read(tier->io.env, fd, &copies[0], sizeof copies[0], 0, &got);
-      const int second = tier->io.files->read(tier->io.env, fd, &copies[1], sizeof copies[1],
-                                              sizeof copies[0], &got);
-      if (!second) error = 0;
-    }
-    tier->io.files->close(tier->io.env, fd);
+  int error =
+      tier->io.files->open(tier->io.env, dir->fd, SUPER, false, !tier->read_only, false, &fd);
+  if (error) return kvstow__fail_open(tier, dir, SUPER, error);
+  error = tier->io.files->read(tier->io.env, fd, copies, sizeof copies, 0, &got);
+  if (error == EIO) { /* one of the two pages may still be readable */
+    error = tier->io.files->read(tier->io.env, fd, &copies[0], sizeof copies[0], 0, &got);
+    const int second = tier->io.files->read(tier->io.env, fd, &copies[1], sizeof copies[1],
+                                            sizeof copies[0], &got);
+    if (!second) error = 0;
   }
+  tier->io.files->close(tier->io.env, fd);
   if (error)
     return kvstow__fail(tier, kvstow__code_of_errno(error), "%s/super: %s", dir->path,
                         strerror(error));
@@ -221,12 +221,11 @@ static int write_super(kvstow_tier *tier, uint32_t index, uint64_t now_s) {
   kvstow__super_seal(&super);
   int fd;
   int error = files->open(env, dir->fd, SUPER_NEW, true, true, false, &fd);
-  if (!error) {
-    error = files->write(env, fd, &super, sizeof super, 0);
-    if (!error) error = files->write(env, fd, &super, sizeof super, sizeof super);
-    if (!error) error = files->sync(env, fd);
-    files->close(env, fd);
-  }
+  if (error) return kvstow__fail_open(tier, dir, SUPER_NEW, error);
+  error = files->write(env, fd, &super, sizeof super, 0);
+  if (!error) error = files->write(env, fd, &super, sizeof super, sizeof super);
+  if (!error) error = files->sync(env, fd);
+  files->close(env, fd);
   if (!error) error = files->rename(env, dir->fd, SUPER_NEW, SUPER);
   if (!error) error = files->dir_sync(env, dir->fd);
   if (!error) return 0;
@@ -270,7 +269,7 @@ static int enter_dir(kvstow_tier *tier, kvstow__dir *dir, contents *c) {
   int error = tier->io.files->dir_open(tier->io.env, dir->path, !tier->read_only, &dir->fd);
   if (error) {
     dir->fd = -1;
-    return kvstow__fail(tier, kvstow__code_of_errno(error), "%s: %s", dir->path, strerror(error));
+    return kvstow__fail_open(tier, dir, NULL, error);
   }
   int code =
       classify(tier, dir, c); /* before the lock file is made: foreign places stay as they are */
@@ -283,9 +282,7 @@ static int enter_dir(kvstow_tier *tier, kvstow__dir *dir, contents *c) {
   if (error == EWOULDBLOCK)
     return kvstow__fail(tier, KVSTOW_EBUSY, "%s/lock: the store is owned by another process",
                         dir->path);
-  if (error)
-    return kvstow__fail(tier, kvstow__code_of_errno(error), "%s/lock: %s", dir->path,
-                        strerror(error));
+  if (error) return kvstow__fail_open(tier, dir, LOCK, error);
   return classify(tier, dir, c); /* again: the last owner may have created the store meanwhile */
 }
 

@@ -94,7 +94,7 @@ typedef void (*kvstow_event_fn)(void *arg, const kvstow_event *event);
 
 typedef struct kvstow_options {
   size_t size;             /* sizeof(kvstow_options) */
-  const char *const *dirs; /* one a disk */
+  const char *const *dirs; /* one a disk; whose they may be: kvstow_tier_open */
   uint32_t dirs_count;
   uint64_t ram_bytes;     /* >= 8 MiB; rounded down to 2 MiB */
   uint64_t ssd_bytes;     /* of all dirs together; 0: RAM only, dirs are not looked at */
@@ -121,7 +121,8 @@ typedef struct kvstow_options {
   void *event_arg;
   const char
       *trace; /* a file to record in what is asked of the store, to be replayed (kvstow/trace.h);
-                        NULL: none. It is made, 0600, or if it is a trace gone on with. Keys, counts and
+                        NULL: none. It is made, 0600, or if it is a trace gone on with (EACCES: somebody
+                        else's, or a link; EBUSY: another store writes it). Keys, counts and
                         times are in it, no tokens; a few bytes a block. A thread writes it: each second,
                         and at a flush. When the file is too slow or the disk full, records are dropped and
                         counted; a crash loses those of the last second. It grows without bound. */

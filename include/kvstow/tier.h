@@ -109,7 +109,13 @@ KVSTOW_API void kvstow_tier_options_init(kvstow_tier_options *options);
  * a failure: file, offset, expected, found. Blocking; takes time in proportion to segments.
  * Errors: EINVAL, EBUDGET (below one segment), EBUSY (owned by another process), EVERSION,
  * EGEOMETRY, ENOTSTORE, ECORRUPT (both copies of the super), EKEY (wrong, missing, or the store is not
- * encrypted), ENOENT, EACCES, ENOSPC, EIO, ENOMEM, EUNSUPPORTED (forced engine). */
+ * encrypted), ENOENT, EACCES, ENOSPC, EIO, ENOMEM, EUNSUPPORTED (forced engine).
+ *
+ * EACCES also for what others could exchange: directories must belong to the effective user or to root (root
+ * writes in anybody's) and, unless sticky, not be writable for everybody; the store's files must be regular,
+ * belong to the effective user or to root, have one name each and not be writable for everybody. No link is
+ * followed but in the directories' own paths. A missing directory is made, 0700; so are files, 0600. Readers
+ * (read_only) insist on regular files alone. */
 KVSTOW_API int kvstow_tier_open(const kvstow_tier_options *options, kvstow_tier **tier, char *why,
                                 size_t why_bytes);
 
