@@ -41,7 +41,7 @@ int kvs_load_check(const kvstow *store, uint32_t id, const void *header) {
   if (kvstow_block_describe(header, &info) != 0) return KVSTOW_ECORRUPT;
   const struct kvs_root *root = &store->roots.rows[entry->root];
   if (!kvs_key_equal(info.root, root->id) || info.parent.lo != entry->parent_lo ||
-      info.depth != entry->depth)
+      info.depth != entry->depth || info.payload_bytes > entry->padded_bytes)
     return KVSTOW_ECORRUPT;
   return 0;
 }

@@ -337,6 +337,13 @@ uint32_t kvs_chain_next(struct kvs_chain *chain, size_t block, bool lease, bool 
   return kvs_chain_find(chain, block, lease, in_ram);
 }
 
+/* Whether a block is as large as the space's readers think. Not: of an opaque space that was larger in another
+ * life of the store; or of a record that was tampered with. */
+static bool fits(const struct kvstow_space *space, const struct kvs_entry *entry) {
+  return space->layout.layers == 0 ? entry->padded_bytes <= space->padded_bytes
+                                   : entry->padded_bytes == space->padded_bytes;
+}
+
 uint32_t kvs_chain_find(struct kvs_chain *chain, size_t block, bool lease, bool *in_ram) {
   kvstow *store = chain->store;
   if (chain->root == KVS_NO_ENTRY) return KVS_NO_ENTRY;
@@ -347,8 +354,12 @@ uint32_t kvs_chain_find(struct kvs_chain *chain, size_t block, bool lease, bool 
   uint32_t id = kvs_shard_find(&store->index, key, chain->root);
   if (id != KVS_NO_ENTRY) {
     struct kvs_entry *entry = kvs_entry(&store->index, id);
-    if (entry->padded_bytes > chain->space->padded_bytes) {
-      id = KVS_NO_ENTRY; /* of an opaque space that was larger in another life of the store */
+    if (!fits(chain->space, entry)) {
+      id = KVS_NO_ENTRY;
+    } else if (entry->parent_lo != chain->keys[block].lo || entry->depth != block) {
+      id =
+          KVS_NO_ENTRY; /* hangs elsewhere in a chain: a key that collides, or a line tampered with */
+      chain->collisions++;
     } else if (kvs_expired(chain->space, entry)) {
       id = KVS_NO_ENTRY;
       chain->expired++;
