@@ -44,9 +44,7 @@ bool kvs_wait_load(kvstow *store, uint64_t deadline_us) {
   if (kvs_now_us() >= deadline_us) return false;
   const struct timespec until = {.tv_sec = (time_t)(deadline_us / 1000000),
                                  .tv_nsec = (long)(deadline_us % 1000000) * 1000};
-  const bool woken = pthread_cond_timedwait(&store->changed, &store->lock, &until) != ETIMEDOUT;
-  kvs_tell(store);
-  return woken;
+  return pthread_cond_timedwait(&store->changed, &store->lock, &until) != ETIMEDOUT;
 }
 
 bool kvs_wait_until(kvstow *store, uint64_t deadline_us) {
@@ -109,7 +107,7 @@ int kvstow_set_tuning(kvstow *store, const kvstow_tuning *tuning) {
     const int rc = kvstow_tier_set_tuning(store->tier, tuning);
     if (rc != 0) return kvs_fail(store, rc, "tuning: a field is out of its range");
   }
-  kvs_lock(store);
+  pthread_mutex_lock(&store->lock);
   store->options.tuning = *tuning;
   pthread_mutex_unlock(&store->lock);
   return 0;
@@ -275,7 +273,7 @@ static int recover(kvstow *store) {
   }
   qsort(aged, count, sizeof *aged, by_generation);
   struct recovery recovery = {.store = store};
-  kvs_lock(store);
+  pthread_mutex_lock(&store->lock);
   for (uint32_t i = 0; i < count && !recovery.no_memory; i++) {
     const int rc = kvstow_tier_scan(store->tier, aged[i].segment, recover_record, &recovery);
     if (rc == KVSTOW_ENOMEM) recovery.no_memory = true;
@@ -402,7 +400,7 @@ int kvstow_open(const kvstow_options *options, kvstow **out, char *why, size_t w
 int kvstow_close(kvstow *store) {
   if (store == NULL) return 0;
   if (getpid() != store->pid) return KVSTOW_ESTATE; /* a forked child: it has none of our threads */
-  kvs_lock(store);
+  pthread_mutex_lock(&store->lock);
   const bool busy =
       store->leases > 0 || store->sequences > 0 || store->queues > 0 || store->reservations > 0;
   pthread_mutex_unlock(&store->lock);
