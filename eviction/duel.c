@@ -14,7 +14,6 @@
  * block of the cache is not in it. Parameters: those of lifetime, which also decides on admission.
  *
  * SPDX-License-Identifier: Apache-2.0 */
-#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,8 +27,8 @@ enum {
   UNKNOWN = 1 << SIDES, /* one more than the sets of sides: without a slot */
   LISTS,
   NODE_WORDS = KVSTOW_POLICY_NODE_BYTES / sizeof(uint32_t),
-  WINDOW = 32,       /* capacities of accesses after which a run counts 1/e */
-  MARGIN_SHARE = 10, /* a tenth of the capacity, in blocks, takes the lead */
+  WINDOW = 32,      /* capacities of accesses after which a run counts 1/e */
+  MARGIN_SHARE = 5, /* a fifth of the capacity, in blocks, takes the lead */
 };
 
 struct duel_node {
@@ -214,25 +213,34 @@ static void side_drop(struct duel *duel, uint32_t s, uint32_t at) {
     pool_free(&duel->pool, at);
 }
 
+/* An access as the side knows it: it may not hold the parent. */
+static kvstow_access seen_by(const struct duel *duel, uint32_t s, const kvstow_access *access) {
+  kvstow_access seen = *access;
+  if (seen.parent != KVSTOW_NO_ID) seen.parent = node_of(duel, seen.parent)->slot;
+  if (seen.parent != KVSTOW_NO_ID && !holds(duel, s, seen.parent)) seen.parent = KVSTOW_NO_ID;
+  return seen;
+}
+
 static void side_evict(struct duel *duel, uint32_t s, const kvstow_access *incoming) {
   const struct side *side = &duel->sides[s];
-  side_drop(duel, s, side->ops->victim(side->policy, incoming));
+  kvstow_access seen;
+  if (incoming != NULL) seen = seen_by(duel, s, incoming);
+  side_drop(duel, s, side->ops->victim(side->policy, incoming != NULL ? &seen : NULL));
 }
 
 /* One side sees a use of the block in `at`. */
-static void side_use(struct duel *duel, uint32_t s, uint32_t at, kvstow_access access) {
+static void side_use(struct duel *duel, uint32_t s, uint32_t at, const kvstow_access *access) {
   struct side *side = &duel->sides[s];
   struct slot *slot = &duel->pool.slots[at];
   const bool hit = holds(duel, s, at);
-  if (!hit && side->count == duel->capacity) side_evict(duel, s, &access);
-  if (access.parent != KVSTOW_NO_ID) access.parent = node_of(duel, access.parent)->slot;
-  if (access.parent != KVSTOW_NO_ID && !holds(duel, s, access.parent)) access.parent = KVSTOW_NO_ID;
+  if (!hit && side->count == duel->capacity) side_evict(duel, s, access);
+  const kvstow_access seen = seen_by(duel, s, access);
   if (hit) {
-    side->ops->touch(side->policy, at, &access);
+    side->ops->touch(side->policy, at, &seen);
     return;
   }
   memset(slot->nodes[s], 0, sizeof slot->nodes[s]);
-  side->ops->insert(side->policy, at, &access);
+  side->ops->insert(side->policy, at, &seen);
   slot->held |= 1u << s;
   side->count++;
 }
@@ -269,7 +277,7 @@ static void count(struct duel *duel, uint32_t at, const kvstow_access *access) {
 
 static void use(struct duel *duel, uint32_t id, uint32_t at, const kvstow_access *access) {
   count(duel, at, access);
-  for (uint32_t s = 0; s < SIDES; s++) side_use(duel, s, at, *access);
+  for (uint32_t s = 0; s < SIDES; s++) side_use(duel, s, at, access);
   relist(duel, id, ALL);
 }
 
@@ -350,16 +358,16 @@ static void leave(struct duel *duel, uint32_t id) {
   if (slot->held == 0) pool_free(&duel->pool, node->slot);
 }
 
-/* Shadows make room first: then the leader's is smaller than the cache. */
+/* Shadows make room first: then the leader's is smaller than the cache, and one of the first lists has a
+ * block; all lists together hold the cache's. */
 static uint32_t duel_victim(void *policy, const kvstow_access *incoming) {
   struct duel *duel = policy;
   if (duel->held == 0) return KVSTOW_NO_ID;
   for (uint32_t s = 0; s < SIDES; s++)
     while (duel->sides[s].count >= duel->held) side_evict(duel, s, incoming);
-  uint32_t id = duel->lists[UNKNOWN].tail;
-  for (uint32_t set = 0; id == KVSTOW_NO_ID && set < ALL; set++)
-    if ((set >> duel->leader & 1) == 0) id = duel->lists[set].tail;
-  assert(id != KVSTOW_NO_ID);
+  const uint32_t order[LISTS] = {UNKNOWN, 0, ALL & ~(1u << duel->leader), 1u << duel->leader, ALL};
+  uint32_t id = KVSTOW_NO_ID;
+  for (uint32_t i = 0; id == KVSTOW_NO_ID && i < LISTS; i++) id = duel->lists[order[i]].tail;
   leave(duel, id);
   return id;
 }

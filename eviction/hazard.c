@@ -6,13 +6,13 @@
 #include <stdbool.h>
 #include <string.h>
 
-const uint32_t kvstow__hazard_values[HAZARD_TRAITS] = {4, 7, 3, 2};
-
 #define PRIOR_HAZARD 0.3 /* times 1 / age */
 #define PRIOR_YOUNG 128  /* ticks below which an age is not told apart from another */
 #define PRIOR_BLOCKS 1   /* the prior's weight, in blocks that were watched at each age */
-#define DEPARTURE 30 /* uses after which a trait, or a class, is as much itself as like others */
-#define SWEEPS 3     /* of fitting the traits' factors: they hardly move after two */
+#define DEPARTURE 1      /* uses after which a class is as much itself as like all others */
+#define NEIGHBOUR                                                                                  \
+  0.5                /* the weight of the next bin's counts; of the one after it, its square, ... */
+#define NEIGHBOURS 5 /* on either side */
 
 /* The first age in a bin: 0, 2, 3, 4, 6, 8, 12, ... */
 static double bin_start(uint32_t bin) {
@@ -146,78 +146,52 @@ static void index_of(const double hazard[HAZARD_BINS], float worth[HAZARD_BINS])
   }
 }
 
-struct weighing {
-  double ticks[HAZARD_CLASSES][HAZARD_BINS];
-  double common[HAZARD_BINS];                   /* hazard of all classes together */
-  double uses[HAZARD_CLASSES];                  /* seen */
-  double expected[HAZARD_CLASSES];              /* were the class like all others */
-  double factor[HAZARD_TRAITS][HAZARD_CLASSES]; /* by trait and value */
-};
-
-static void weigh_common(const struct hazard *hazard, struct weighing *w) {
+/* Of all classes together. */
+static void weigh_common(const struct hazard *hazard,
+                         const double ticks[HAZARD_CLASSES][HAZARD_BINS],
+                         double common[HAZARD_BINS]) {
   for (uint32_t bin = 0; bin < HAZARD_BINS; bin++) {
-    double ticks = PRIOR_BLOCKS * bin_width(bin);
-    double uses = ticks * PRIOR_HAZARD / (bin_start(bin + 1) + PRIOR_YOUNG);
+    double exposed = PRIOR_BLOCKS * bin_width(bin);
+    double uses = exposed * PRIOR_HAZARD / (bin_start(bin + 1) + PRIOR_YOUNG);
     for (uint32_t class = 0; class < HAZARD_CLASSES; class ++) {
       uses += hazard->uses[class][bin];
-      ticks += w->ticks[class][bin];
+      exposed += ticks[class][bin];
     }
-    w->common[bin] = uses / ticks;
+    common[bin] = uses / exposed;
   }
-  for (uint32_t class = 0; class < HAZARD_CLASSES; class ++) {
-    w->uses[class] = w->expected[class] = 0;
-    for (uint32_t bin = 0; bin < HAZARD_BINS; bin++) {
-      w->uses[class] += hazard->uses[class][bin];
-      w->expected[class] += w->common[bin] * w->ticks[class][bin];
+}
+
+/* How a class departs from what is common around an age: uses seen by uses expected. */
+static double departure(const double uses[HAZARD_BINS], const double expected[HAZARD_BINS],
+                        uint32_t bin) {
+  double seen = DEPARTURE + uses[bin], believed = DEPARTURE + expected[bin], weight = NEIGHBOUR;
+  for (uint32_t off = 1; off <= NEIGHBOURS; off++, weight *= NEIGHBOUR) {
+    if (off <= bin) {
+      seen += weight * uses[bin - off];
+      believed += weight * expected[bin - off];
+    }
+    if (bin + off < HAZARD_BINS) {
+      seen += weight * uses[bin + off];
+      believed += weight * expected[bin + off];
     }
   }
-}
-
-static uint32_t value_of(uint32_t class, uint32_t trait) {
-  for (uint32_t t = HAZARD_TRAITS - 1; t > trait; t--) class /= kvstow__hazard_values[t];
-  return class % kvstow__hazard_values[trait];
-}
-
-/* What the traits make of a class, all but one of them. */
-static double factors(const struct weighing *w, uint32_t class, uint32_t without) {
-  double product = 1;
-  for (uint32_t trait = 0; trait < HAZARD_TRAITS; trait++)
-    if (trait != without) product *= w->factor[trait][value_of(class, trait)];
-  return product;
-}
-
-static void weigh_trait(struct weighing *w, uint32_t trait) {
-  double uses[HAZARD_CLASSES] = {0}, expected[HAZARD_CLASSES] = {0};
-  for (uint32_t value = 0; value < kvstow__hazard_values[trait]; value++)
-    uses[value] = expected[value] = DEPARTURE;
-  for (uint32_t class = 0; class < HAZARD_CLASSES; class ++) {
-    const uint32_t value = value_of(class, trait);
-    uses[value] += w->uses[class];
-    expected[value] += w->expected[class] * factors(w, class, trait);
-  }
-  for (uint32_t value = 0; value < kvstow__hazard_values[trait]; value++)
-    w->factor[trait][value] = uses[value] / expected[value];
+  return seen / believed;
 }
 
 void kvstow__hazard_weigh(struct hazard *hazard, uint32_t now) {
-  struct weighing w;
+  double ticks[HAZARD_CLASSES][HAZARD_BINS], common[HAZARD_BINS];
   advance(hazard, now);
   for (uint32_t class = 0; class < HAZARD_CLASSES; class ++)
-    exposure(hazard, class, now, w.ticks[class]);
-  weigh_common(hazard, &w);
-  for (uint32_t trait = 0; trait < HAZARD_TRAITS; trait++)
-    for (uint32_t value = 0; value < HAZARD_CLASSES; value++) w.factor[trait][value] = 1;
-  for (uint32_t sweep = 0; sweep < SWEEPS; sweep++)
-    for (uint32_t trait = 0; trait < HAZARD_TRAITS; trait++) weigh_trait(&w, trait);
+    exposure(hazard, class, now, ticks[class]);
+  weigh_common(hazard, ticks, common);
   for (uint32_t class = 0; class < HAZARD_CLASSES; class ++) {
-    const double product = factors(&w, class, HAZARD_TRAITS);
-    double own[HAZARD_BINS];
+    double expected[HAZARD_BINS], own[HAZARD_BINS];
+    for (uint32_t bin = 0; bin < HAZARD_BINS; bin++)
+      expected[bin] = common[bin] * ticks[class][bin];
     for (uint32_t bin = 0; bin < HAZARD_BINS; bin++) {
-      const double believed = w.common[bin] * product;
-      own[bin] =
-          (hazard->uses[class][bin] + DEPARTURE) / (w.ticks[class][bin] + DEPARTURE / believed);
+      own[bin] = common[bin] * departure(hazard->uses[class], expected, bin);
+      hazard->rate[class][bin] = (float)own[bin];
     }
-    for (uint32_t bin = 0; bin < HAZARD_BINS; bin++) hazard->rate[class][bin] = (float)own[bin];
     index_of(own, hazard->worth[class]);
   }
 }

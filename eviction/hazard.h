@@ -1,8 +1,7 @@
 /* eviction/hazard.h - learns when blocks are used again, and what a block of some age is worth.
  *
- * Blocks are put into classes by what is known of them (a class is a combination of traits). For
- * each class and age the learner counts uses and the time spent unused; their quotient is the
- * hazard, the probability per tick that a block of that class and age is used now. Blocks evicted
+ * Blocks are put into classes by what is known of them. For each class and age the learner counts
+ * uses and the time spent unused; their quotient is the hazard, the probability per tick that a block of that class and age is used now. Blocks evicted
  * and remembered go on being counted, and so do those not used again yet: otherwise only what comes
  * back soon would be seen (Kaplan and Meier 1958).
  *
@@ -11,9 +10,9 @@
  * worth is LHD (Beckmann, Chen, Cidon, NSDI 2018) with the horizon chosen, not given. The index
  * rises with age where uses come after a pause, as people's next turns do.
  *
- * Little data is stretched three ways: a new learner believes hazard = 0.3 / age, whatever the
- * class, which makes it LRU; traits multiply (Cox 1972), so that a class seen seldom is judged by
- * its traits; and a class departs from that as its own counts come in.
+ * A new learner believes hazard = 0.3 / age, whatever the class, which makes it LRU. A class departs
+ * from what is common to all with the first uses seen; little data is stretched by counting those
+ * at nearby ages, too.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef EVICTION_HAZARD_H
@@ -22,15 +21,11 @@
 #include <stdint.h>
 
 enum {
-  HAZARD_TRAITS = 4,
   HAZARD_CLASSES = 168,
   HAZARD_BINS = 40,      /* of age: two an octave, from 1 tick */
   HAZARD_EPOCHS = 256,   /* of the past, in which ages of unused blocks are told apart */
   HAZARD_EPOCH = 1 << 11 /* ticks */
 };
-
-/* How many values each trait has. A class is a number in that mixed base, the last trait lowest. */
-extern const uint32_t kvstow__hazard_values[HAZARD_TRAITS];
 
 struct hazard {
   uint32_t epoch;                                  /* the one under way */

@@ -3,8 +3,6 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "eviction/heap.h"
 
-#include <assert.h>
-
 static void set_key(struct heap_node *node, uint64_t key) {
   node->key_high = (uint32_t)(key >> 32);
   node->key_low = (uint32_t)key;
@@ -74,7 +72,6 @@ void kvstow__heap_init(struct heap *heap) {
 
 uint32_t kvstow__heap_at(const struct heap *heap, const kvstow_nodes *nodes, uint32_t place) {
   uint32_t id = heap->root;
-  assert(place >= 1 && place <= heap->count);
   for (int digit = 31 - __builtin_clz(place) - 1; digit >= 0; digit--) {
     const struct heap_node *node = heap_node(nodes, id);
     id = place >> digit & 1u ? node->right : node->left;

@@ -5,7 +5,7 @@
  * itself (hazard.h): no look-ahead, and no number fitted to a workload. The traits:
  *
  *   turn     1, 2, 3-4, 5 or more uses; a new block at the end of a known chain continues its turns
- *   gap      how long the chain paused before this turn, against the size of the cache
+ *   gap      how long the chain paused before its turns, the last one most, against the cache's size
  *   kind     new: just continues a chain; own: was used before itself; shared: and conversations
  *            have parted below it, as they do below system prompts
  *   partial  the last block of a chain, not full: the next turn has another in its place
@@ -51,8 +51,9 @@ enum {
 };
 
 enum kind { NEW, OWN, SHARED_KIND, KINDS };
+enum { TURNS = 4, PARTIAL = 2 }; /* values of these traits */
 
-static_assert(4 * GAPS * KINDS * 2 == HAZARD_CLASSES, "the traits make the classes");
+static_assert(TURNS * GAPS * KINDS * PARTIAL == HAZARD_CLASSES, "the traits make the classes");
 
 struct lifetime_node {
   struct link link;
@@ -113,12 +114,27 @@ static uint32_t ticks(const struct lifetime *life, uint64_t accesses) {
   return (uint32_t)(life->shift >= 0 ? accesses >> life->shift : accesses << -life->shift);
 }
 
+/* A chain's new blocks are used with those before them or not at all, its own ones with the shared
+ * ones: whatever was counted, none is worth more than what it hangs on. */
+static void order_kinds(struct hazard *hazard) {
+  for (uint32_t class = GAPS * KINDS * PARTIAL; class < HAZARD_CLASSES; class ++) {
+    if (class / PARTIAL % KINDS != OWN) continue;
+    float *own = hazard->worth[class], *new = hazard->worth[class - PARTIAL],
+          *shared = hazard->worth[class + PARTIAL];
+    for (uint32_t bin = 0; bin < HAZARD_BINS; bin++) {
+      if (new[bin] > own[bin]) new[bin] = own[bin];
+      if (shared[bin] < own[bin]) shared[bin] = own[bin];
+    }
+  }
+}
+
 static void weigh(struct lifetime *life) {
   if (life->accesses >= life->next_fade) {
     kvstow__hazard_fade(&life->hazard);
     life->next_fade = life->accesses + FADE_EVERY * life->capacity;
   }
   kvstow__hazard_weigh(&life->hazard, life->now);
+  order_kinds(&life->hazard);
   uint64_t pause = life->accesses / 8;
   if (pause < WEIGH_EVERY_MIN) pause = WEIGH_EVERY_MIN;
   if (pause > WEIGH_EVERY_MAX) pause = WEIGH_EVERY_MAX;
@@ -151,11 +167,16 @@ static uint32_t gap_trait(const struct lifetime *life, uint32_t gap) {
 }
 
 static uint8_t class_of(uint32_t turn, uint32_t gap, enum kind kind, bool partial) {
-  return (uint8_t)(((turn_trait(turn) * GAPS + gap) * KINDS + kind) * 2 + partial);
+  return (uint8_t)(((turn_trait(turn) * GAPS + gap) * KINDS + kind) * PARTIAL + partial);
 }
 
 static uint32_t gap_of_class(uint8_t class) {
-  return class / (KINDS * 2) % GAPS;
+  return class / (KINDS * PARTIAL) % GAPS;
+}
+
+/* The mean of the last gap's octave and of what it was before, rounded towards the last. */
+static uint32_t blend(uint32_t before, uint32_t last) {
+  return before == 0 ? last : (before + last + (last > before)) / 2;
 }
 
 static bool is_partial(struct lifetime *life, const kvstow_access *access) {
@@ -171,7 +192,7 @@ static uint8_t late_fact(const kvstow_access *access) {
 static void describe_again(struct lifetime *life, struct lifetime_node *node, uint32_t time,
                            uint8_t class, uint8_t facts, const kvstow_access *access) {
   const uint32_t turn = (facts & TURN_MASK) < TURN_MAX ? (facts & TURN_MASK) + 1u : TURN_MAX;
-  const uint32_t gap = gap_trait(life, life->now - time);
+  const uint32_t gap = blend(gap_of_class(class), gap_trait(life, life->now - time));
   kvstow__hazard_use(&life->hazard, class, time, life->now);
   node->class =
       class_of(turn, gap, (facts & SHARED) != 0 ? SHARED_KIND : OWN, is_partial(life, access));

@@ -8,7 +8,6 @@
 #ifndef EVICTION_LIST_H
 #define EVICTION_LIST_H
 
-#include <assert.h>
 #include <stdbool.h>
 
 #include <kvstow/policy.h>
@@ -61,7 +60,6 @@ static inline void list_push_behind(struct list *list, const kvstow_nodes *nodes
 
 static inline void list_remove(struct list *list, const kvstow_nodes *nodes, uint32_t id) {
   struct link *link = list_link(nodes, id);
-  assert(list->count > 0);
   if (link->newer != KVSTOW_NO_ID)
     list_link(nodes, link->newer)->older = link->older;
   else

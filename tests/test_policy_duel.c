@@ -49,7 +49,7 @@ static void serves_what_its_better_side_would(void **state) {
     uint64_t part;
     double apart; /* so far are the sides, at least */
   } rows[] = {
-      {"gen:conversations?requests=12000&seed=7&turns=8&gap=30&systems=4&next=2000", 20, 0.01},
+      {"gen:conversations?requests=9000&seed=33&turns=2&rate=3&systems=200", 50, 0.006},
       {"gen:conversations?requests=12000&seed=7", 10, 0.03},
   };
   (void)state;
