@@ -1,6 +1,7 @@
 /* tests/test_arguments.c - calls check what they are given, and handles what is still open.
  *
  * SPDX-License-Identifier: Apache-2.0 */
+#include "support/fixture.h"
 #include "support/refused.h"
 
 static const kv_shape small = {4, 64, 64, 32, 0}; /* 16 KiB a block */
@@ -290,13 +291,11 @@ static void sequences_check_their_arguments(void **state) {
 
 static void close_is_busy_while_handles_are_open(void **state) {
   (void)state;
-  const char *dir = kv_dir("arguments");
-  kvstow_options options;
-  options_for(&options, &dir);
-  kvstow *store = kv_open(&options);
-  kvstow_space *space = kv_space(store, "busy", &small);
-  kv_doc d;
-  kv_doc_init(&d, space, &small, 1, 1, 4, NULL, 0);
+  fixture f;
+  fixture_init(&f, "busy", &small, RAM, SSD, SEGMENT);
+  open_store(&f);
+  kvstow *store = f.store;
+  kv_doc d = document(&f, 1, 4);
   KV_OK(kv_doc_store(&d, 0, 4, 0));
   kvstow_lease *lease;
   KV_OK(kvstow_match(&d.prefix, 0, &lease, NULL));
@@ -316,18 +315,15 @@ static void close_is_busy_while_handles_are_open(void **state) {
   message_names(store, "queue");
   KV_OK(kvstow_queue_destroy(queue));
   kv_doc_finish(&d);
-  KV_OK(kvstow_close(store));
+  tear_down(&f);
 }
 
 static void forgetting_leased_blocks_is_busy(void **state) {
   (void)state;
-  const char *dir = kv_dir("arguments");
-  kvstow_options options;
-  options_for(&options, &dir);
-  kvstow *store = kv_open(&options);
-  kvstow_space *space = kv_space(store, "busy", &small);
-  kv_doc d;
-  kv_doc_init(&d, space, &small, 1, 1, 8, NULL, 0);
+  fixture f;
+  fixture_init(&f, "busy", &small, RAM, SSD, SEGMENT);
+  open_store(&f);
+  kv_doc d = document(&f, 1, 8);
   KV_OK(kv_doc_store(&d, 0, 8, 0));
   kvstow_prefix half = d.prefix;
   half.tokens_count = 4 * small.block_tokens;
@@ -349,7 +345,7 @@ static void forgetting_leased_blocks_is_busy(void **state) {
   KV_OK(kvstow_forget(&d.prefix, 0, &blocks)); /* nothing left: not an error */
   assert_int_equal(blocks, 0);
   kv_doc_finish(&d);
-  KV_OK(kvstow_close(store));
+  tear_down(&f);
 }
 
 static const struct CMUnitTest tests[] = {
