@@ -32,6 +32,7 @@ class Answer:
     def __init__(self, reply, wall_ms, restored):
         t = reply["timings"]
         self.tokens = [x["id"] for x in reply["choices"][0]["logprobs"]["content"]]
+        self.first = {x["id"]: x["logprob"] for x in reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]}
         self.text = reply["choices"][0]["message"]["content"]
         self.prompt_ms = t["prompt_ms"]
         self.wall_ms = wall_ms

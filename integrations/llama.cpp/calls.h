@@ -75,6 +75,7 @@
   X(llama_context_default_params)                                                                  \
   X(llama_free)                                                                                    \
   X(llama_get_embeddings_ith)                                                                      \
+  X(llama_get_logits)                                                                              \
   X(llama_get_model)                                                                               \
   X(llama_get_sampled_candidates_count_ith)                                                        \
   X(llama_get_sampled_candidates_ith)                                                              \
@@ -97,8 +98,13 @@
   X(llama_set_adapters_lora)                                                                       \
   X(llama_set_causal_attn)                                                                         \
   X(llama_set_embeddings)                                                                          \
+  X(llama_set_sampler)                                                                             \
+  X(llama_state_get_data)                                                                          \
+  X(llama_state_get_size)                                                                          \
   X(llama_state_load_file)                                                                         \
+  X(llama_state_save_file)                                                                         \
   X(llama_state_seq_load_file)                                                                     \
+  X(llama_state_seq_save_file)                                                                     \
   X(llama_state_set_data)
 
 /* X(function): what it stands before. */
@@ -107,6 +113,7 @@
   X(llama_decode)                                                                                  \
   X(llama_free)                                                                                    \
   X(llama_get_embeddings_ith)                                                                      \
+  X(llama_get_logits)                                                                              \
   X(llama_get_logits_ith)                                                                          \
   X(llama_get_sampled_candidates_count_ith)                                                        \
   X(llama_get_sampled_candidates_ith)                                                              \
@@ -121,6 +128,8 @@
   X(llama_memory_seq_cp)                                                                           \
   X(llama_memory_seq_div)                                                                          \
   X(llama_memory_seq_keep)                                                                         \
+  X(llama_memory_seq_pos_max)                                                                      \
+  X(llama_memory_seq_pos_min)                                                                      \
   X(llama_memory_seq_rm)                                                                           \
   X(llama_model_free)                                                                              \
   X(llama_model_load_from_file)                                                                    \
@@ -130,10 +139,17 @@
   X(llama_set_adapters_lora)                                                                       \
   X(llama_set_causal_attn)                                                                         \
   X(llama_set_embeddings)                                                                          \
+  X(llama_set_sampler)                                                                             \
+  X(llama_state_get_data)                                                                          \
+  X(llama_state_get_size)                                                                          \
   X(llama_state_load_file)                                                                         \
+  X(llama_state_save_file)                                                                         \
   X(llama_state_seq_get_data)                                                                      \
   X(llama_state_seq_get_data_ext)                                                                  \
+  X(llama_state_seq_get_size)                                                                      \
+  X(llama_state_seq_get_size_ext)                                                                  \
   X(llama_state_seq_load_file)                                                                     \
+  X(llama_state_seq_save_file)                                                                     \
   X(llama_state_seq_set_data)                                                                      \
   X(llama_state_seq_set_data_ext)                                                                  \
   X(llama_state_set_data)

@@ -186,14 +186,18 @@ static struct llama_model *load_from_splits(const char **paths, size_t count,
 }
 PICK(llama_model_load_from_splits, load_from_splits);
 
+static void turn_off(struct kvl_context *c, const char *why) {
+  if (c->state == KVL_OFF) return;
+  kvl_pay(c, -1);
+  c->state = KVL_OFF;
+  kvl_log("%s: not caching", why);
+}
+
 static struct llama_context *init_from_model(struct llama_model *model,
                                              struct llama_context_params params) {
   /* Drafts read hidden states of every prompt token from their target: it must decode them all. */
   struct kvl_context *other = params.ctx_other != NULL ? kvl_context_find(params.ctx_other) : NULL;
-  if (other != NULL && other->state != KVL_OFF) {
-    kvl_log("another context shares this one's state: not caching it");
-    other->state = KVL_OFF;
-  }
+  if (other != NULL) turn_off(other, "another context shares this one's state");
   kvstow_llama_prepare(model, &params);
   struct llama_context *ctx = KVL_REAL(llama_init_from_model)(model, params);
   if (ctx != NULL) kvl_context_add(ctx, model, &params);
@@ -234,7 +238,7 @@ static int32_t decode(struct llama_context *ctx, struct llama_batch batch) {
   struct kvl_context *c = kvl_context_find(ctx);
   if (c != NULL && c->state == KVL_NEW) attach(c);
   if (c != NULL && c->state == KVL_ON) return kvl_decode(c, batch);
-  if (c != NULL) c->map_count = 0;
+  if (c != NULL) kvl_outputs_end(c);
   return KVL_REAL(llama_decode)(ctx, batch);
 }
 PICK(llama_decode, decode);
@@ -271,6 +275,8 @@ EXPORT void llama_memory_clear(llama_memory_t memory, bool data) {
 EXPORT bool llama_memory_seq_rm(llama_memory_t memory, llama_seq_id seq, llama_pos p0,
                                 llama_pos p1) {
   struct kvl_context *c = of_memory(memory);
+  /* What is owed stays so unless it would lie behind a hole. */
+  if (c != NULL && p1 >= 0 && (seq < 0 || p1 <= kvl_pos_max(c, seq))) kvl_pay(c, seq);
   const bool done = KVL_REAL(llama_memory_seq_rm)(memory, seq, p0, p1);
   /* A hole makes the rest unknown: the next token's position will not fit. */
   if (c != NULL && done) truncate(c, seq, p0 < 0 ? 0 : (size_t)p0);
@@ -282,12 +288,26 @@ EXPORT void llama_memory_seq_cp(llama_memory_t memory, llama_seq_id from, llama_
   struct kvl_context *c = of_memory(memory);
   struct kvl_seq *a = c != NULL ? kvl_seq(c, from) : NULL;
   struct kvl_seq *b = c != NULL ? kvl_seq(c, to) : NULL;
-  const bool empty = b != NULL && KVL_REAL(llama_memory_seq_pos_max)(memory, to) < 0;
+  const bool whole = b != NULL && p0 <= 0 && p1 < 0 && kvl_pos_max(c, to) < 0;
+  if (b != NULL && !whole) kvl_pay(c, to);
+  if (a != NULL && !whole) kvl_pay(c, from);
   KVL_REAL(llama_memory_seq_cp)(memory, from, to, p0, p1);
   if (a == NULL || b == NULL || a == b) return;
-  const bool whole = p0 <= 0 && p1 < 0 && empty;
   kvl_seq_forget(b);
-  if (whole && kvl_seq_write(b, 0, a->tokens, a->count)) b->count = a->count;
+  if (whole && kvl_seq_write(b, 0, a->tokens, a->count)) {
+    b->count = a->count;
+    b->owed = a->owed;
+  }
+}
+
+EXPORT llama_pos llama_memory_seq_pos_max(llama_memory_t memory, llama_seq_id seq) {
+  const struct kvl_context *c = of_memory(memory);
+  return c != NULL ? kvl_pos_max(c, seq) : KVL_REAL(llama_memory_seq_pos_max)(memory, seq);
+}
+
+EXPORT llama_pos llama_memory_seq_pos_min(llama_memory_t memory, llama_seq_id seq) {
+  const struct kvl_context *c = of_memory(memory);
+  return c != NULL ? kvl_pos_min(c, seq) : KVL_REAL(llama_memory_seq_pos_min)(memory, seq);
 }
 
 EXPORT void llama_memory_seq_keep(llama_memory_t memory, llama_seq_id seq) {
@@ -301,6 +321,7 @@ EXPORT void llama_memory_seq_keep(llama_memory_t memory, llama_seq_id seq) {
 EXPORT void llama_memory_seq_add(llama_memory_t memory, llama_seq_id seq, llama_pos p0,
                                  llama_pos p1, llama_pos delta) {
   struct kvl_context *c = of_memory(memory);
+  if (c != NULL) kvl_pay(c, seq);
   KVL_REAL(llama_memory_seq_add)(memory, seq, p0, p1, delta);
   if (c != NULL) truncate(c, seq, 0);
 }
@@ -308,11 +329,18 @@ EXPORT void llama_memory_seq_add(llama_memory_t memory, llama_seq_id seq, llama_
 EXPORT void llama_memory_seq_div(llama_memory_t memory, llama_seq_id seq, llama_pos p0,
                                  llama_pos p1, int d) {
   struct kvl_context *c = of_memory(memory);
+  if (c != NULL) kvl_pay(c, seq);
   KVL_REAL(llama_memory_seq_div)(memory, seq, p0, p1, d);
   if (c != NULL) truncate(c, seq, 0);
 }
 
 /* ---- saved states --------------------------------------------------------------------------- */
+
+/* Before a state is read: all of it is there. False: it can't be. */
+static bool complete(const struct llama_context *ctx, llama_seq_id seq) {
+  struct kvl_context *c = ready() ? kvl_context_find(ctx) : NULL;
+  return c == NULL || kvl_pay(c, seq);
+}
 
 static struct kvl_seq *known(const struct llama_context *ctx, llama_seq_id seq) {
   struct kvl_context *c = ready() ? kvl_context_find(ctx) : NULL;
@@ -322,10 +350,20 @@ static struct kvl_seq *known(const struct llama_context *ctx, llama_seq_id seq) 
 EXPORT size_t llama_state_seq_get_data_ext(struct llama_context *ctx, uint8_t *to, size_t bytes,
                                            llama_seq_id seq, llama_state_seq_flags flags) {
   struct kvl_seq *s = known(ctx, seq);
+  if (!complete(ctx, seq)) return 0;
   const size_t n = KVL_REAL(llama_state_seq_get_data_ext)(ctx, to, bytes, seq, flags);
   if (s != NULL && n > 0 && (flags & LLAMA_STATE_SEQ_FLAGS_ON_DEVICE) == 0)
     kvl_state_saved(s, to, n);
   return n;
+}
+
+EXPORT size_t llama_state_seq_get_size_ext(struct llama_context *ctx, llama_seq_id seq,
+                                           llama_state_seq_flags flags) {
+  return complete(ctx, seq) ? KVL_REAL(llama_state_seq_get_size_ext)(ctx, seq, flags) : 0;
+}
+
+EXPORT size_t llama_state_seq_get_size(struct llama_context *ctx, llama_seq_id seq) {
+  return llama_state_seq_get_size_ext(ctx, seq, LLAMA_STATE_SEQ_FLAGS_NONE);
 }
 
 EXPORT size_t llama_state_seq_get_data(struct llama_context *ctx, uint8_t *to, size_t bytes,
@@ -337,6 +375,7 @@ EXPORT size_t llama_state_seq_set_data_ext(struct llama_context *ctx, const uint
                                            size_t bytes, llama_seq_id seq,
                                            llama_state_seq_flags flags) {
   struct kvl_seq *s = known(ctx, seq);
+  if ((flags & LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) != 0 && !complete(ctx, seq)) return 0;
   const size_t n = KVL_REAL(llama_state_seq_set_data_ext)(ctx, from, bytes, seq, flags);
   if (s != NULL && n > 0 && (flags & LLAMA_STATE_SEQ_FLAGS_ON_DEVICE) == 0)
     kvl_state_loaded(s, from, n, (flags & LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) != 0);
@@ -356,6 +395,25 @@ EXPORT size_t llama_state_seq_load_file(struct llama_context *ctx, const char *p
   struct kvl_seq *s = known(ctx, seq);
   if (s != NULL && tokens != NULL) kvl_seq_forget(s);
   return KVL_REAL(llama_state_seq_load_file)(ctx, path, seq, tokens, capacity, count);
+}
+
+EXPORT size_t llama_state_seq_save_file(struct llama_context *ctx, const char *path,
+                                        llama_seq_id seq, const llama_token *tokens, size_t count) {
+  return complete(ctx, seq) ? KVL_REAL(llama_state_seq_save_file)(ctx, path, seq, tokens, count)
+                            : 0;
+}
+
+EXPORT size_t llama_state_get_size(struct llama_context *ctx) {
+  return complete(ctx, -1) ? KVL_REAL(llama_state_get_size)(ctx) : 0;
+}
+
+EXPORT size_t llama_state_get_data(struct llama_context *ctx, uint8_t *to, size_t bytes) {
+  return complete(ctx, -1) ? KVL_REAL(llama_state_get_data)(ctx, to, bytes) : 0;
+}
+
+EXPORT bool llama_state_save_file(struct llama_context *ctx, const char *path,
+                                  const llama_token *tokens, size_t count) {
+  return complete(ctx, -1) && KVL_REAL(llama_state_save_file)(ctx, path, tokens, count);
 }
 
 static void forget_all(struct llama_context *ctx) {
@@ -387,6 +445,7 @@ EXPORT struct llama_adapter_lora *llama_adapter_lora_init(struct llama_model *mo
 /* What was computed before belongs to the old set: known sequences become unknown. */
 static void change_salt(struct kvl_context *c, uint64_t adapters, uint64_t controls) {
   if (c->adapters == adapters && c->controls == controls) return;
+  kvl_pay(c, -1);
   c->adapters = adapters;
   c->controls = controls;
   for (llama_seq_id s = 0; s < KVL_SEQS; s++) kvl_seq_forget(&c->seqs[s]);
@@ -431,22 +490,29 @@ EXPORT int32_t llama_set_adapter_cvec(struct llama_context *ctx, const float *da
 
 EXPORT void llama_set_causal_attn(struct llama_context *ctx, bool causal) {
   struct kvl_context *c = ready() ? kvl_context_find(ctx) : NULL;
+  if (c != NULL) kvl_pay(c, -1);
   if (c != NULL) c->causal = causal;
   KVL_REAL(llama_set_causal_attn)(ctx, causal);
 }
 
 EXPORT void llama_set_embeddings(struct llama_context *ctx, bool embeddings) {
   struct kvl_context *c = ready() ? kvl_context_find(ctx) : NULL;
+  if (c != NULL) kvl_pay(c, -1);
   if (c != NULL) c->embeddings = embeddings;
   KVL_REAL(llama_set_embeddings)(ctx, embeddings);
+}
+
+EXPORT bool llama_set_sampler(struct llama_context *ctx, llama_seq_id seq,
+                              struct llama_sampler *sampler) {
+  struct kvl_context *c = ready() ? kvl_context_find(ctx) : NULL;
+  if (c != NULL && sampler != NULL) c->samplers = true;
+  return KVL_REAL(llama_set_sampler)(ctx, seq, sampler);
 }
 
 /* Staging functions outside llama.h (C++ names): hidden states of every token are wanted. */
 static void wants_hidden_states(struct llama_context *ctx) {
   struct kvl_context *c = ready() ? kvl_context_find(ctx) : NULL;
-  if (c == NULL || c->state == KVL_OFF) return;
-  kvl_log("the program reads hidden states of every token: not caching");
-  c->state = KVL_OFF;
+  if (c != NULL) turn_off(c, "the program reads hidden states of every token");
 }
 
 EXPORT void kvl_embeddings_nextn(struct llama_context *ctx, bool value, bool masked) __asm__(
@@ -481,12 +547,29 @@ static int32_t where(const struct llama_context *ctx, int32_t i) {
   return i < c->map_count && c->map[i] >= 0 ? c->map[i] : INT32_MAX;
 }
 
+/* The context whose outputs are copies, NULL otherwise. */
+static const struct kvl_context *copied(const struct llama_context *ctx) {
+  const struct kvl_context *c = ready() ? kvl_context_find(ctx) : NULL;
+  return c != NULL && c->kept_count > 0 ? c : NULL;
+}
+
+EXPORT float *llama_get_logits_ith(struct llama_context *ctx, int32_t i) {
+  const int32_t at = where(ctx, i);
+  const struct kvl_context *c = copied(ctx);
+  if (at == INT32_MAX) return NULL;
+  return c != NULL ? kvl_kept(c, at) : KVL_REAL(llama_get_logits_ith)(ctx, at);
+}
+
+EXPORT float *llama_get_logits(struct llama_context *ctx) {
+  const struct kvl_context *c = copied(ctx);
+  return c != NULL ? c->kept : KVL_REAL(llama_get_logits)(ctx);
+}
+
 #define OUTPUT(type, name, nothing)                                                                \
   EXPORT type name(struct llama_context *ctx, int32_t i) {                                         \
     const int32_t at = where(ctx, i);                                                              \
-    return at == INT32_MAX ? (nothing) : KVL_REAL(name)(ctx, at);                                  \
+    return at == INT32_MAX || copied(ctx) != NULL ? (nothing) : KVL_REAL(name)(ctx, at);           \
   }
-OUTPUT(float *, llama_get_logits_ith, NULL)
 OUTPUT(float *, llama_get_embeddings_ith, NULL)
 OUTPUT(llama_token, llama_get_sampled_token_ith, LLAMA_TOKEN_NULL)
 OUTPUT(float *, llama_get_sampled_probs_ith, NULL)

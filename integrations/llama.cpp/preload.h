@@ -2,6 +2,7 @@
  *
  *   preload.c         the interposed functions, and finding the real ones
  *   preload_decode.c  a batch without the tokens that were restored
+ *   preload_owed.c    tokens that wait for those after them
  *   preload_track.c   which tokens each sequence of each context holds
  *   preload_store.c   the one store of the process, its log and its metrics
  *
@@ -21,6 +22,7 @@ enum { KVL_SEQS = 256 /* LLAMA_MAX_SEQ */, KVL_CONTEXTS = 64 };
 struct kvl_seq {
   llama_token *tokens;
   size_t count; /* decoded, as the program sees it; 0 also if unknown */
+  size_t owed;  /* of count, the last: not decoded yet */
   size_t room;
   size_t committed; /* of count: already offered to the store */
 };
@@ -33,13 +35,20 @@ struct kvl_context {
   enum { KVL_NEW, KVL_ON, KVL_OFF } state;
   kvstow_llama *cache; /* if ON */
   bool causal, embeddings;
+  bool samplers;               /* the context itself samples */
   bool foreign;                /* an adapter is set that nothing is known of */
   uint64_t adapters, controls; /* digests of the LoRA set and the control vector */
   struct kvl_seq seqs[KVL_SEQS];
-  /* The batch decoded last, if tokens were left out: where token i of the program's went, or -1. */
+  bool owing; /* perhaps: see kvl_owes() */
+  /* The batch decoded last, if tokens were left out or are owed: where the output of token i of the
+   * program's batch is, or -1. */
   int32_t *map;
-  int32_t map_count; /* 0: nothing was left out */
+  int32_t map_count; /* 0: where it was */
   int32_t map_room;
+  /* Copies of that batch's logits, if another one had to be decoded since: rows of outputs kept_at[]. */
+  float *kept;
+  int32_t *kept_at;
+  int32_t kept_count;
 };
 
 /* ---- preload_store.c ------------------------------------------------------------------------ */
@@ -79,7 +88,7 @@ struct kvl_seq *kvl_seq(struct kvl_context *c, llama_seq_id seq);
 void kvl_seq_forget(struct kvl_seq *s);
 /* Makes tokens [at, at + count) those of a sequence; false: no memory. */
 bool kvl_seq_write(struct kvl_seq *s, size_t at, const llama_token *tokens, size_t count);
-/* The sequence was cut to its first `count` tokens. */
+/* The sequence was cut to its first `count` tokens. Of owed ones the first are left. */
 void kvl_seq_truncate(struct kvl_seq *s, size_t count);
 
 /* Remembers what a saved state holds, to know it when it is loaded again. */
@@ -90,5 +99,21 @@ void kvl_state_loaded(struct kvl_seq *s, const void *state, size_t bytes, bool p
 
 /* llama_decode() of a context that is ON. */
 int32_t kvl_decode(struct kvl_context *c, struct llama_batch batch);
+/* Decodes tokens [*present, to) of a sequence, without outputs. Returns what llama_decode() does. */
+int32_t kvl_decode_alone(struct kvl_context *c, llama_seq_id seq, size_t *present, size_t to);
+
+/* ---- preload_owed.c ------------------------------------------------------------------------- */
+
+/* Whether a sequence of the context owes tokens. */
+bool kvl_owes(struct kvl_context *c);
+/* Decodes what `seq` owes (negative: what all owe); outputs stay readable. False: there was no room. */
+bool kvl_pay(struct kvl_context *c, llama_seq_id seq);
+/* The program's next batch begins: nothing of the last one is needed any more. */
+void kvl_outputs_end(struct kvl_context *c);
+/* The copied row of output `at` of the batch decoded last (negative: from its end), NULL: there is none. */
+float *kvl_kept(const struct kvl_context *c, int32_t at);
+/* Positions as the program sees them. */
+llama_pos kvl_pos_max(const struct kvl_context *c, llama_seq_id seq);
+llama_pos kvl_pos_min(const struct kvl_context *c, llama_seq_id seq);
 
 #endif

@@ -4,7 +4,7 @@
  * on: what the store holds is put into the context, up to its first token with an output; what is left
  * of all of them is decoded as one batch; output i of the program's batch is output map[i] of that one.
  * If nothing is left out, the program's own batch goes through untouched: so do generation, drafts to be
- * verified (all have outputs), embeddings and images.
+ * verified (all have outputs), embeddings and images. A short piece at its end may wait (preload_owed.c).
  *
  * The decode may fail (no free cells) and the program try again with less, or do something else: so what
  * was restored is taken out again.
@@ -26,6 +26,7 @@ struct span {
   size_t restored; /* of them from the store */
   int32_t outputs; /* not 0: an output was seen */
   bool known;      /* tokens of the sequence and positions fit */
+  bool waits;      /* [present, end) is owed */
 };
 
 struct work {
@@ -68,7 +69,7 @@ static struct span *span_begin(struct work *w, llama_seq_id seq, llama_pos pos) 
   struct kvl_seq *s = kvl_seq(w->c, seq);
   *span = (struct span){.seq = seq, .s = s, .begin = (size_t)pos, .end = (size_t)pos};
   /* Also what no call told us of shows here: then it is not the sequence we know. */
-  span->known = pos >= 0 && (size_t)pos == s->count && held(w->c, seq) == s->count;
+  span->known = pos >= 0 && (size_t)pos == s->count && held(w->c, seq) == s->count - s->owed;
   return span;
 }
 
@@ -85,7 +86,7 @@ static bool understand(struct work *w) {
     if (b->pos != NULL)
       pos = b->pos[i];
     else /* llama.cpp numbers them itself */
-      pos = first ? (llama_pos)held(w->c, seq) : (llama_pos)w->spans[w->span_of[seq]].end;
+      pos = first ? kvl_pos_max(w->c, seq) + 1 : (llama_pos)w->spans[w->span_of[seq]].end;
     struct span *span = first ? span_begin(w, seq, pos) : &w->spans[w->span_of[seq]];
     span->known = span->known && (size_t)pos == span->end;
     if (has_output(b, i) && span->outputs++ == 0) span->limit = span->end;
@@ -107,7 +108,7 @@ static bool gather(struct work *w) {
     if (!span->known) continue;
     for (int32_t i = 0; i < w->batch.n_tokens; i++)
       if (seq_of(&w->batch, i) == span->seq) tokens[n++] = w->batch.token[i];
-    span->present = span->begin;
+    span->present = span->begin - span->s->owed;
     ok = kvl_seq_write(span->s, span->begin, tokens, n) && ok;
   }
   free(tokens);
@@ -116,34 +117,41 @@ static bool gather(struct work *w) {
 
 /* ---- restoring ------------------------------------------------------------------------------ */
 
-/* Decodes tokens [from, to) of one sequence, without outputs. */
-static int32_t decode_alone(struct work *w, struct span *span, size_t from, size_t to) {
+/* Whether blocks can be cut at any time, and sequences anywhere. */
+static bool plain(const struct kvl_context *c) {
+  return kvstow_llama_step(c->cache, 0, SIZE_MAX) == SIZE_MAX;
+}
+
+/* Blocks that can only be stored when just completed are, one by one. */
+int32_t kvl_decode_alone(struct kvl_context *c, llama_seq_id seq, size_t *present, size_t to) {
   enum { PIECE = 512 };
-  const size_t most = KVL_REAL(llama_n_batch)(w->c->ctx);
-  while (from < to) {
+  const size_t most = KVL_REAL(llama_n_batch)(c->ctx);
+  llama_token *tokens = c->seqs[seq].tokens;
+  while (*present < to) {
     llama_pos pos[PIECE];
     int32_t counts[PIECE];
     llama_seq_id *seqs[PIECE];
     int8_t outputs[PIECE];
-    size_t n = to - from;
+    size_t n = kvstow_llama_step(c->cache, *present, to - *present);
     if (n > PIECE) n = PIECE;
     if (n > most) n = most;
     for (size_t i = 0; i < n; i++) {
-      pos[i] = (llama_pos)(from + i);
+      pos[i] = (llama_pos)(*present + i);
       counts[i] = 1;
-      seqs[i] = &span->seq;
+      seqs[i] = &seq;
       outputs[i] = 0;
     }
     const struct llama_batch piece = {.n_tokens = (int32_t)n,
-                                      .token = span->s->tokens + from,
+                                      .token = tokens + *present,
                                       .pos = pos,
                                       .n_seq_id = counts,
                                       .seq_id = seqs,
                                       .logits = outputs};
-    const int32_t rc = KVL_REAL(llama_decode)(w->c->ctx, piece);
+    const int32_t rc = KVL_REAL(llama_decode)(c->ctx, piece);
     if (rc != 0) return rc;
-    from += n;
-    span->present = from;
+    *present += n;
+    if (!plain(c) && *present % kvstow_llama_block_tokens(c->cache) == 0)
+      kvstow_llama_commit(c->cache, seq, tokens, *present);
   }
   return 0;
 }
@@ -151,25 +159,24 @@ static int32_t decode_alone(struct work *w, struct span *span, size_t from, size
 /* Brings a span as far as the store and whole blocks go. */
 static int32_t advance(struct work *w, struct span *span) {
   struct kvl_context *c = w->c;
-  struct kvl_seq *s = span->s;
+  const size_t before = span->present;
   if (span->limit > span->present) {
-    span->present = kvstow_llama_restore(c->cache, span->seq, s->tokens, span->limit);
-    if (span->present > span->begin) span->restored = span->present - span->begin;
+    span->present = kvstow_llama_restore(c->cache, span->seq, span->s->tokens, span->limit);
+    if (span->present > before) span->restored = span->present - before;
   }
-  if (span->present < span->begin) { /* failed half-way: what the program has seen must be there */
-    const int32_t rc = decode_alone(w, span, span->present, span->begin);
-    if (rc != 0) return rc;
+  const size_t align = kvstow_llama_align_tokens(c->cache);
+  span->waits = span->outputs == 0 && !c->samplers && span->present < span->end &&
+                span->present >= span->end / align * align;
+  if (span->waits) return 0;
+  int32_t rc = 0;
+  if (span->present < span->begin) { /* owed, or a restore failed half-way: whole micro-batches */
+    const size_t to = (span->begin + align - 1) / align * align;
+    rc = kvl_decode_alone(c, span->seq, &span->present, to <= span->limit ? to : span->begin);
   }
-  /* Blocks that can only be stored when just completed: one by one, all but the last of the batch. */
-  for (;;) {
-    if (span->present >= span->end) return 0;
-    const size_t rest = span->end - span->present;
-    const size_t step = kvstow_llama_step(c->cache, span->present, rest);
-    if (step >= rest || span->present + step > span->limit) return 0;
-    const int32_t rc = decode_alone(w, span, span->present, span->present + step);
-    if (rc != 0) return rc;
-    kvstow_llama_commit(c->cache, span->seq, s->tokens, span->present);
-  }
+  if (rc != 0 || plain(c)) return rc;
+  const size_t block = kvstow_llama_block_tokens(c->cache);
+  const size_t last = span->limit < span->end ? span->limit : span->end - 1;
+  return kvl_decode_alone(c, span->seq, &span->present, last / block * block);
 }
 
 /* ---- decoding the rest ------------------------------------------------------------------------ */
@@ -183,7 +190,7 @@ static bool map_reserve(struct kvl_context *c, int32_t count) {
   return true;
 }
 
-/* The batch without what is present already. Its arrays are one allocation, *memory. */
+/* The batch without what is present already or waits. Its arrays are one allocation, *memory. */
 static bool filter(struct work *w, struct llama_batch *rest, void **memory) {
   const struct llama_batch *b = &w->batch;
   const size_t n = (size_t)b->n_tokens;
@@ -211,8 +218,8 @@ static bool filter(struct work *w, struct llama_batch *rest, void **memory) {
     const struct span *span = &w->spans[k];
     const size_t pos = next[k]++;
     w->c->map[i] = -1;
-    if (span->known && pos < span->present) continue;
-    w->c->map[i] = out;
+    if (span->known && (pos < span->present || span->waits)) continue;
+    if (has_output(b, i)) w->c->map[i] = out;
     a.tokens[out] = b->token[i];
     a.pos[out] = b->pos != NULL ? b->pos[i] : (llama_pos)pos;
     a.counts[out] = 1;
@@ -230,17 +237,18 @@ static bool filter(struct work *w, struct llama_batch *rest, void **memory) {
 }
 
 /* The context is as it was before the call, so that the program can go on in any way. Where a sequence
- * can't be cut, it is emptied and brought back to where it was. */
-static void roll_back(struct work *w, struct span *span) {
+ * can't be cut, it is emptied. What is missing then is owed. */
+static void roll_back(const struct work *w, struct span *span) {
   struct kvl_context *c = w->c;
-  if (span->present == span->begin) return;
-  if (span->present > span->begin && kvstow_llama_step(c->cache, 0, SIZE_MAX) == SIZE_MAX) {
+  if (span->present > span->begin && plain(c)) {
     KVL_REAL(llama_memory_seq_rm)(c->memory, span->seq, (llama_pos)span->begin, -1);
-    return;
+    span->present = span->begin;
+  } else if (span->present > span->begin) {
+    KVL_REAL(llama_memory_seq_rm)(c->memory, span->seq, -1, -1);
+    span->present = kvstow_llama_restore(c->cache, span->seq, span->s->tokens, span->begin);
   }
-  KVL_REAL(llama_memory_seq_rm)(c->memory, span->seq, -1, -1);
-  span->present = kvstow_llama_restore(c->cache, span->seq, span->s->tokens, span->begin);
-  if (decode_alone(w, span, span->present, span->begin) != 0) kvl_seq_forget(span->s);
+  span->s->owed = span->begin - span->present;
+  c->owing = c->owing || span->s->owed > 0;
 }
 
 /* Whether a block was offered to the store. */
@@ -254,13 +262,16 @@ static bool settle(struct work *w, int32_t rc) {
     } else if (rc == 0) {
       if (span->limit - span->begin > 1)
         kvl_count_prompt(span->limit - span->begin, span->restored);
-      s->count = span->end;
       const size_t block = kvstow_llama_block_tokens(w->c->cache);
-      if (s->count / block > s->committed / block) {
-        kvstow_llama_commit(w->c->cache, span->seq, s->tokens, s->count);
+      const size_t present = span->waits ? span->present : span->end;
+      s->count = span->end;
+      s->owed = span->end - present;
+      w->c->owing = w->c->owing || s->owed > 0;
+      if (present / block > s->committed / block) {
+        kvstow_llama_commit(w->c->cache, span->seq, s->tokens, present);
         stored = true;
       }
-      s->committed = s->count;
+      s->committed = present;
     } else if (rc == 1 ||
                rc == -1) { /* no room, or not a batch for llama.cpp: nothing was decoded */
       roll_back(w, span);
@@ -272,7 +283,7 @@ static bool settle(struct work *w, int32_t rc) {
 }
 
 int32_t kvl_decode(struct kvl_context *c, struct llama_batch batch) {
-  c->map_count = 0;
+  kvl_outputs_end(c);
   struct work *w = NULL;
   const bool plain = batch.token != NULL && batch.embd == NULL && batch.n_tokens > 0 && c->causal &&
                      !c->embeddings && !c->foreign;
@@ -283,19 +294,24 @@ int32_t kvl_decode(struct kvl_context *c, struct llama_batch batch) {
   }
   if (w == NULL || !understand(w) || !gather(w)) {
     free(w);
+    if (!kvl_pay(c, -1)) return 1;
     const int32_t rc = KVL_REAL(llama_decode)(c->ctx, batch);
     forget_batch(c, &batch);
     return rc;
   }
   int32_t rc = 0;
-  bool changed = false;
+  bool changed = false, left_out = kvl_owes(c);
   for (int k = 0; k < w->spans_count && rc == 0; k++) {
     struct span *span = &w->spans[k];
-    if (!span->known) continue;
+    if (!span->known) {
+      rc = kvl_pay(c, span->seq) ? 0 : 1;
+      continue;
+    }
     rc = advance(w, span);
     changed = changed || span->present > span->begin;
+    left_out = left_out || changed || span->waits;
   }
-  if (rc == 0 && !changed) {
+  if (rc == 0 && !left_out) {
     rc = KVL_REAL(llama_decode)(c->ctx, batch);
   } else if (rc == 0) {
     struct llama_batch rest;

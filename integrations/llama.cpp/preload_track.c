@@ -62,6 +62,7 @@ struct kvl_context *kvl_context_add(struct llama_context *ctx, const struct llam
   c->params = *params;
   c->causal = params->attention_type != LLAMA_ATTENTION_TYPE_NON_CAUSAL;
   c->embeddings = params->embeddings;
+  c->samplers = params->samplers != NULL;
   pthread_mutex_lock(&lock);
   int i = 0;
   while (i < KVL_CONTEXTS && atomic_load(&contexts[i]) != NULL) i++;
@@ -83,6 +84,7 @@ void kvl_context_remove(struct llama_context *ctx) {
   kvstow_llama_detach(c->cache);
   for (int i = 0; i < KVL_SEQS; i++) free(c->seqs[i].tokens);
   free(c->map);
+  kvl_outputs_end(c);
   free(c);
 }
 
@@ -173,7 +175,7 @@ struct kvl_seq *kvl_seq(struct kvl_context *c, llama_seq_id seq) {
 }
 
 void kvl_seq_forget(struct kvl_seq *s) {
-  s->count = s->committed = 0;
+  s->count = s->owed = s->committed = 0;
 }
 
 bool kvl_seq_write(struct kvl_seq *s, size_t at, const llama_token *tokens, size_t count) {
@@ -189,7 +191,9 @@ bool kvl_seq_write(struct kvl_seq *s, size_t at, const llama_token *tokens, size
 }
 
 void kvl_seq_truncate(struct kvl_seq *s, size_t count) {
+  const size_t present = s->count - s->owed;
   if (s->count > count) s->count = count;
+  s->owed = s->count > present ? s->count - present : 0;
   if (s->committed > s->count) s->committed = s->count;
 }
 
@@ -237,7 +241,7 @@ void kvl_state_loaded(struct kvl_seq *s, const void *state, size_t bytes, bool p
       known = kvl_seq_write(s, 0, states[i].tokens, count);
     if (known) {
       s->count = count;
-      s->committed = 0;
+      s->owed = s->committed = 0;
     }
   }
   pthread_mutex_unlock(&lock);

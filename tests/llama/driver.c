@@ -30,6 +30,7 @@
   X(llama_memory_clear)                                                                            \
   X(llama_memory_seq_add)                                                                          \
   X(llama_memory_seq_cp)                                                                           \
+  X(llama_memory_seq_keep)                                                                         \
   X(llama_memory_seq_pos_max)                                                                      \
   X(llama_memory_seq_rm)                                                                           \
   X(llama_model_default_params)                                                                    \
@@ -37,6 +38,9 @@
   X(llama_model_load_from_file)                                                                    \
   X(llama_model_n_embd)                                                                            \
   X(llama_set_adapters_lora)                                                                       \
+  X(llama_state_get_data)                                                                          \
+  X(llama_state_get_size)                                                                          \
+  X(llama_state_set_data)                                                                          \
   X(llama_state_seq_get_data)                                                                      \
   X(llama_state_seq_get_size)                                                                      \
   X(llama_state_seq_set_data)
@@ -191,6 +195,16 @@ static void turns(struct server *v) {
   serve(v);
 }
 
+/* The state of a sequence is saved, the sequence emptied and the state loaded again. */
+static void save_and_load(struct server *v, int seq) {
+  const size_t bytes = CALL(llama_state_seq_get_size)(v->ctx, seq);
+  uint8_t *state = malloc(bytes);
+  if (CALL(llama_state_seq_get_data)(v->ctx, state, bytes, seq) != bytes) exit(1);
+  CALL(llama_memory_seq_rm)(v->memory, seq, -1, -1);
+  if (CALL(llama_state_seq_set_data)(v->ctx, state, bytes, seq) != bytes) exit(1);
+  free(state);
+}
+
 /* Drafts: several outputs a sequence, some taken back. Then its state is saved, the sequence emptied and the
  * state loaded again. */
 static void drafts(struct server *v) {
@@ -208,12 +222,7 @@ static void drafts(struct server *v) {
     take_outputs(v);
     if (CALL(llama_memory_seq_rm)(v->memory, 0, s->done - 2, -1)) s->done -= 2;
   }
-  const size_t bytes = CALL(llama_state_seq_get_size)(v->ctx, 0);
-  uint8_t *state = malloc(bytes);
-  if (CALL(llama_state_seq_get_data)(v->ctx, state, bytes, 0) != bytes) exit(1);
-  CALL(llama_memory_seq_rm)(v->memory, 0, -1, -1);
-  if (CALL(llama_state_seq_set_data)(v->ctx, state, bytes, 0) != bytes) exit(1);
-  free(state);
+  save_and_load(v, 0);
   random_tokens(s->tokens + s->done, 200, 7);
   s->prompt = s->done + 200;
   s->end = s->prompt + 4;
@@ -221,7 +230,7 @@ static void drafts(struct server *v) {
 }
 
 /* The cache is too small for two: the second one's first try fails, and works when the first is gone. */
-static void crowded(struct server *v) {
+static void crowded_by(struct server *v, int most) {
   struct llama_batch *b = &v->batch;
   v->count = 1;
   ask(&v->slots[0], 0, 700, 20, 2);
@@ -233,6 +242,7 @@ static void crowded(struct server *v) {
   v->slots[0].end = v->slots[0].done;
   ask(&v->slots[1], 0, 700, 20, 2);
   v->count = 2;
+  v->most = most;
   while (v->slots[1].done < 700) {
     const int before = v->slots[1].done;
     fill(v);
@@ -242,9 +252,16 @@ static void crowded(struct server *v) {
     }
     v->slots[1].done = before;
     CALL(llama_memory_seq_rm)(v->memory, 0, -1, -1);
-    v->most = 100; /* and in other pieces */
+    v->most = 90; /* and in other pieces */
   }
   serve(v);
+  forget(v, 1);
+}
+
+static void crowded(struct server *v) {
+  crowded_by(v, BATCH);
+  v->most = BATCH;
+  crowded_by(v, 100); /* some of which wait */
 }
 
 /* With an adapter, without, with another, with the first again. */
@@ -284,26 +301,29 @@ static void go_on(struct server *v, int seq, int from, uint32_t seed) {
   serve(v);
 }
 
-/* Vectors instead of tokens, as images come. */
-static void vectors(struct server *v) {
+/* Vectors instead of tokens, as images come: 40 positions of a sequence. */
+static void show(struct server *v, llama_seq_id seq, int from) {
   enum { COUNT = 40, EMBD_MAX = 1024 };
   static float values[COUNT * EMBD_MAX];
   const int n = CALL(llama_model_n_embd)(v->model);
   struct llama_batch b = v->batch;
-  v->batch.n_tokens = 0;
-  ask(&v->slots[0], 200, 100, 30, 0);
-  serve(v);
   for (int i = 0; i < COUNT * n; i++) values[i] = (float)(i * 7919 % 2001 - 1000) / 1000;
   b.token = NULL;
   b.embd = values;
   b.n_tokens = COUNT;
   for (int i = 0; i < COUNT; i++) {
-    b.pos[i] = 300 + i;
+    b.pos[i] = from + i;
     b.n_seq_id[i] = 1;
-    b.seq_id[i][0] = 0;
+    b.seq_id[i][0] = seq;
     b.logits[i] = i + 1 == COUNT;
   }
   pass(v, "vectors", b);
+}
+
+static void vectors(struct server *v) {
+  ask(&v->slots[0], 200, 100, 30, 0);
+  serve(v);
+  show(v, 0, 300);
   go_on(v, 0, 340, 31);
 }
 
@@ -344,6 +364,115 @@ static void copies(struct server *v) {
   CALL(llama_memory_seq_rm)(v->memory, 3, 100, 200);
   CALL(llama_memory_seq_add)(v->memory, 3, 200, -1, -100);
   go_on(v, 3, 200, 53);
+}
+
+/* A sequence copied over one that held something else: what follows sees both, and is not what its tokens
+ * say. Then the same tokens in an empty sequence. */
+static void copied_over(struct server *v) {
+  v->count = 6;
+  ask(&v->slots[0], 200, 100, 30, 0);
+  serve(v);
+  show(v, 4, 0);
+  CALL(llama_memory_seq_cp)(v->memory, 0, 4, -1, -1);
+  memcpy(v->slots[4].tokens, v->slots[0].tokens, sizeof v->slots[0].tokens);
+  go_on(v, 4, 300, 70);
+  v->slots[5] = v->slots[4];
+  v->slots[5].done = 0;
+  serve(v);
+}
+
+/* A prompt ends in a batch and another begins, with less than a micro-batch of it; `what` comes before the
+ * first one's output is read. */
+enum interruption {
+  NOTHING,
+  POSITION,
+  SAVED,
+  COPIED,
+  CUT,
+  EMPTIED,
+  KEPT,
+  VECTORS,
+  ANY_MODEL, /* so far */
+  COPIED_IN_PART = ANY_MODEL,
+  HOLED,
+  ALL_SAVED,
+  ADAPTED,
+  INTERRUPTIONS
+};
+
+static void save_and_load_all(struct server *v) {
+  const size_t bytes = CALL(llama_state_get_size)(v->ctx);
+  uint8_t *state = malloc(bytes);
+  if (CALL(llama_state_get_data)(v->ctx, state, bytes) == 0) exit(1);
+  CALL(llama_memory_clear)(v->memory, true);
+  if (CALL(llama_state_set_data)(v->ctx, state, bytes) == 0) exit(1);
+  free(state);
+}
+
+static void interrupt(struct server *v, enum interruption what) {
+  enum { PIECE = 30 };
+  struct slot *s = v->slots;
+  CALL(llama_memory_clear)(v->memory, true);
+  v->count = 4;
+  for (int i = 0; i < v->count; i++) s[i].done = s[i].prompt = s[i].end = 0;
+  ask(&s[0], 0, 100, 80, 3);
+  ask(&s[1], 200, 200, 81, 3);
+  v->most = 100 + PIECE;
+  fill(v);
+  v->most = BATCH;
+  if (CALL(llama_decode)(v->ctx, v->batch) != 0) exit(1);
+  if (what == VECTORS) take_outputs(v);
+  if (what == POSITION)
+    printf("position: token %d 0 0 0\n", CALL(llama_memory_seq_pos_max)(v->memory, 1));
+  if (what == SAVED) save_and_load(v, 1);
+  if (what == ALL_SAVED) save_and_load_all(v);
+  if (what == COPIED || what == COPIED_IN_PART) {
+    const int end = what == COPIED ? PIECE : 20;
+    CALL(llama_memory_seq_cp)(v->memory, 1, 2, -1, what == COPIED ? -1 : end);
+    s[2] = s[1];
+    s[2].done = end;
+    random_tokens(s[2].tokens + end, 100, 82);
+    s[2].prompt = end + 100;
+    s[2].end = s[2].prompt + 3;
+  }
+  if (what == CUT) {
+    random_tokens(s[1].tokens + 10, 200, 83);
+    s[1].done = CALL(llama_memory_seq_rm)(v->memory, 1, 10, -1) ? 10 : 0;
+    if (s[1].done == 0) forget(v, 1);
+  }
+  if (what == HOLED) {
+    CALL(llama_memory_seq_rm)(v->memory, 1, 5, 15);
+    CALL(llama_memory_seq_add)(v->memory, 1, 15, -1, -10);
+    s[1].done = PIECE - 10;
+  }
+  if (what == ADAPTED) {
+    struct llama_adapter_lora *lora = CALL(llama_adapter_lora_init)(v->model, getenv("LORA"));
+    float scale = 1;
+    if (lora == NULL || CALL(llama_set_adapters_lora)(v->ctx, &lora, 1, &scale) != 0) exit(1);
+  }
+  if (what == EMPTIED) forget(v, 1);
+  if (what == KEPT) CALL(llama_memory_seq_keep)(v->memory, 1);
+  if (what != VECTORS) take_outputs(v);
+  if (what == VECTORS) {
+    show(v, 1, PIECE);
+    s[1].done = PIECE + 40;
+  }
+  if (what == KEPT) forget(v, 0);
+  serve(v);
+}
+
+static void interruptions(struct server *v) {
+  for (int what = 0; what < ANY_MODEL; what++) interrupt(v, (enum interruption)what);
+}
+
+static void plain_interruptions(struct server *v) {
+  for (int what = ANY_MODEL; what < INTERRUPTIONS; what++) interrupt(v, (enum interruption)what);
+}
+
+/* All ask at once, in batches smaller than a micro-batch. */
+static void pieces(struct server *v) {
+  v->most = 50;
+  together(v);
 }
 
 /* Batches that llama.cpp refuses, and one without positions, sequences and outputs. */
@@ -399,11 +528,20 @@ int drive(int argc, char **argv) {
     const char *name;
     void (*run)(struct server *);
     uint32_t context;
-  } scenarios[] = {{"together", together, CONTEXT}, {"turns", turns, CONTEXT},
-                   {"drafts", drafts, CONTEXT},     {"crowded", crowded, 1024},
-                   {"adapters", adapters, CONTEXT}, {"endless", endless, CONTEXT},
-                   {"vectors", vectors, CONTEXT},   {"shared", shared_tokens, CONTEXT},
-                   {"copies", copies, CONTEXT},     {"gaps", gaps, CONTEXT}};
+  } scenarios[] = {{"together", together, CONTEXT},
+                   {"turns", turns, CONTEXT},
+                   {"drafts", drafts, CONTEXT},
+                   {"crowded", crowded, 1024},
+                   {"adapters", adapters, CONTEXT},
+                   {"endless", endless, CONTEXT},
+                   {"vectors", vectors, CONTEXT},
+                   {"shared", shared_tokens, CONTEXT},
+                   {"copies", copies, CONTEXT},
+                   {"gaps", gaps, CONTEXT},
+                   {"copied_over", copied_over, CONTEXT},
+                   {"pieces", pieces, CONTEXT},
+                   {"interruptions", interruptions, CONTEXT},
+                   {"plain_interruptions", plain_interruptions, CONTEXT}};
   static struct server v;
   if (argc < 3) return 2;
   find_calls();

@@ -86,14 +86,24 @@ class Preload(unittest.TestCase):
     def test_four_at_once_hit_as_often_as_one(self):
         for model in ("llama", "swa", "hybrid", "mamba"):
             with self.subTest(model):
-                expected = self.alone(model, "together")
-                self.same(expected, self.cached(model, "together"))
-                self.assertEqual(self.metric("refused_blocks"), 0)
-                self.same(expected, self.cached(model, "together"))
-                # All whole blocks, but for the pieces of prompts that did not fill the batch before.
-                wanted = sum((200 + 300 + 17 * i - 1) // BLOCK * BLOCK - BLOCK // 2 for i in range(4))
-                self.assertGreaterEqual(self.metric("prompt_restored_tokens"), wanted)
-                self.assertEqual(self.metric("failed_restores"), 0)
+                for scenario, sequences in (("together", 4), ("pieces", 4), ("pieces", 1)):
+                    expected = self.alone(model, scenario, str(sequences))
+                    self.same(expected, self.cached(model, scenario, str(sequences)))
+                    self.assertEqual(self.metric("refused_blocks"), 0)
+                    self.same(expected, self.cached(model, scenario, str(sequences)))
+                    wanted = sum((200 + 300 + 17 * i - 1) // BLOCK * BLOCK for i in range(sequences))
+                    self.assertEqual(self.metric("prompt_restored_tokens"), wanted)
+                    self.assertEqual(self.metric("failed_restores"), 0)
+
+    def test_nobody_notices_tokens_that_wait(self):
+        os.environ["LORA"] = f"{MODELS}/lora.gguf"
+        for model in ("llama", "swa", "hybrid", "mamba"):
+            for scenario in ("interruptions", *(("plain_interruptions",) if model == "llama" else ())):
+                with self.subTest(f"{model} {scenario}"):
+                    expected = self.alone(model, scenario)
+                    self.same(expected, self.cached(model, scenario))
+                    self.same(expected, self.cached(model, scenario))
+                    shutil.rmtree(f"{self.dir}/store")
 
     def test_turns_and_reuse_in_one_process(self):
         for model in ("llama", "swa", "hybrid", "mamba"):
@@ -133,7 +143,7 @@ class Preload(unittest.TestCase):
                 self.same(e, g)
 
     def test_odd_batches_pass_through(self):
-        for model, scenarios in (("llama", ("vectors", "shared", "copies", "gaps")),
+        for model, scenarios in (("llama", ("vectors", "shared", "copies", "copied_over", "gaps")),
                                  ("swa", ("vectors", "shared", "gaps")), ("hybrid", ("vectors", "gaps"))):
             for scenario in scenarios:
                 with self.subTest(f"{model} {scenario}"):
