@@ -612,7 +612,7 @@ static void *interposed(const char *name) {
 
 /* The call is a jump where it can be: dlsym(RTLD_NEXT) looks at who called. */
 EXPORT void *dlsym(void *restrict handle, const char *restrict name) {
-  void *ours = interposed(name);
+  void *ours = handle == RTLD_NEXT ? NULL : interposed(name);
   if (ours == NULL) return real_dlsym()(handle, name);
   void *real = real_dlsym()(handle, name);
   if (real == NULL || !ready()) return real;

@@ -192,6 +192,16 @@ class Preload(unittest.TestCase):
             os.unlink(self.log)
 
     @unittest.skipIf(LINKED, "the library is linked in")
+    def test_a_strange_libllama_is_left_alone(self):
+        expected = self.alone("llama", "together")
+        for strange, message in (("layout", "not of the kind"), ("state", "self-test")):
+            env = {"STRANGE": strange, "LD_PRELOAD": f"{BUILD}/tests/llama/libstrange.so"}
+            self.same(expected, self.cached("llama", "together", env=env))
+            self.assertIn(message, self.log_text())
+            self.assertNotIn("caching ", self.log_text().replace("not caching", ""))
+            os.unlink(self.log)
+
+    @unittest.skipIf(LINKED, "the library is linked in")
     def test_programs_without_llama_are_left_alone(self):
         done = subprocess.run([RUN, "--lib", LIB, "--dir", f"{self.dir}/store", "sh", "-c", "echo ok"],
                               capture_output=True, text=True)
