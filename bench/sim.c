@@ -33,7 +33,7 @@ static const struct bench_column columns[] = {
     {NULL, NULL, 0},
 };
 
-static const char *const policies[] = {"lru", "s3fifo", "lifetime"};
+static const char *const policies[] = {"lru", "s3fifo", "lifetime", "duel"};
 
 enum {
   POLICIES = sizeof policies / sizeof policies[0],

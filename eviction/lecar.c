@@ -1,8 +1,8 @@
 /* eviction/lecar.c - LeCaR (Vietri et al., HotStorage 2018): learns whether to evict by LRU or LFU.
  *
  * Two experts order the same blocks. Each eviction draws one of them by weight and remembers its
- * victim in that expert's ghost list. A block that comes back from a list says that this expert
- * was wrong, the more so the sooner it comes back, and lowers the expert's weight.
+ * victim in that expert's ghost list, of half a capacity. A block that comes back from a list says
+ * that this expert was wrong, the more so the sooner it comes back, and lowers the expert's weight.
  * Parameters: rate (0.45), of learning; weight (0.5), of LRU at the start.
  *
  * A block is in two lists at once, which takes most of a node: uses count to 255 there, and keys in
@@ -17,6 +17,7 @@
 #include "eviction/policies.h"
 
 enum { USES_MAX = 255, KEY_BITS = 24 };
+#define WEIGHT_LEAST 1e-10 /* so that a weight can grow again */
 enum expert { LRU, LFU, EXPERTS };
 
 struct lecar_node {
@@ -47,6 +48,10 @@ static uint32_t uses_of(const struct lecar_node *node) {
 
 static uint32_t key_of(const struct lecar_node *node) {
   return node->key_and_uses >> (32 - KEY_BITS);
+}
+
+static uint32_t fold(uint64_t key) {
+  return (uint32_t)(key ^ key >> 32) & ((1u << KEY_BITS) - 1);
 }
 
 /* ---- by uses ---- */
@@ -96,16 +101,24 @@ static void regret(struct lecar *lecar, enum expert expert, uint32_t evicted) {
   const double age = (double)(lecar->now - evicted) / (double)lecar->capacity;
   if (age >= 1.1) return;
   lecar->weights[expert] *= decay(lecar->rate * decay(5.298 * age));
-  const double sum = lecar->weights[LRU] + lecar->weights[LFU];
-  lecar->weights[LRU] /= sum;
-  lecar->weights[LFU] /= sum;
+  const double sum = lecar->weights[LRU] + lecar->weights[LFU] + 2 * WEIGHT_LEAST;
+  for (int i = 0; i < EXPERTS; i++) lecar->weights[i] = (lecar->weights[i] + WEIGHT_LEAST) / sum;
 }
 
-static double draw(struct lecar *lecar) {
+/* A block comes that may have been evicted: learned before it makes another one go. */
+static void learn(struct lecar *lecar, uint32_t key) {
+  struct ghost_note note;
+  for (int expert = 0; expert < EXPERTS; expert++)
+    if (kvstow__ghost_take_note(&lecar->ghosts[expert], key, &note))
+      regret(lecar, (enum expert)expert, note.time);
+}
+
+/* In hundredths, as libCacheSim draws: LRU is asked once in a hundred times whatever its weight. */
+static enum expert draw(struct lecar *lecar) {
   uint64_t x = lecar->random += 0x9e3779b97f4a7c15u;
   x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
   x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-  return (double)((x ^ x >> 31) >> 12) * 0x1p-52;
+  return (double)((x ^ x >> 31) % 100) / 100 < lecar->weights[LRU] ? LRU : LFU;
 }
 
 /* ---- the policy ---- */
@@ -131,7 +144,7 @@ static int lecar_create(const kvstow_policy_config *config, void **policy) {
                                  {"weight", 0, 1, &lecar->weights[LRU]}};
   rc = kvstow__params_parse(config->params, params, sizeof params / sizeof params[0]);
   for (int expert = 0; rc == 0 && expert < EXPERTS; expert++)
-    rc = kvstow__ghost_init(&lecar->ghosts[expert], config->capacity);
+    rc = kvstow__ghost_init(&lecar->ghosts[expert], config->capacity / 2);
   if (rc < 0) {
     lecar_destroy(lecar);
     return rc;
@@ -148,12 +161,9 @@ static int lecar_create(const kvstow_policy_config *config, void **policy) {
 static void lecar_insert(void *policy, uint32_t id, const kvstow_access *access) {
   struct lecar *lecar = policy;
   struct lecar_node *node = node_of(lecar, id);
-  struct ghost_note note;
+  learn(lecar, fold(access->key_lo));
   lecar->now++;
-  node->key_and_uses = (uint32_t)(access->key_lo ^ access->key_lo >> 32) << (32 - KEY_BITS) | 1;
-  for (int expert = 0; expert < EXPERTS; expert++)
-    if (kvstow__ghost_take_note(&lecar->ghosts[expert], key_of(node), &note))
-      regret(lecar, (enum expert)expert, note.time);
+  node->key_and_uses = fold(access->key_lo) << (32 - KEY_BITS) | 1;
   list_push(&lecar->recent, lecar->nodes, id);
   uses_add(lecar, id);
 }
@@ -177,10 +187,10 @@ static void lecar_remove(void *policy, uint32_t id) {
 
 static uint32_t lecar_victim(void *policy, const kvstow_access *incoming) {
   struct lecar *lecar = policy;
-  (void)incoming;
   if (lecar->recent.count == 0) return KVSTOW_NO_ID;
+  if (incoming != NULL) learn(lecar, fold(incoming->key_lo));
   const uint32_t victims[EXPERTS] = {lecar->recent.tail, least_used(lecar)};
-  const enum expert expert = draw(lecar) < lecar->weights[LRU] ? LRU : LFU;
+  const enum expert expert = draw(lecar);
   const uint32_t id = victims[expert];
   if (victims[LRU] != victims[LFU]) /* else nobody is to blame */
     kvstow__ghost_push_note(&lecar->ghosts[expert], key_of(node_of(lecar, id)),
@@ -192,7 +202,7 @@ static uint32_t lecar_victim(void *policy, const kvstow_access *incoming) {
 static int lecar_resize(void *policy, uint64_t capacity) {
   struct lecar *lecar = policy;
   for (int expert = 0; expert < EXPERTS; expert++) {
-    const int rc = kvstow__ghost_resize(&lecar->ghosts[expert], capacity);
+    const int rc = kvstow__ghost_resize(&lecar->ghosts[expert], capacity / 2);
     if (rc < 0) return rc;
   }
   lecar->capacity = capacity;

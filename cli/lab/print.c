@@ -111,7 +111,7 @@ static void print_csv(const struct lab *lab) {
 
 /* ---- tables ---- */
 
-enum style { WHOLE, ONE_DIGIT, TWO_DIGITS, SIGNED, THREE_PLACES };
+enum style { WHOLE, ONE_DIGIT, TWO_DIGITS, SIGNED, THREE_DIGITS };
 
 /* A column of the table: a metric, as people want to read it. */
 struct column {
@@ -122,14 +122,14 @@ struct column {
 
 static const struct column one_tier[] = {
     {"blocks", "size_blocks", WHOLE, 1},
-    {"% of all", "size_share", THREE_PLACES, 100},
+    {"% of all", "size_share", THREE_DIGITS, 100},
     {"block %", "block_hit", TWO_DIGITS, 100},
     {"prefix %", "prefix_hit", TWO_DIGITS, 100},
     {"token %", "token_hit", TWO_DIGITS, 100},
     {"saved %", "prefill_saved", TWO_DIGITS, 100},
     {"writes", "ssd_writes", WHOLE, 1},
     {"unread %", "never_read", ONE_DIGIT, 100},
-    {"DWPD", "dwpd", THREE_PLACES, 1},
+    {"DWPD", "dwpd", THREE_DIGITS, 1},
     {"M acc/s", "accesses_per_s", ONE_DIGIT, 1e-6},
     {NULL, NULL, WHOLE, 0},
 };
@@ -144,7 +144,7 @@ static const struct column two_tiers[] = {
     {"writes", "ssd_writes", WHOLE, 1},
     {"rewritten", "ssd_rewrites", WHOLE, 1},
     {"unread %", "never_read", ONE_DIGIT, 100},
-    {"DWPD", "dwpd", THREE_PLACES, 1},
+    {"DWPD", "dwpd", THREE_DIGITS, 1},
     {NULL, NULL, WHOLE, 0},
 };
 
@@ -190,8 +190,11 @@ static void print_number(struct table *table, const struct column *column, doubl
     case SIGNED:
       table_text(table, "%+.2f", number);
       break;
-    case THREE_PLACES:
-      table_text(table, "%.3g", number);
+    case THREE_DIGITS:
+      if (number < 999.5)
+        table_text(table, "%.3g", number);
+      else
+        table_count(table, (uint64_t)(number + 0.5));
       break;
   }
 }
