@@ -80,7 +80,7 @@ static void complete(kvstow_op *op, int result) {
   op->result = result;
   if (op->kind == READ) kvs_read_job_end(&op->job, result, op->begun_ns);
   if (result == KVSTOW_ECANCELED) {
-    pthread_mutex_lock(&store->lock);
+    kvs_lock(store);
     store->count.cancels++;
     pthread_mutex_unlock(&store->lock);
   }
@@ -97,7 +97,7 @@ static void complete(kvstow_op *op, int result) {
 
 static int late(const kvstow_op *op) {
   kvstow *store = op->queue->store;
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   store->count.timeouts++;
   pthread_mutex_unlock(&store->lock);
   return KVSTOW_ETIMEDOUT;
@@ -268,7 +268,7 @@ static int async_create(kvstow *store, struct kvs_async **out) {
 }
 
 void kvs_async_destroy(kvstow *store) {
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   struct kvs_async *async = store->async;
   store->async = NULL; /* completions still to come wake nobody */
   pthread_mutex_unlock(&store->lock);
@@ -301,7 +301,7 @@ int kvstow_queue_create(kvstow *store, kvstow_queue **out) {
     return kvs_fail(store, KVSTOW_ENOMEM, "queue: no descriptor for an eventfd");
   }
   pthread_mutex_init(&queue->lock, NULL);
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   const int rc = store->async != NULL ? 0 : async_create(store, &store->async);
   if (rc == 0) store->queues++;
   pthread_mutex_unlock(&store->lock);
@@ -320,7 +320,7 @@ int kvstow_queue_destroy(kvstow_queue *queue) {
   const bool busy = queue->pending > 0;
   pthread_mutex_unlock(&queue->lock);
   if (busy) return kvs_fail(queue->store, KVSTOW_EBUSY, "queue: operations are pending");
-  pthread_mutex_lock(&queue->store->lock);
+  kvs_lock(queue->store);
   queue->store->queues--;
   pthread_mutex_unlock(&queue->store->lock);
   pthread_mutex_destroy(&queue->lock);
@@ -360,7 +360,7 @@ void kvstow_cancel(kvstow_op *op) {
   if (op == NULL) return;
   atomic_store(&op->cancelled, true);
   kvstow *store = op->queue->store;
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   kvs_async_wake(store);
   pthread_mutex_unlock(&store->lock);
 }

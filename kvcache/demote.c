@@ -318,7 +318,7 @@ static void piece_done(void *arg, int result) {
   struct batch *batch = piece->batch;
   kvstow *store = batch->store;
   (void)result; /* each record has its own */
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   for (uint32_t i = piece->first; i < piece->first + piece->count; i++) {
     count_pending(store, &batch->write[i], -1);
     finish_record(batch, i, batch->write[i].result);
@@ -395,11 +395,11 @@ static int append_piece(struct batch *batch, uint32_t first, uint32_t count) {
   struct piece *piece = malloc(sizeof *piece);
   if (piece == NULL) return KVSTOW_ENOMEM;
   *piece = (struct piece){batch, first, count};
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   batch->refs++;
   pthread_mutex_unlock(&store->lock);
   const int rc = kvstow_tier_append(store->tier, &batch->write[first], count, piece_done, piece);
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   if (rc != 0) batch->refs--;
   for (uint32_t i = first; rc == 0 && i < first + count; i++) { /* our reference keeps the batch */
     count_pending(store, &batch->write[i], 1);
@@ -442,7 +442,7 @@ static void write_batch(struct batch *batch) {
     kvs_fail(store, rc, "demote: %u blocks not written: %s", batch->count - at,
              rc == KVSTOW_ENOSPC ? kvstow_strerror(rc) : text);
   }
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   for (uint32_t i = at; i < batch->count; i++) finish_record(batch, i, rc);
   batch_end(batch);
   pthread_mutex_unlock(&store->lock);
@@ -452,19 +452,19 @@ static void write_batch(struct batch *batch) {
 
 static void *demoter_main(void *arg) {
   kvstow *store = arg;
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   while (!store->stopping) {
     struct batch *batch = gather(store);
     if (batch != NULL) {
       pthread_mutex_unlock(&store->lock);
       write_batch(batch);
-      pthread_mutex_lock(&store->lock);
+      kvs_lock(store);
     }
     if (kvs_reclaim_ahead(store) || batch != NULL) continue;
     if (store->buried_count > 0) {
       pthread_mutex_unlock(&store->lock);
       const int rc = kvs_erase_buried(store);
-      pthread_mutex_lock(&store->lock);
+      kvs_lock(store);
       if (rc == 0) continue;
     }
     struct timespec until;
@@ -472,6 +472,7 @@ static void *demoter_main(void *arg) {
     until.tv_nsec += IDLE_MS * 1000000L;
     if (until.tv_nsec >= 1000000000L) until.tv_sec++, until.tv_nsec -= 1000000000L;
     pthread_cond_timedwait(&store->demote_wake, &store->lock, &until);
+    kvs_tell(store);
   }
   pthread_mutex_unlock(&store->lock);
   return NULL;
@@ -486,7 +487,7 @@ int kvs_demoter_start(kvstow *store) {
 
 void kvs_demoter_stop(kvstow *store) {
   if (!store->demoter_runs) return;
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   store->stopping = true;
   pthread_cond_broadcast(&store->demote_wake);
   pthread_mutex_unlock(&store->lock);
@@ -536,7 +537,7 @@ static int wait_written(kvstow *store) {
 int kvs_flush(kvstow *store) {
   kvs_trace_flush(store);
   if (store->tier == NULL) return 0;
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   const uint64_t errors = store->write_errors;
   int rc = want_dirty(store);
   const int waited = wait_written(store);

@@ -57,7 +57,7 @@ struct kvs_window {
 static void window_free(struct kvs_window *w) {
   kvstow *store = w->store;
   if (w->frames_count > 0) {
-    pthread_mutex_lock(&store->lock);
+    kvs_lock(store);
     for (uint32_t i = 0; i < w->frames_count; i++)
       kvs_ram_give(store, w->frames[i], w->frame_bytes);
     pthread_cond_broadcast(&store->changed);
@@ -192,7 +192,7 @@ static void cell_arrived(kvstow_record_read *read) {
   /* from here on the window is its job's, and may be gone */
   if (orphan) window_free(w);
   if (!wake || !asynchronous) return;
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   kvs_async_wake(store);
   pthread_mutex_unlock(&store->lock);
 }
@@ -301,7 +301,7 @@ static int check(kvstow_lease *lease, struct cell *cell) {
   int rc = cell->read.result;
   const bool same = rc != 0 || lease->kept == NULL || /* NULL: all were compared by the match */
                     kvs_lease_tokens_equal(lease, block, cell->read.header);
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   const uint16_t flags = kvs_entry(&store->index, id)->flags;
   if ((flags & KVS_UNLINKED) != 0) rc = KVSTOW_EMISS;
   if (rc == 0) rc = kvs_load_check(store, id, cell->read.header);

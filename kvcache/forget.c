@@ -165,7 +165,7 @@ int kvstow_forget(const kvstow_prefix *prefix, size_t first, size_t *blocks) {
     rc = kvs_fail(store, KVSTOW_EINVAL, "forget: block %zu of %zu", first, chain.blocks);
   } else {
     struct chosen chosen = {0};
-    pthread_mutex_lock(&store->lock);
+    kvs_lock(store);
     if (chain.root != KVS_NO_ENTRY) rc = choose_chain(store, &chain, first, &chosen);
     rc = forget_chosen(store, &chosen, rc, blocks);
   }
@@ -177,7 +177,7 @@ int kvstow_forget(const kvstow_prefix *prefix, size_t first, size_t *blocks) {
 static int forget_roots(kvstow *store, uint32_t root, const kvstow_key *space, size_t *blocks) {
   struct chosen chosen = {0};
   int rc = 0;
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   for (uint32_t id = 0; id < store->index.used && rc == 0; id++) {
     const struct kvs_entry *entry = kvs_entry(&store->index, id);
     if (!kvs_entry_listed(entry)) continue;
@@ -254,7 +254,7 @@ int kvstow_pin(const kvstow_prefix *prefix, bool pinned, size_t *blocks) {
     bool in_ram;
     const uint32_t id = kvs_chain_find(&chain, done, true, &in_ram);
     if (id == KVS_NO_ENTRY) break;
-    pthread_mutex_lock(&store->lock);
+    kvs_lock(store);
     struct kvs_entry *entry = kvs_entry(&store->index, id);
     const bool was = (entry->flags & KVS_PINNED) != 0;
     if (pinned && !was && store->pinned_bytes + entry->padded_bytes > store->options.ram_bytes / 2)

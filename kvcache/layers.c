@@ -48,7 +48,7 @@ void kvs_layers_begin(struct kvs_read_job *job) {
   kvstow *store = lease->store;
   struct kvs_layers *layers = &lease->layers;
   struct kvs_window *broken = NULL;
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   const kvstow_tuning *tuning = &store->options.tuning;
   const bool on = tuning->enable_prefetch && lease->space->layout.layers > 1;
   const bool goes_on = !layers->busy && continues(layers, &job->range);
@@ -79,7 +79,7 @@ void kvs_layers_begin(struct kvs_read_job *job) {
 
 void kvs_layers_drop(kvstow *store, struct kvs_window *window) {
   const uint32_t unused = kvs_window_drop(window);
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   store->count.layer.wasted += unused;
   pthread_mutex_unlock(&store->lock);
 }
@@ -107,7 +107,7 @@ void kvs_layers_ahead(struct kvs_read_job *job, struct kvs_reads *reads) {
 void kvs_layers_end(struct kvs_read_job *job, bool ok) {
   kvstow *store = job->lease->store;
   struct kvs_layers *layers = &job->lease->layers;
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   struct kvs_window *broken = ok && !layers->crossed ? NULL : job->window;
   layers->busy = layers->crossed = false;
   layers->turn++;

@@ -92,7 +92,7 @@ void kvs_load_failed(kvstow *store, uint32_t id, int result) {
 static void load_done(kvstow_record_read *read) {
   struct kvs_load *load = read->arg;
   kvstow *store = load->store;
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   const uint32_t id = load->id;
   struct kvs_entry *entry = kvs_entry(&store->index, id);
   int result = read->result;

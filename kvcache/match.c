@@ -95,21 +95,30 @@ static kvstow_lease *lease_find(struct kvs_chain *chain, int *rc) {
   return NULL;
 }
 
-/* Tells the policies, last block first (see put.c), and counts the tiers. */
-static void lease_use(kvstow_lease *lease, kvstow_held *held) {
-  kvstow *store = lease->store;
+/* Last block first (see put.c). */
+void kvs_tell_lease(kvstow *store) {
+  const kvstow_lease *lease = store->untold;
   kvstow_access access = kvs_access_of(&lease->request);
+  access.now_ms = lease->used_ms;
+  store->untold = NULL;
   for (size_t i = lease->blocks; i-- > 0;) {
     const uint32_t id = lease->block[i].id;
-    const bool in_ram = kvs_entry(&store->index, id)->frame != KVS_NO_FRAME;
-    held->ram_blocks += in_ram;
-    held->ssd_blocks += !in_ram;
     kvs_access_block(store, id, &access);
     access.parent = i > 0 ? lease->block[i - 1].id : KVS_NO_ENTRY;
     kvs_use(store, id, &access);
   }
+}
+
+/* Counts the tiers; the policies are told later. */
+static void lease_use(kvstow_lease *lease, kvstow_held *held) {
+  kvstow *store = lease->store;
+  for (size_t i = 0; i < lease->blocks; i++)
+    held->ram_blocks += kvs_entry(&store->index, lease->block[i].id)->frame != KVS_NO_FRAME;
+  held->ssd_blocks = lease->blocks - held->ram_blocks;
   held->blocks = lease->blocks;
   held->tokens = lease->blocks * lease->space->layout.block_tokens;
+  lease->used_ms = kvs_now_us() / 1000;
+  store->untold = lease;
   kvs_lease_budget(lease);
 }
 
@@ -140,7 +149,7 @@ int kvstow_match(const kvstow_prefix *prefix, uint32_t flags, kvstow_lease **out
   kvstow_lease *lease = lease_find(&chain, &rc);
   struct kvs_reads reads = {.count = 0};
   if (store->trace != NULL) kvs_chain_name(&chain);
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   const struct kvs_request request = kvs_request_begin(store, &chain);
   const size_t found = lease == NULL ? 0 : lease->blocks;
   kvs_request_goes_on(store, &request, chain.keys[chain.named > found ? found + 1 : found]);
@@ -158,10 +167,13 @@ int kvstow_match(const kvstow_prefix *prefix, uint32_t flags, kvstow_lease **out
     store->roots.rows[lease->root].refs++;
     store->leases++;
     lease->promote = (flags & KVSTOW_NO_PROMOTE) == 0;
-    if (lease->promote && store->options.tuning.enable_prefetch)
+    if (lease->promote && store->options.tuning.enable_prefetch) {
+      if (held.ssd_blocks > 0) kvs_tell(store); /* the policies will be asked for room */
       kvs_lease_promote(lease, 0, &reads);
+    }
   }
   count_match(store, &chain, &held);
+  kvs_chain_leave(&chain); /* here: who takes the lock next tells the policies */
   pthread_mutex_unlock(&store->lock);
   kvs_loads_submit(store, &reads);
   kvs_chain_finish(&chain);
@@ -188,7 +200,7 @@ int kvstow_prefetch(const kvstow_prefix *prefix) {
   kvs_chain_finish(&chain);
   if (lease == NULL) return rc == KVSTOW_EMISS ? 0 : rc;
   struct kvs_reads reads = {.count = 0};
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   store->roots.rows[lease->root].refs++;
   store->leases++;
   kvs_lease_budget(lease);
@@ -203,7 +215,7 @@ void kvstow_lease_release(kvstow_lease *lease) {
   if (lease == NULL) return;
   kvstow *store = lease->store;
   if (lease->layers.window != NULL) kvs_layers_drop(store, lease->layers.window);
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   for (size_t i = 0; i < lease->blocks; i++) {
     if (lease->block[i].viewed) kvs_entry(&store->index, lease->block[i].id)->ram_pins--;
     kvs_lease_drop_locked(store, lease->block[i].id);
@@ -288,7 +300,7 @@ int kvs_lease_poll(kvstow_lease *lease, size_t *next, kvstow_held *held) {
   kvstow *store = lease->store;
   struct kvs_reads reads = {.count = 0};
   int rc = 0;
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   for (; rc == 0 && *next < atomic_load(&lease->good); ++*next) {
     const uint32_t id = lease->block[*next].id;
     if (kvs_entry(&store->index, id)->frame == KVS_NO_FRAME) {
@@ -322,7 +334,7 @@ int kvstow_lease_wait(kvstow_lease *lease, uint32_t timeout_ms, kvstow_held *hel
   for (;;) {
     int rc = kvs_lease_poll(lease, &next, held);
     if (rc != KVSTOW_EAGAIN) return rc;
-    pthread_mutex_lock(&store->lock);
+    kvs_lock(store);
     if (!kvs_load_wait(store, lease->block[next].id, deadline)) {
       store->count.timeouts++;
       rc = KVSTOW_ETIMEDOUT;

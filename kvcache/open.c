@@ -44,7 +44,9 @@ bool kvs_wait_load(kvstow *store, uint64_t deadline_us) {
   if (kvs_now_us() >= deadline_us) return false;
   const struct timespec until = {.tv_sec = (time_t)(deadline_us / 1000000),
                                  .tv_nsec = (long)(deadline_us % 1000000) * 1000};
-  return pthread_cond_timedwait(&store->changed, &store->lock, &until) != ETIMEDOUT;
+  const bool woken = pthread_cond_timedwait(&store->changed, &store->lock, &until) != ETIMEDOUT;
+  kvs_tell(store);
+  return woken;
 }
 
 bool kvs_wait_until(kvstow *store, uint64_t deadline_us) {
@@ -107,7 +109,7 @@ int kvstow_set_tuning(kvstow *store, const kvstow_tuning *tuning) {
     const int rc = kvstow_tier_set_tuning(store->tier, tuning);
     if (rc != 0) return kvs_fail(store, rc, "tuning: a field is out of its range");
   }
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   store->options.tuning = *tuning;
   pthread_mutex_unlock(&store->lock);
   return 0;
@@ -273,7 +275,7 @@ static int recover(kvstow *store) {
   }
   qsort(aged, count, sizeof *aged, by_generation);
   struct recovery recovery = {.store = store};
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   for (uint32_t i = 0; i < count && !recovery.no_memory; i++) {
     const int rc = kvstow_tier_scan(store->tier, aged[i].segment, recover_record, &recovery);
     if (rc == KVSTOW_ENOMEM) recovery.no_memory = true;
@@ -400,7 +402,7 @@ int kvstow_open(const kvstow_options *options, kvstow **out, char *why, size_t w
 int kvstow_close(kvstow *store) {
   if (store == NULL) return 0;
   if (getpid() != store->pid) return KVSTOW_ESTATE; /* a forked child: it has none of our threads */
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   const bool busy =
       store->leases > 0 || store->sequences > 0 || store->queues > 0 || store->reservations > 0;
   pthread_mutex_unlock(&store->lock);

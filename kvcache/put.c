@@ -18,7 +18,7 @@
 
 int kvs_frame_wait(kvstow *store, uint32_t padded_bytes, uint64_t deadline_us, uint32_t *frame) {
   int rc = 0;
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   bool waited = false;
   while ((*frame = kvs_ram_take(store, padded_bytes)) == KVS_NO_FRAME) {
     if (deadline_us == 0 || store->tier == NULL) {
@@ -135,7 +135,7 @@ void kvs_publish_finish(kvstow *store, uint32_t id, const struct kvs_request *re
 static struct kvs_request request_of(const struct kvs_chain *chain, size_t first) {
   kvstow *store = chain->store;
   const size_t whole = chain->prefix->tokens_count / chain->space->layout.block_tokens;
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   const struct kvs_request request =
       kvs_request_of(store, chain->prefix, chain->keys[first + 1], chain->keys[first], whole);
   pthread_mutex_unlock(&store->lock);
@@ -241,7 +241,7 @@ static int publish_group(kvstow *store, struct group *group, size_t *stored) {
   uint32_t ids[GROUP_BLOCKS];
   int first_error = 0;
   if (group->count == 0) return 0;
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   const uint32_t ancestor = block_before(store, &group->r[0]);
   for (size_t i = 0; i < group->count; i++) {
     int rc;
@@ -265,7 +265,7 @@ static void use_held(const struct kvs_chain *chain, uint32_t id,
                      const struct kvs_request *request) {
   kvstow *store = chain->store;
   kvstow_access access = kvs_access_of(request);
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   const struct kvs_entry *entry = kvs_entry(&store->index, id);
   kvs_access_block(store, id, &access);
   access.parent = kvs_parent(store, entry->parent_lo, entry->root, entry->depth);
@@ -299,7 +299,7 @@ static void trace_stored(struct kvs_chain *chain, const struct kvs_request *requ
                                   .first = first,
                                   .blocks = first + count,
                                   .keys = &chain->keys[first]};
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   kvs_trace_store(store->trace, &what);
   pthread_mutex_unlock(&store->lock);
 }
@@ -374,7 +374,7 @@ int kvstow_store(const kvstow_prefix *prefix, size_t first, size_t count,
   kvs_chain_finish(&chain);
   if (stored != NULL) *stored = done;
   if (rc == KVSTOW_EFULL) {
-    pthread_mutex_lock(&store->lock);
+    kvs_lock(store);
     store->count.store_refused++;
     pthread_mutex_unlock(&store->lock);
     kvs_fail(store, rc, "store: all %llu bytes of RAM are in use",
@@ -389,7 +389,7 @@ int kvstow_store(const kvstow_prefix *prefix, size_t first, size_t count,
 static void drop_slot(kvstow *store, kvstow_slot *slot) {
   struct kvs_reservation *r = slot->internal;
   if (r == NULL) return;
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   kvs_ram_give(store, r->frame, r->padded_bytes);
   kvs_root_give(store, r->root);
   store->reservations--;
@@ -418,7 +418,7 @@ static int reserve_one(struct kvs_chain *chain, size_t block, const struct kvs_r
   const uint32_t used = payload_bytes / planes;
   for (uint32_t i = 0; i < planes; i++) /* padding is stored too */
     memset(payload + (size_t)i * plane_bytes + used, 0, plane_bytes - used);
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   store->roots.rows[r->root].refs++;
   store->reservations++;
   pthread_mutex_unlock(&store->lock);
@@ -501,7 +501,7 @@ static bool continues(const kvstow_slot *slot, const kvstow_slot *before) {
 int kvstow_commit(kvstow *store, kvstow_slot *slots, size_t count) {
   if (store == NULL || (slots == NULL && count > 0)) return KVSTOW_EINVAL;
   int first_error = 0;
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   for (size_t end = count; end > 0;) {
     size_t first = end - 1;
     if (slots[first].internal != NULL) {

@@ -308,7 +308,7 @@ static int send_ahead(struct kvs_read_job *job) {
   if ((job->ahead - job->next) * 2 > job->ahead_max) return 0;
   struct kvs_reads reads = {.count = 0};
   int rc = 0;
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   while (rc == 0 && job->ahead < end && job->ahead - job->next < job->ahead_max) {
     rc = send_for(job, job->ahead, &reads);
     if (rc == 0) job->ahead++;
@@ -339,7 +339,7 @@ static int pin_some(struct kvs_read_job *job, uint32_t frames[PINS_MAX], size_t 
   kvstow_lease *lease = job->lease;
   kvstow *store = lease->store;
   int rc = 0;
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   for (*count = 0; *count < PINS_MAX; ++*count) {
     const size_t i = job->next + *count;
     if (i == job->first + job->count || *count * block_bytes(job) >= PINS_BYTES) break;
@@ -384,7 +384,7 @@ static int deliver_from_ram(struct kvs_read_job *job) {
     kvs_read_job_deliver(job, i, kvs_pool_payload(store->pool, frames[n]), 0, lease->space->planes);
     if (job->bytes != NULL) job->bytes[i - job->first] = opaque_bytes(store, frames[n]);
   }
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   for (size_t n = 0; n < count; n++) kvs_lease_unpin(lease, job->next + n);
   job->next += count;
   if (job->next == job->first + job->count) count_read(job);
@@ -425,7 +425,7 @@ static bool job_wait(struct kvs_read_job *job, uint64_t deadline_us) {
   if (job->stopped != 0) return kvs_window_wait(job->window, UINT64_MAX);
   if (job->window != NULL && kvs_window_has(job->window, job->turn, job->next))
     return kvs_window_wait(job->window, deadline_us);
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   const bool in_time = kvs_load_wait(store, job->lease->block[job->next].id, deadline_us);
   pthread_mutex_unlock(&store->lock);
   return in_time;
@@ -436,7 +436,7 @@ static int job_run(struct kvs_read_job *job, uint64_t deadline_us) {
     const int rc = kvs_read_job_step(job);
     if (rc != KVSTOW_EAGAIN) return rc;
     if (job_wait(job, deadline_us)) continue;
-    pthread_mutex_lock(&job->lease->store->lock);
+    kvs_lock(job->lease->store);
     job->lease->store->count.timeouts++;
     pthread_mutex_unlock(&job->lease->store->lock);
     kvs_read_job_stop(job, KVSTOW_ETIMEDOUT);
@@ -450,7 +450,7 @@ void kvs_read_job_end(struct kvs_read_job *job, int rc, uint64_t begun_ns) {
     kvs_fail(store, rc, "read: block %zu of a lease of %zu: %s", job->next, lease->blocks,
              kvstow_strerror(rc));
   if (rc == 0 && !job->counted) {
-    pthread_mutex_lock(&store->lock);
+    kvs_lock(store);
     count_read(job);
     pthread_mutex_unlock(&store->lock);
   }
@@ -494,7 +494,7 @@ int kvstow_view(kvstow_lease *lease, size_t block, uint32_t timeout_ms, const vo
   struct kvs_reads reads = {.count = 0};
   uint32_t frame = KVS_NO_FRAME;
   for (;;) {
-    pthread_mutex_lock(&store->lock);
+    kvs_lock(store);
     int rc = lease->block[block].viewed ? KVSTOW_ESTATE : 0;
     if (rc == 0) rc = kvs_lease_pin(lease, block, &frame);
     if (rc == KVSTOW_EFULL) {
@@ -515,7 +515,7 @@ int kvstow_view(kvstow_lease *lease, size_t block, uint32_t timeout_ms, const vo
     kvs_loads_submit(store, &reads);
     if (rc == 0) break;
     if (rc != KVSTOW_EAGAIN && rc != KVSTOW_EFULL) return rc;
-    pthread_mutex_lock(&store->lock);
+    kvs_lock(store);
     if (rc == KVSTOW_EAGAIN) in_time = kvs_load_wait(store, lease->block[block].id, deadline);
     store->count.timeouts += !in_time;
     pthread_mutex_unlock(&store->lock);
@@ -531,7 +531,7 @@ int kvstow_view(kvstow_lease *lease, size_t block, uint32_t timeout_ms, const vo
 void kvstow_unview(kvstow_lease *lease, size_t block) {
   if (lease == NULL || block >= lease->blocks) return;
   kvstow *store = lease->store;
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   if (lease->block[block].viewed) {
     lease->block[block].viewed = false;
     kvs_lease_unpin(lease, block);

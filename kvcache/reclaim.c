@@ -241,7 +241,7 @@ static void drop(kvstow *store) {
 static int give_up(kvstow *store, struct kvs_reclaim *reclaim) {
   struct listing *list = &reclaim->list;
   int rc = 0;
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   for (size_t i = 0; i < list->count && rc == 0; i++) {
     if (listed_entry(store, &list->row[i]) == NULL) continue;
     list->row[i].gone = let_go(store, &list->row[i]);
@@ -287,7 +287,7 @@ static bool step(kvstow *store, struct kvs_reclaim *reclaim) {
   kvs_loads_submit(store, &reads);
   /* What was moved must outlive the record it came from. A failure is the next flush's to tell. */
   if (flush) (void)kvstow_tier_flush(store->tier);
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   if (flush) reclaim->moved = false;
   return true;
 }
@@ -313,7 +313,7 @@ static int begin(kvstow *store, uint32_t segment, uint32_t records) {
 static bool wait_pending(kvstow *store) {
   const uint64_t deadline = kvs_deadline(store, 0);
   bool pending = false;
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   for (uint32_t i = 0; i < store->segments_count; i++)
     while (store->segments[i].pending != 0 && kvs_wait_until(store, deadline)) pending = true;
   pthread_mutex_unlock(&store->lock);
@@ -331,7 +331,7 @@ static int begin_some(kvstow *store, bool *skip, kvstow_segment_info *info, bool
       any_free |= info[i].state == KVSTOW_SEGMENT_FREE;
     }
     if (any_free && !need) return KVSTOW_EBUSY;
-    pthread_mutex_lock(&store->lock);
+    kvs_lock(store);
     const uint32_t segment = choose(store, &(struct choice){skip, info});
     const int rc = segment == UINT32_MAX ? 0 : begin(store, segment, info[segment].records);
     pthread_mutex_unlock(&store->lock);
@@ -371,7 +371,7 @@ bool kvs_reclaim_ahead(kvstow *store) {
   bool *skip = calloc(store->segments_count, sizeof *skip);
   if (skip != NULL) (void)begin_next(store, false, skip);
   free(skip);
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   return true;
 }
 
@@ -382,7 +382,7 @@ int kvs_reclaim(kvstow *store) {
   for (unsigned tries = 0; tries < TRIES && rc == KVSTOW_EBUSY; tries++) {
     if (store->reclaim == NULL && (rc = begin_next(store, true, skip)) != 0) break;
     struct kvs_reclaim *reclaim = store->reclaim;
-    pthread_mutex_lock(&store->lock);
+    kvs_lock(store);
     (void)step(store, reclaim);
     wait_loads(store, &reclaim->list);
     const bool flush = reclaim->moved;

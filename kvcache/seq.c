@@ -73,7 +73,7 @@ int kvstow_seq_open(const kvstow_prefix *prefix, kvstow_seq **out) {
                       .request = {.session = prefix->session,
                                   .category = prefix->category,
                                   .recompute_cost = prefix->recompute_cost}};
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   store->roots.rows[seq->root].refs++;
   store->sequences++;
   pthread_mutex_unlock(&store->lock);
@@ -134,7 +134,7 @@ static int start_block(kvstow_seq *seq, size_t i) {
   const int rc = kvs_frame_wait(seq->store, space->padded_bytes, deadline, &block->frame);
   if (rc != 0) return rc;
   block->sums = malloc(space->planes * sizeof *block->sums);
-  pthread_mutex_lock(&seq->store->lock);
+  kvs_lock(seq->store);
   if (block->sums == NULL) kvs_ram_give(seq->store, block->frame, space->padded_bytes);
   seq->store->reservations += block->sums != NULL;
   pthread_mutex_unlock(&seq->store->lock);
@@ -220,7 +220,7 @@ static int seal_first(kvstow_seq *seq) {
     free(block.sums);
     kvstow__copy_fence();
   }
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   note_request(seq, &r);
   if (block.frame != KVS_NO_FRAME) {
     store->reservations--;
@@ -313,7 +313,7 @@ void kvstow_seq_close(kvstow_seq *seq) {
   kvstow *store = seq->store;
   come_to_thread(seq);
   kvstow__copy_fence();
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   for (size_t i = 0; i < seq->open_count; i++) drop_frame(seq, &seq->open[i]);
   kvs_root_give(store, seq->root);
   store->sequences--;

@@ -184,7 +184,7 @@ int kvstow_space_open(kvstow *store, const kvstow_space_options *options, kvstow
   space->id = kvs_space_id(store->seed, options->fingerprint, options->fingerprint_bytes);
   if (options->name != NULL) strncpy(space->name, options->name, sizeof space->name - 1);
 
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   rc = space_find(store, space, out);
   const struct kvs_root *other = rc == KVSTOW_EMISS ? other_layout(store, space) : NULL;
   if (other != NULL && !options->replace_layout) {
@@ -234,7 +234,7 @@ int kvs_chain_begin(struct kvs_chain *chain, const kvstow_prefix *prefix, size_t
       kvs_root_id(store->seed, space->id, &space->layout, prefix->salt, prefix->salt_bytes);
   chain->keys[0] = chain->root_id;
   chain->named = 0;
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   chain->root = kvs_root_take(store, chain->root_id, space->id, create_root);
   if (chain->root != KVS_NO_ENTRY) {
     struct kvs_root *root = &store->roots.rows[chain->root];
@@ -272,13 +272,19 @@ void kvs_chain_name(struct kvs_chain *chain) {
   name_upto(chain, SIZE_MAX);
 }
 
-void kvs_chain_finish(struct kvs_chain *chain) {
-  if (chain->keys != chain->room) free(chain->keys);
+void kvs_chain_leave(struct kvs_chain *chain) {
   if (chain->root == KVS_NO_ENTRY) return;
-  pthread_mutex_lock(&chain->store->lock);
   chain->store->count.expired_blocks += chain->expired;
   chain->store->count.collisions += chain->collisions;
   kvs_root_give(chain->store, chain->root);
+  chain->root = KVS_NO_ENTRY;
+}
+
+void kvs_chain_finish(struct kvs_chain *chain) {
+  if (chain->keys != chain->room) free(chain->keys);
+  if (chain->root == KVS_NO_ENTRY) return;
+  kvs_lock(chain->store);
+  kvs_chain_leave(chain);
   pthread_mutex_unlock(&chain->store->lock);
 }
 
@@ -389,7 +395,7 @@ void kvs_lease_drop_locked(kvstow *store, uint32_t id) {
 }
 
 void kvs_lease_drop(kvstow *store, uint32_t id) {
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   kvs_lease_drop_locked(store, id);
   pthread_mutex_unlock(&store->lock);
 }

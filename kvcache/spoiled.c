@@ -44,7 +44,7 @@ void kvs_leave_unsure(kvstow *store) {
   for (uint32_t i = 0; i < store->segments_count; i++) {
     kvstow_segment_info info;
     if (kvstow_tier_segment(store->tier, i, &info) != 0 || !info.unsure) continue;
-    pthread_mutex_lock(&store->lock);
+    kvs_lock(store);
     leave_segment(store, i, info.generation);
     pthread_mutex_unlock(&store->lock);
   }

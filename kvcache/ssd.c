@@ -119,7 +119,7 @@ void kvs_bury(kvstow *store, kvstow_loc loc) {
 
 int kvs_erase_buried(kvstow *store) {
   int rc = 0;
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   const uint64_t errors = store->erase_errors;
   while (rc == 0 && store->buried_count > 0) {
     kvstow_loc locs[ERASE_BATCH];
@@ -129,7 +129,7 @@ int kvs_erase_buried(kvstow *store) {
     store->erasing++;
     pthread_mutex_unlock(&store->lock);
     rc = kvstow_tier_erase(store->tier, locs, count);
-    pthread_mutex_lock(&store->lock);
+    kvs_lock(store);
     store->erasing--;
     store->erase_errors += rc != 0;
     for (size_t i = 0; rc != 0 && i < count; i++) kvs_bury(store, locs[i]); /* for the next try */

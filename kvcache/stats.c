@@ -86,7 +86,7 @@ void kvstow_get_stats(const kvstow *store_const, kvstow_stats *stats) {
   if (store_const == NULL || stats == NULL) return;
   kvstow *store = (kvstow *)store_const; /* only for its lock */
   kvstow_stats s = {.size = sizeof s};
-  pthread_mutex_lock(&store->lock);
+  kvs_lock(store);
   get_occupancy(store, &s);
   get_counters(store, &s);
   const uint64_t first = store->count.first_demoted_bytes;

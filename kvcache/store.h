@@ -131,6 +131,7 @@ struct kvs_counters {
 struct kvstow {
   pthread_mutex_t lock;
   pthread_cond_t changed; /* a load or a batch ended, frames became free: waiters look again */
+  kvstow_lease *untold;   /* matched, and its policies have yet to hear of it: kvs_lock() */
   unsigned waiters;       /* on `changed`, for more than one load to end */
   pthread_cond_t demote_wake;
 
@@ -257,6 +258,8 @@ int kvs_chain_init(struct kvs_chain *chain, const kvstow_prefix *prefix, size_t 
 /* The same for a walk with kvs_chain_next: keys are computed as it goes. */
 int kvs_chain_begin(struct kvs_chain *chain, const kvstow_prefix *prefix, size_t blocks,
                     bool create_root);
+/* Store's lock held: does before what kvs_chain_finish would take it for. Nothing is looked up afterwards. */
+void kvs_chain_leave(struct kvs_chain *chain);
 void kvs_chain_name(struct kvs_chain *chain); /* computes the keys that a walk has not come to */
 void kvs_chain_finish(struct kvs_chain *chain);
 const kvstow_token *kvs_chain_tokens(const struct kvs_chain *chain, size_t block);
@@ -468,6 +471,7 @@ struct kvstow_lease {
   struct kvstow_space *space;
   uint32_t root;
   struct kvs_request request;
+  uint64_t used_ms;       /* when it was matched: what its policies are told */
   bool promote;           /* the match was to promote */
   size_t promoted;        /* blocks before it were in RAM once, or on their way */
   uint64_t promote_bytes; /* that may still be brought to RAM for it; UINT64_MAX: all of it fits */
@@ -477,6 +481,18 @@ struct kvstow_lease {
   struct kvs_tokens *kept; /* of all blocks; NULL if none needs comparing */
   struct kvs_lease_block block[];
 };
+
+/* A match that promotes nothing is told to the policies by whoever takes the store's lock next, before anything
+ * else: its caller does not wait for that, and nobody finds the policies behind. (BP-Wrapper, Ding et al., ICDE 2009, puts
+ * uses off as well.) Everybody locks with kvs_lock(), and calls kvs_tell() when a wait has locked again. */
+void kvs_tell_lease(kvstow *store);
+static inline void kvs_tell(kvstow *store) {
+  if (store->untold != NULL) kvs_tell_lease(store);
+}
+static inline void kvs_lock(kvstow *store) {
+  pthread_mutex_lock(&store->lock);
+  kvs_tell(store);
+}
 
 /* Pins block `i` in RAM if it is there, verified. KVSTOW_EAGAIN: it loads; KVSTOW_EFULL: it is on SSD
  * alone; KVSTOW_EMISS; KVSTOW_EBUSY: it is read by too many. */

@@ -262,7 +262,7 @@ static void *writer_main(void *arg) {
   while (!stopped(trace)) {
     struct buffer *full = wait_full(trace);
     if (full == NULL) {
-      pthread_mutex_lock(&trace->store->lock);
+      kvs_lock(trace->store);
       hand_over(trace);
       pthread_mutex_unlock(&trace->store->lock);
       continue;
@@ -281,7 +281,7 @@ void kvs_trace_flush(kvstow *store) {
   struct kvs_trace *trace = store->trace;
   if (trace == NULL) return;
   for (int both = 0; both < 2; both++) {
-    pthread_mutex_lock(&store->lock);
+    kvs_lock(store);
     hand_over(trace);
     pthread_mutex_unlock(&store->lock);
     pthread_mutex_lock(&trace->lock);

@@ -214,6 +214,39 @@ static void a_promotion_belongs_to_the_request_that_wanted_it(void **state) {
   KV_OK(kvstow_close(store));
 }
 
+/* A match that promotes nothing does not wait for the policies: whoever comes next tells them. */
+static void who_comes_next_tells_of_a_match(void **state) {
+  (void)state;
+  if (recorder == NULL) skip();
+  for (int on_ssd = 0; on_ssd < 2; on_ssd++) {
+    const char *dir = kv_dir("next");
+    kvstow_space *space;
+    kvstow *store = open_recorded(on_ssd ? dir : NULL, &space);
+    kv_doc doc;
+    kv_doc_init(&doc, space, &shape, 1, 1, 6, NULL, 0);
+    KV_OK(kv_doc_store(&doc, 0, 6, 0));
+    if (on_ssd) {
+      kv_doc_finish(&doc);
+      KV_OK(kvstow_close(store));
+      store = open_recorded(dir, &space);
+      kv_doc_init(&doc, space, &shape, 1, 1, 6, NULL, 0);
+    }
+    recorder->count = 0;
+    kvstow_lease *lease = NULL;
+    KV_OK(kvstow_match(&doc.prefix, KVSTOW_NO_PROMOTE, &lease, NULL));
+    if (!on_ssd) assert_int_equal(recorder->count, 0); /* no thread of the store comes between */
+    kvstow_lease_release(lease);
+    assert_int_equal(recorder->count, 6);
+    for (uint32_t i = 0; i < 6; i++) {
+      const kvstow_access *a = told(on_ssd, RECORDED_TOUCH, i, 0);
+      assert_int_equal(a->whence, on_ssd ? KVSTOW_ON_SSD : KVSTOW_IN_RAM);
+      assert_int_equal(a->chain_blocks, 6);
+    }
+    kv_doc_finish(&doc);
+    KV_OK(kvstow_close(store));
+  }
+}
+
 /* Policies count blocks; budgets are bytes. */
 static void a_policy_is_told_how_many_blocks_its_tier_holds(void **state) {
   (void)state;
@@ -234,6 +267,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(what_a_match_did_not_find_is_stored_in_its_request),
       cmocka_unit_test(requests_under_way_together_are_told_apart),
       cmocka_unit_test(a_promotion_belongs_to_the_request_that_wanted_it),
+      cmocka_unit_test(who_comes_next_tells_of_a_match),
       cmocka_unit_test(a_policy_is_told_how_many_blocks_its_tier_holds),
   };
   if (argc > 1) cmocka_set_test_filter(argv[1]);
