@@ -19,7 +19,7 @@ static uint8_t content(uint32_t file, uint64_t offset) {
 typedef struct outcome {
   const kvstow__limits *limits;
   size_t device_reads, merges;
-  uint64_t device_bytes;
+  uint64_t device_bytes, shortest;
 } outcome;
 
 /* Performs a request as a disk would. */
@@ -28,6 +28,7 @@ static void perform(void *arg, const kvstow__request *r) {
   o->device_reads++;
   o->merges += r->extents_count - 1;
   o->device_bytes += r->length;
+  if (o->device_reads == 1 || r->length < o->shortest) o->shortest = r->length;
   assert_true(r->length > 0 && r->length <= o->limits->request_max_bytes);
   assert_true(r->iov_count >= 1 && r->iov_count <= KVSTOW__IOV_MAX);
   assert_true(r->offset + r->length <= r->extents[r->extents_count - 1]->file_end);
@@ -153,6 +154,21 @@ static void a_giant_is_split(void **state) {
   assert_int_equal(o.device_reads, 4); /* the tail of the giant takes its neighbour along */
 }
 
+/* No part is a page that costs as much as the others; none is read twice. */
+static void a_giant_is_split_evenly(void **state) {
+  (void)state;
+  kvstow__limits limits = default_limits();
+  limits.request_max_bytes = 256 * KIB;
+  for (uint64_t offset = 0; offset < 64; offset += 4) {
+    kvstow__extent e = extent_new(0, offset * KIB, 516 * KIB);
+    const outcome o = run(&e, 1, &limits);
+    check_extent(&e);
+    assert_int_equal(o.device_reads, 3);
+    assert_int_equal(o.device_bytes, 516 * KIB);
+    assert_true(o.shortest >= 64 * KIB);
+  }
+}
+
 static void lone_extents_stay_alone(void **state) {
   (void)state;
   const kvstow__limits limits = default_limits();
@@ -224,6 +240,7 @@ int main(void) {
       cmocka_unit_test(gaps_beyond_the_distance_are_left),
       cmocka_unit_test(off_means_one_request_each_in_order),
       cmocka_unit_test(a_giant_is_split),
+      cmocka_unit_test(a_giant_is_split_evenly),
       cmocka_unit_test(lone_extents_stay_alone),
       cmocka_unit_test(any_requests_any_limits),
       cmocka_unit_test(many_small_ones_respect_the_vector_limit),

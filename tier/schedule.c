@@ -3,11 +3,12 @@
  * One pass over the sorted extents with one request under construction. An extent joins it if it
  * lies behind it in the same file, the gap is small, and the whole of it still fits; otherwise the
  * request is closed. Because only whole extents join, merging never costs a request: the only splits
- * are those of extents larger than request_max_bytes.
+ * are those of extents larger than request_max_bytes, in as few parts, of about the same length: a device
+ * asked for 4 MiB, 4 MiB and the last page is woken for the page as well.
  *
  * Closing a request rounds its ends out to block boundaries where that is nearly free: within
  * request_max_bytes and the file, and at most an eighth more bytes. (Rounding a 4 KiB header page to
- * 64 KiB would multiply the device's work and save nothing.)
+ * 64 KiB would multiply the device's work and save nothing.) Parts of an extent meet on block boundaries.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include "tier/schedule.h"
@@ -27,6 +28,8 @@ typedef struct builder {
   size_t first, last; /* extents in this request: [first, last] */
   uint32_t file;
   uint64_t start, end; /* start == end: empty */
+  uint64_t until;      /* where it ends at the latest */
+  bool part;           /* of an extent that takes several: it is large, and not rounded */
   uint32_t count;      /* vectors used; vector 0 is kept for rounding the start down */
   bool scratch;
   struct iovec iov[KVSTOW__IOV_MAX];
@@ -67,7 +70,7 @@ static bool joins(const builder *b, const kvstow__extent *e) {
 
 static void round_out(builder *b) {
   const kvstow__limits *limits = b->limits;
-  if (!limits->merge || b->extents[b->first]->alone) return;
+  if (!limits->merge || b->part || b->extents[b->first]->alone) return;
   uint64_t room = (b->end - b->start) / ROUND_COST_DIVISOR;
   const uint64_t left = limits->request_max_bytes - (b->end - b->start);
   if (room > left) room = left;
@@ -108,9 +111,20 @@ static void close_request(builder *b) {
   b->start = b->end = 0;
 }
 
-static void begin_request(builder *b, size_t index, uint32_t file, uint64_t offset) {
+/* At an extent's offset, or inside it, where the part before ended. */
+static void begin_request(builder *b, size_t index, uint64_t offset) {
+  const kvstow__extent *e = b->extents[index];
+  const uint64_t max = b->limits->request_max_bytes, left = e->offset + e->length - offset;
+  const uint64_t parts = (left + max - 1) / max;
+  b->until = offset + max;
+  b->part = parts > 1 || offset > e->offset;
+  if (parts > 1) {
+    const uint64_t even =
+        kvstow__round_up(offset + (left + parts - 1) / parts, b->limits->block_bytes);
+    if (even < b->until) b->until = even;
+  }
   b->first = b->last = index;
-  b->file = file;
+  b->file = e->file;
   b->start = b->end = offset;
   b->count = 1;
   b->scratch = false;
@@ -131,11 +145,11 @@ static void add_extent(builder *b, size_t index) {
     char *base = e->iov[i].iov_base;
     size_t left = e->iov[i].iov_len;
     while (left > 0) {
-      const uint64_t room = b->limits->request_max_bytes - (b->end - b->start);
+      const uint64_t room = b->until - b->end;
       if (room == 0) {
         const uint64_t at = b->end;
         close_request(b);
-        begin_request(b, index, e->file, at);
+        begin_request(b, index, at);
         continue;
       }
       const size_t piece = left < room ? left : (size_t)room;
@@ -156,7 +170,7 @@ void kvstow__schedule(kvstow__extent **extents, size_t count, const kvstow__limi
       b.last = i;
     } else {
       close_request(&b);
-      begin_request(&b, i, extents[i]->file, extents[i]->offset);
+      begin_request(&b, i, extents[i]->offset);
     }
     add_extent(&b, i);
   }
