@@ -14,7 +14,9 @@
 #include <string.h>
 
 #include "kvcache/store.h"
+#include "tier/rooms.h"
 
+#define PER_ROOM ((uint32_t)(KVSTOW__ROOM_BYTES / KVSTOW_PAGE_BYTES))
 #define HEAP_BYTES ((size_t)8 << 20) /* of room, when the pool has none; two cells at least */
 #define POOL_SHARE 8u                /* of RAM, what one window's room may take */
 
@@ -47,7 +49,8 @@ struct kvs_window {
   uint32_t cells_count, free_count, free_head;
   uint32_t *frames;
   uint32_t frames_count, frame_bytes;
-  char *headers, *heap; /* of cells whose room is not in frames */
+  char **headers, *heap; /* of cells whose room is not in frames; headers: PER_ROOM pages each */
+  uint32_t headers_count;
 };
 
 #define NO_CELL UINT32_MAX
@@ -68,6 +71,8 @@ static void window_free(struct kvs_window *w) {
   free(w->at[0]);
   free(w->cells);
   free(w->frames);
+  for (uint32_t i = 0; i < w->headers_count; i++)
+    kvstow__rooms_give(kvstow__tier_rooms(store->tier), w->headers[i]);
   free(w->headers);
   free(w->heap);
   free(w);
@@ -102,18 +107,24 @@ static void cut_frames(struct kvs_window *w, uint32_t wanted, size_t cell_bytes)
   }
 }
 
-/* From the heap: header pages, and `cell_bytes` of room each, or none. */
+/* From the heap: rooms for header pages, and `cell_bytes` of room each, or none. */
 static bool cut_heap(struct kvs_window *w, uint32_t wanted, size_t cell_bytes) {
   uint32_t count = wanted;
   if (cell_bytes > 0 && count > HEAP_BYTES / cell_bytes)
     count = (uint32_t)(HEAP_BYTES / cell_bytes);
   if (count < 2) count = 2;
-  w->headers = aligned_alloc(KVSTOW_PAGE_BYTES, (size_t)count * KVSTOW_PAGE_BYTES);
+  w->headers = malloc((count / PER_ROOM + 1) * sizeof *w->headers);
   if (cell_bytes > 0) w->heap = aligned_alloc(KVSTOW_PAGE_BYTES, count * cell_bytes);
   if (w->headers == NULL || (cell_bytes > 0 && w->heap == NULL)) return false;
-  for (uint32_t i = 0; i < count; i++)
-    add_cell(w, w->headers + (size_t)i * KVSTOW_PAGE_BYTES,
+  for (uint32_t i = 0; i < count; i++) {
+    if (i % PER_ROOM == 0) {
+      char *pages = kvstow__rooms_take(kvstow__tier_rooms(w->store->tier), KVSTOW__ROOM_BYTES);
+      if (pages == NULL) return false;
+      w->headers[w->headers_count++] = pages;
+    }
+    add_cell(w, w->headers[i / PER_ROOM] + (size_t)(i % PER_ROOM) * KVSTOW_PAGE_BYTES,
              cell_bytes == 0 ? NULL : w->heap + i * cell_bytes);
+  }
   return true;
 }
 

@@ -338,6 +338,73 @@ static void who_waits_behind_a_mute_device_is_answered_in_time(void **state) {
   end();
 }
 
+/* ---- how much a device is given ------------------------------------------------------------- */
+
+static _Atomic uint64_t kept_bytes;
+
+static bool keep_and_count(const kvstow__op *op) {
+  if (!keep_reads(op)) return false;
+  atomic_fetch_add(&kept_bytes, op->length);
+  return true;
+}
+
+/* Of many reads of records, half; the rest while that is summed. Of few, all. */
+static void half_of_a_long_read_is_with_the_device(void **state) {
+  (void)state;
+  enum { MIB = 1 << 20, TIMES_MAX = 160 };
+  static const uint64_t wanted[] = {6 * MIB, 12 * MIB, 36 * MIB, 72 * MIB};
+  static const uint64_t given[] = {6 * MIB, 8 * MIB, 18 * MIB, 24 * MIB};
+  begin_deep(5, 1024);
+  the_device.draw = NULL;
+  the_device.keep = keep_and_count;
+  const record *longest = &held[0];
+  for (uint32_t i = 1; i < RECORDS; i++)
+    if (held[i].planes * held[i].plane_bytes > longest->planes * longest->plane_bytes)
+      longest = &held[i];
+  kvstow_tuning tuning;
+  kvstow_tier_get_tuning(tier, &tuning);
+  tuning.enable_io_scheduling = false; /* the same record again and again */
+  assert_int_equal(kvstow_tier_set_tuning(tier, &tuning), 0);
+  const uint64_t each = 4096 + (uint64_t)longest->planes * longest->plane_bytes;
+  for (size_t w = 0; w < sizeof wanted / sizeof *wanted; w++) {
+    const size_t times = (size_t)(wanted[w] / each);
+    assert_in_range(times, 2, TIMES_MAX);
+    static asked all[TIMES_MAX];
+    kvstow_record_read *reads[TIMES_MAX];
+    gate g = GATE_INIT(times);
+    for (size_t i = 0; i < times; i++) {
+      ask(&all[i], &g);
+      asked_free(&all[i]);
+      all[i].record = (uint32_t)longest->number;
+      all[i].read.key = key_of(longest->number);
+      all[i].read.loc = longest->loc;
+      all[i].read.plane_bytes = longest->plane_bytes;
+      all[i].read.plane_first = 0;
+      all[i].read.plane_count = longest->planes;
+      all[i].read.header = aligned_alloc(4096, 4096);
+      all[i].read.payload = aligned_alloc(4096, (size_t)longest->planes * longest->plane_bytes);
+      all[i].read.priority = KVSTOW_DEMAND;
+      all[i].read.deadline_us = 0;
+      all[i].overdue = false;
+      reads[i] = &all[i].read;
+    }
+    atomic_store(&kept_bytes, 0);
+    atomic_store(&mute, true);
+    assert_int_equal(kvstow_tier_read_batch(tier, reads, times), 0);
+    while (atomic_load(&kept_bytes) + each < given[w]) usleep(100);
+    usleep(10000); /* for more, if more would come */
+    assert_in_range(atomic_load(&kept_bytes), given[w] - each, given[w] + each);
+    atomic_store(&mute, false);
+    told_release();
+    gate_wait(&g);
+    for (size_t i = 0; i < times; i++) {
+      judge(&all[i]);
+      asked_free(&all[i]);
+    }
+  }
+  end();
+}
+
 /* A real engine's wait ends at the time it was given. */
 static void waits_of_engines_end(void **state) {
   (void)state;
@@ -367,6 +434,7 @@ int main(void) {
       cmocka_unit_test(a_wrong_plane_is_never_delivered),
       cmocka_unit_test(planes_that_came_before_their_header_are_checked),
       cmocka_unit_test(who_waits_behind_a_mute_device_is_answered_in_time),
+      cmocka_unit_test(half_of_a_long_read_is_with_the_device),
       cmocka_unit_test(waits_of_engines_end),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -92,7 +92,7 @@ static int write_footer(kvstow_tier *tier, uint32_t id, kvstow__trailer_state st
                         kvstow__life life, uint64_t opened_s, uint64_t end_offset,
                         const kvstow__entry *entries, uint32_t records, uint64_t *sum) {
   const uint64_t bytes = kvstow__footer_bytes(records);
-  void *image = aligned_alloc(KVSTOW_PAGE_BYTES, bytes);
+  void *image = kvstow__rooms_take(tier->rooms, bytes);
   if (!image) return ENOMEM;
   int error =
       kvstow__footer_fill(tier, image, state, life, opened_s, end_offset, entries, records, sum);
@@ -104,7 +104,7 @@ static int write_footer(kvstow_tier *tier, uint32_t id, kvstow__trailer_state st
                    .iov = &iov,
                    .iov_count = 1};
   if (!error) error = kvstow__pump_run(tier, &op, 1);
-  free(image);
+  kvstow__rooms_give(tier->rooms, image);
   return error;
 }
 

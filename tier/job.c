@@ -67,7 +67,7 @@ static void ticket_return(kvstow_tier *tier, kvstow__job *job) { /* lock held */
 
 void kvstow__job_free(kvstow__job *job) {
   if (!job) return;
-  free(job->footer);
+  if (job->footer) kvstow__rooms_give(job->tier->rooms, job->footer);
   free(job);
 }
 
@@ -77,7 +77,8 @@ kvstow__job *kvstow__footer_job(kvstow_tier *tier, kvstow__job_kind kind, uint32
   kvstow__job *job = calloc(1, sizeof *job + 2 * sizeof(kvstow__op));
   if (!job) return NULL;
   const uint64_t bytes = kvstow__footer_bytes(records);
-  job->footer = aligned_alloc(KVSTOW_PAGE_BYTES, bytes);
+  job->tier = tier;
+  job->footer = kvstow__rooms_take(tier->rooms, bytes);
   if (!job->footer) {
     free(job);
     return NULL;

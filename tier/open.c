@@ -61,6 +61,7 @@ static void tier_free(kvstow_tier *tier) {
     free(tier->segments[id].entries);
   kvstow__readahead_free(tier->readahead);
   kvstow__cipher_free(tier->cipher);
+  kvstow__rooms_free(tier->rooms);
   free(tier->segments);
   free(tier->dirty);
   pthread_cond_destroy(&tier->jobs_finished);
@@ -103,7 +104,8 @@ static kvstow_tier *tier_new(const kvstow_tier_options *o, const kvstow__io *io)
     tier->heads[i].segment = KVSTOW__NO_SEGMENT;
   }
   tier->readahead = kvstow__readahead_new(tier);
-  bool whole = tier->readahead != NULL;
+  tier->rooms = kvstow__rooms_new();
+  bool whole = tier->readahead != NULL && tier->rooms != NULL;
   for (uint32_t i = 0; i < o->dirs_count; i++) {
     tier->dirs[i].path = strdup(o->dirs[i]);
     whole = whole && tier->dirs[i].path;
@@ -254,6 +256,10 @@ int kvstow_tier_close(kvstow_tier *tier) {
   kvstow__pump_stop(tier);
   tier_free(tier);
   return code;
+}
+
+kvstow__rooms *kvstow__tier_rooms(kvstow_tier *tier) {
+  return tier->rooms;
 }
 
 int64_t kvstow_tier_owner_max_bytes(const kvstow_tier *tier, uint32_t planes) {

@@ -21,8 +21,11 @@
 
 #define WINDOW_EXTENTS_MAX 256u
 #define FINISH_BYTES_MAX (1u << 20) /* summed or copied before looking at the device again */
-/* Of reads in flight: with more, all come back at once, when nothing is left to overlap with. */
+/* Of reads in flight: with more, all come back at once, when nothing is left to overlap with. Of records, which
+ * are summed, half of what is wanted: the device reads one half while the other is summed. But no less than
+ * keeps a device busy. */
 #define READ_BYTES_MAX (24u << 20)
+#define READ_BYTES_MIN (8u << 20)
 #define SCRATCH_BYTES (256u << 10)
 
 typedef struct op_list {
@@ -38,6 +41,7 @@ struct kvstow__pump {
   op_list lanes[KVSTOW__LANES];
   uint32_t in_flight[KVSTOW__LANES], in_flight_all;
   uint64_t reading_bytes;           /* in flight */
+  uint64_t waiting_bytes;           /* of reads that are not: pending extents, and ops in lanes */
   uint64_t deadline_us;             /* none of what waits has an earlier one */
   op_list early;                    /* completed without the engine */
   extent_list pending[2];           /* by kvstow_priority: not yet planned */
@@ -87,6 +91,10 @@ static kvstow__extent *extent_list_pop(extent_list *list) {
 
 /* ---- filling the device --------------------------------------------------------------------- */
 
+static uint64_t read_bytes(const kvstow__op *op) {
+  return op->kind == KVSTOW__READ ? op->length : 0;
+}
+
 static void plan(kvstow_tier *tier, kvstow_priority priority, kvstow__lane lane) {
   kvstow__pump *p = tier->pump;
   extent_list *pending = &p->pending[priority];
@@ -94,6 +102,7 @@ static void plan(kvstow_tier *tier, kvstow_priority priority, kvstow__lane lane)
     size_t count = 0;
     while (pending->first && count < WINDOW_EXTENTS_MAX) {
       kvstow__extent *extent = extent_list_pop(pending);
+      p->waiting_bytes -= extent->length;
       if (!kvstow__read_skip(tier, extent)) p->window[count++] = extent;
     }
     if (count > 0) kvstow__read_plan(tier, p->window, count);
@@ -104,6 +113,13 @@ static uint32_t share(uint32_t depth, uint32_t quarters) {
   return depth * quarters / 4 > 0 ? depth * quarters / 4 : 1;
 }
 
+static bool takes_read(const kvstow__pump *p, kvstow__lane lane) {
+  const kvstow__op *op = p->lanes[lane].first;
+  if (!op || p->reading_bytes >= READ_BYTES_MAX) return false;
+  const uint64_t half = (p->reading_bytes + p->waiting_bytes) / 2;
+  return op->file >= KVSTOW__FILES || p->reading_bytes < READ_BYTES_MIN || p->reading_bytes < half;
+}
+
 /* Which lane goes next: writes have a quarter of the device for sure, then demand reads, then more
  * writes, and prefetch leaves a quarter free for the demand that may come. */
 static kvstow__lane choose(kvstow_tier *tier) {
@@ -112,13 +128,13 @@ static kvstow__lane choose(kvstow_tier *tier) {
   plan(tier, KVSTOW_DEMAND, KVSTOW__LANE_DEMAND);
   if (writes && p->in_flight[KVSTOW__LANE_WRITE] < share(tier->queue_depth, 1))
     return KVSTOW__LANE_WRITE;
-  const bool reads = p->reading_bytes < READ_BYTES_MAX;
-  if (reads && p->lanes[KVSTOW__LANE_DEMAND].first) return KVSTOW__LANE_DEMAND;
+  if (takes_read(p, KVSTOW__LANE_DEMAND)) return KVSTOW__LANE_DEMAND;
   if (writes) return KVSTOW__LANE_WRITE;
-  if (!reads || p->in_flight[KVSTOW__LANE_PREFETCH] >= share(tier->queue_depth, 3))
+  if (p->reading_bytes >= READ_BYTES_MAX ||
+      p->in_flight[KVSTOW__LANE_PREFETCH] >= share(tier->queue_depth, 3))
     return KVSTOW__LANES;
   plan(tier, KVSTOW_PREFETCH, KVSTOW__LANE_PREFETCH);
-  return p->lanes[KVSTOW__LANE_PREFETCH].first ? KVSTOW__LANE_PREFETCH : KVSTOW__LANES;
+  return takes_read(p, KVSTOW__LANE_PREFETCH) ? KVSTOW__LANE_PREFETCH : KVSTOW__LANES;
 }
 
 /* Handles an op that never reaches the engine. */
@@ -143,6 +159,7 @@ static void fill(kvstow_tier *tier) {
     if (lane == KVSTOW__LANES) break;
     kvstow__op *op = p->lanes[lane].first;
     if (finished_early(tier, op)) {
+      p->waiting_bytes -= read_bytes(op);
       op_list_push(&p->early, op_list_pop(&p->lanes[lane]));
       continue;
     }
@@ -150,6 +167,7 @@ static void fill(kvstow_tier *tier) {
         kvstow__descriptors_acquire(tier, &p->files, op, p->in_flight_all > 0);
     if (got == KVSTOW__ACQUIRE_WAIT) break;
     op_list_pop(&p->lanes[lane]);
+    p->waiting_bytes -= read_bytes(op);
     if (got == KVSTOW__ACQUIRE_FAILED) {
       op_list_push(&p->early, op);
       continue;
@@ -157,7 +175,7 @@ static void fill(kvstow_tier *tier) {
     op->lane = (uint8_t)lane;
     p->in_flight[lane]++;
     p->in_flight_all++;
-    if (op->kind == KVSTOW__READ) p->reading_bytes += op->length;
+    p->reading_bytes += read_bytes(op);
     op_list_push(&list, op);
   }
   if (list.first) tier->engine->submit(p->engine, list.first);
@@ -173,7 +191,7 @@ static void complete(kvstow_tier *tier, kvstow__op *list) {
     kvstow__descriptors_release(&p->files, op);
     p->in_flight[op->lane]--;
     p->in_flight_all--;
-    if (op->kind == KVSTOW__READ) p->reading_bytes -= op->length;
+    p->reading_bytes -= read_bytes(op);
     if (op->error) kvstow__count(&tier->counters.io_errors, 1);
     op->complete(op);
   }
@@ -247,6 +265,7 @@ void kvstow__pump_finish_batch(kvstow_tier *tier, kvstow__batch *batch) {
 }
 
 void kvstow__pump_push(kvstow_tier *tier, kvstow__op *op, kvstow__lane lane) {
+  tier->pump->waiting_bytes += read_bytes(op);
   op_list_push(&tier->pump->lanes[lane], op);
 }
 
@@ -260,6 +279,7 @@ void kvstow__pump_expect(kvstow_tier *tier, const kvstow__read_job *job) {
 
 void kvstow__pump_push_extent(kvstow_tier *tier, kvstow__extent *extent) {
   const kvstow__read_job *job = extent->owner;
+  tier->pump->waiting_bytes += extent->length;
   extent_list_push(&tier->pump->pending[job->priority], extent);
   kvstow__pump_expect(tier, job);
 }
@@ -329,6 +349,7 @@ static void sweep_pending(kvstow_tier *tier, kvstow_priority priority) {
   while (extent) {
     kvstow__extent *next = extent->next;
     kvstow__read_job *job = extent->owner;
+    tier->pump->waiting_bytes -= extent->length;
     if (atomic_load(&job->urgent)) job->priority = KVSTOW_DEMAND;
     if (!kvstow__read_skip(tier, extent)) kvstow__pump_push_extent(tier, extent);
     extent = next;
@@ -342,6 +363,7 @@ static void sweep_lane(kvstow__pump *p, kvstow__lane lane) {
     kvstow__op *next = op->next;
     if (kvstow__read_op_unwanted(op, false)) {
       op->error = KVSTOW__RECALLED;
+      p->waiting_bytes -= read_bytes(op);
       op_list_push(&p->early, op);
     } else {
       const bool urgent = lane == KVSTOW__LANE_PREFETCH && kvstow__read_op_urgent(op);

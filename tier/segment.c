@@ -119,7 +119,7 @@ static int read_header(kvstow_tier *tier, uint32_t id, kvstow__life life, uint64
 
 int kvstow__walk(kvstow_tier *tier, uint32_t id, kvstow__life *life, kvstow__entry **entries,
                  uint32_t *records, uint64_t *end_offset) {
-  uint8_t *page = aligned_alloc(KVSTOW_PAGE_BYTES, KVSTOW_PAGE_BYTES);
+  uint8_t *page = kvstow__rooms_take(tier->rooms, KVSTOW_PAGE_BYTES);
   if (!page) return KVSTOW_ENOMEM;
   const kvstow__header *header = (const void *)page;
   uint32_t max = *records;
@@ -143,7 +143,7 @@ int kvstow__walk(kvstow_tier *tier, uint32_t id, kvstow__life *life, kvstow__ent
     at += kvstow__record_bytes(header->planes, header->plane_bytes);
     *end_offset = at;
   }
-  free(page);
+  kvstow__rooms_give(tier->rooms, page);
   return code;
 }
 
@@ -177,12 +177,12 @@ int kvstow__footer_load(kvstow_tier *tier, uint32_t id, kvstow__life life, kvsto
                         kvstow__entry **entries) {
   const kvstow__expect expect = {
       .uuid = tier->uuid, .life = life, .segment_bytes = tier->segment_bytes};
-  kvstow__trailer *page = aligned_alloc(KVSTOW_PAGE_BYTES, KVSTOW_PAGE_BYTES);
+  kvstow__trailer *page = kvstow__rooms_take(tier->rooms, KVSTOW_PAGE_BYTES);
   if (!page) return KVSTOW_ENOMEM;
   int error =
       kvstow__read_at(tier, id, page, KVSTOW_PAGE_BYTES, tier->segment_bytes - KVSTOW_PAGE_BYTES);
   *trailer = *page;
-  free(page);
+  kvstow__rooms_give(tier->rooms, page);
   if (error) return kvstow__code_of_errno(error);
   if (kvstow__trailer_check(trailer, &expect) != KVSTOW__GOOD) return KVSTOW_ECORRUPT;
   const uint64_t bytes = tier->segment_bytes - KVSTOW_PAGE_BYTES - trailer->table_offset;

@@ -21,6 +21,7 @@
 
 #include "tier/cipher.h"
 #include "tier/io.h"
+#include "tier/rooms.h"
 #include "tier/schedule.h"
 
 #define KVSTOW__NO_SEGMENT UINT32_MAX
@@ -201,6 +202,7 @@ struct kvstow_tier {
   uint8_t uuid[KVSTOW_UUID_BYTES];
   uint64_t hash_seed;
   kvstow__cipher *cipher; /* NULL: the store is not encrypted */
+  kvstow__rooms *rooms;
 
   pthread_mutex_t barrier_lock;
   pthread_mutex_t append_lock;
