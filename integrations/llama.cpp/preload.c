@@ -490,14 +490,14 @@ EXPORT int32_t llama_set_adapter_cvec(struct llama_context *ctx, const float *da
 
 EXPORT void llama_set_causal_attn(struct llama_context *ctx, bool causal) {
   struct kvl_context *c = ready() ? kvl_context_find(ctx) : NULL;
-  if (c != NULL) kvl_pay(c, -1);
+  if (c != NULL && c->causal != causal) kvl_pay(c, -1);
   if (c != NULL) c->causal = causal;
   KVL_REAL(llama_set_causal_attn)(ctx, causal);
 }
 
 EXPORT void llama_set_embeddings(struct llama_context *ctx, bool embeddings) {
   struct kvl_context *c = ready() ? kvl_context_find(ctx) : NULL;
-  if (c != NULL) kvl_pay(c, -1);
+  if (c != NULL && c->embeddings != embeddings) kvl_pay(c, -1);
   if (c != NULL) c->embeddings = embeddings;
   KVL_REAL(llama_set_embeddings)(ctx, embeddings);
 }

@@ -38,6 +38,8 @@
   X(llama_model_load_from_file)                                                                    \
   X(llama_model_n_embd)                                                                            \
   X(llama_set_adapters_lora)                                                                       \
+  X(llama_set_causal_attn)                                                                         \
+  X(llama_set_embeddings)                                                                          \
   X(llama_state_get_data)                                                                          \
   X(llama_state_get_size)                                                                          \
   X(llama_state_set_data)                                                                          \
@@ -84,6 +86,9 @@ struct server {
   struct slot slots[SEQS_MAX];
   int count;
   int most; /* tokens a batch */
+  struct llama_adapter_lora *lora[1];
+  float scale[1];
+  size_t loras;
 };
 
 /* ---- prompts -------------------------------------------------------------------------------- */
@@ -151,11 +156,21 @@ static void take_outputs(struct server *v) {
   fflush(stdout);
 }
 
+static void set_adapter(struct server *v, struct llama_adapter_lora *lora) {
+  v->lora[0] = lora;
+  v->scale[0] = 1;
+  v->loras = lora == NULL ? 0 : 1;
+  if (CALL(llama_set_adapters_lora)(v->ctx, v->lora, v->loras, v->scale) != 0) exit(1);
+}
+
 /* Until all have answered. When there is no room: without the last sequence, which starts again later. */
 static void serve(struct server *v) {
   for (;;) {
     fill(v);
     if (v->batch.n_tokens == 0) return;
+    CALL(llama_set_embeddings)(v->ctx, false); /* nothing changes, but servers say it every time */
+    CALL(llama_set_causal_attn)(v->ctx, true);
+    CALL(llama_set_adapters_lora)(v->ctx, v->lora, v->loras, v->scale);
     const int rc = CALL(llama_decode)(v->ctx, v->batch);
     if (rc == 0) {
       take_outputs(v);
@@ -269,11 +284,10 @@ static void adapters(struct server *v) {
   struct llama_adapter_lora *lora[] = {
       CALL(llama_adapter_lora_init)(v->model, getenv("LORA")), NULL,
       CALL(llama_adapter_lora_init)(v->model, getenv("LORA2")), NULL};
-  float scale = 1;
   if (lora[0] == NULL || lora[2] == NULL) exit(1);
   lora[3] = lora[0];
   for (int i = 0; i < 4; i++) {
-    CALL(llama_set_adapters_lora)(v->ctx, &lora[i], lora[i] == NULL ? 0 : 1, &scale);
+    set_adapter(v, lora[i]);
     CALL(llama_memory_clear)(v->memory, true);
     together(v);
   }
@@ -447,8 +461,8 @@ static void interrupt(struct server *v, enum interruption what) {
   }
   if (what == ADAPTED) {
     struct llama_adapter_lora *lora = CALL(llama_adapter_lora_init)(v->model, getenv("LORA"));
-    float scale = 1;
-    if (lora == NULL || CALL(llama_set_adapters_lora)(v->ctx, &lora, 1, &scale) != 0) exit(1);
+    if (lora == NULL) exit(1);
+    set_adapter(v, lora);
   }
   if (what == EMPTIED) forget(v, 1);
   if (what == KEPT) CALL(llama_memory_seq_keep)(v->memory, 1);
