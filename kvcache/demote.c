@@ -497,20 +497,54 @@ void kvs_demoter_stop(kvstow *store) {
 
 /* ---- flush ---------------------------------------------------------------------------------- */
 
-/* Asks for everything RAM alone holds, as far as SSD could hold it. */
-static int want_dirty(kvstow *store) {
+static bool in_ram_alone(const struct kvs_entry *entry) {
+  return kvs_entry_listed(entry) && entry->frame != KVS_NO_FRAME && (entry->flags & KVS_SSD) == 0;
+}
+
+/* Asks for everything RAM alone holds, as far as SSD could hold it, and lists that: what the flush owes. */
+static int want_dirty(kvstow *store, struct kvs_chosen *owed) {
   const uint64_t room = (uint64_t)store->segments_count * store->segment_bytes / 100 * 95;
   uint64_t bytes = 0;
   for (uint32_t id = 0; id < store->index.used; id++) {
     const struct kvs_entry *entry = kvs_entry(&store->index, id);
-    if (!kvs_entry_listed(entry) || entry->frame == KVS_NO_FRAME ||
-        (entry->flags & (KVS_SSD | KVS_DEMOTING)) != 0)
-      continue;
+    if (!in_ram_alone(entry)) continue;
     bytes += cost(entry->padded_bytes);
     if (bytes > room) return KVSTOW_ENOSPC;
-    (void)kvs_demote_want(store, id, false); /* counted as an error if there is no memory */
+    if (!kvs_choose(owed, store, id)) return KVSTOW_ENOMEM;
+    if ((entry->flags & KVS_DEMOTING) == 0)
+      (void)kvs_demote_want(store, id, false); /* counted as an error if there is no memory */
   }
   return 0;
+}
+
+/* What is written from now on, or being written, lies in segments from the oldest one on that takes records. Store's
+ * lock. */
+static void flush_begins(kvstow *store) {
+  if (store->flushing++ > 0) return;
+  uint32_t newest = 0;
+  bool any = false;
+  for (uint32_t i = 0; i < store->segments_count; i++) {
+    kvstow_segment_info info;
+    if (kvstow_tier_segment(store->tier, i, &info) != 0) continue;
+    const bool takes = info.state == KVSTOW_SEGMENT_OPEN || store->segments[i].pending > 0;
+    if (takes && (!any || info.generation < store->flush_from)) store->flush_from = info.generation;
+    any = any || takes;
+    if (info.generation > newest) newest = info.generation;
+  }
+  if (!any) store->flush_from = newest + 1;
+}
+
+/* What was owed and is in RAM alone again had no room: its segment was given up for what came after it. */
+static size_t flush_ends(kvstow *store, const struct kvs_chosen *owed) {
+  size_t count = 0;
+  kvs_lock(store);
+  store->flushing--;
+  for (size_t i = 0; i < owed->count; i++) {
+    const struct kvs_entry *entry = kvs_chosen_still(store, &owed->row[i]);
+    count += entry != NULL && in_ram_alone(entry);
+  }
+  pthread_mutex_unlock(&store->lock);
+  return count;
 }
 
 static bool batches_done(const kvstow *store, uint64_t upto) {
@@ -537,15 +571,21 @@ static int wait_written(kvstow *store) {
 int kvs_flush(kvstow *store) {
   kvs_trace_flush(store);
   if (store->tier == NULL) return 0;
+  struct kvs_chosen owed = {0};
   kvs_lock(store);
   const uint64_t errors = store->write_errors;
-  int rc = want_dirty(store);
+  flush_begins(store);
+  int rc = want_dirty(store, &owed);
   const int waited = wait_written(store);
   if (waited != 0) rc = waited;
   if (store->write_errors != errors) rc = store->write_error;
   pthread_mutex_unlock(&store->lock);
   const int erased = kvs_erase_buried(store);
   const int flushed = kvstow_tier_flush(store->tier);
+  const size_t left = flush_ends(store, &owed);
+  free(owed.row);
+  if (rc == 0 && left > 0)
+    rc = kvs_fail(store, KVSTOW_ENOSPC, "flush: SSD had no room for %zu blocks", left);
   if (flushed != 0) {
     char text[KVSTOW_MESSAGE_BYTES];
     kvstow_tier_message(store->tier, text, sizeof text);

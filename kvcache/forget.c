@@ -10,13 +10,7 @@
 
 #include "kvcache/store.h"
 
-/* Entries chosen, by id and key: ids may be reused while a wait lets go of the lock. */
-struct chosen {
-  struct kvs_wanted *row;
-  size_t count, room;
-};
-
-static bool choose(struct chosen *chosen, kvstow *store, uint32_t id) {
+bool kvs_choose(struct kvs_chosen *chosen, const kvstow *store, uint32_t id) {
   if (chosen->count == chosen->room) {
     const size_t room = chosen->room == 0 ? 256 : chosen->room * 2;
     struct kvs_wanted *grown = realloc(chosen->row, room * sizeof *grown);
@@ -57,7 +51,7 @@ static int by_depth(const void *a, const void *b) {
 /* Chooses block `first` of the chain and all that extends it. Going down by depth, a block is spared
  * only if its parent was: one whose ancestors are not all held can't prove whose child it is. */
 static int choose_chain(kvstow *store, const struct kvs_chain *chain, size_t first,
-                        struct chosen *chosen) {
+                        struct kvs_chosen *chosen) {
   uint64_t *order = NULL; /* depth << 32 | id */
   size_t count = 0;
   for (int pass = 0; pass < 2; pass++) {
@@ -84,7 +78,7 @@ static int choose_chain(kvstow *store, const struct kvs_chain *chain, size_t fir
                                              : set_has(&spared, entry->parent_lo);
     if (spare)
       set_add(&spared, entry->key.lo);
-    else if (!choose(chosen, store, id))
+    else if (!kvs_choose(chosen, store, id))
       rc = KVSTOW_ENOMEM;
   }
   free(spared.slot);
@@ -94,7 +88,7 @@ static int choose_chain(kvstow *store, const struct kvs_chain *chain, size_t fir
 
 /* ---- forgetting ----------------------------------------------------------------------------- */
 
-static struct kvs_entry *still(kvstow *store, const struct kvs_wanted *row) {
+struct kvs_entry *kvs_chosen_still(const kvstow *store, const struct kvs_wanted *row) {
   struct kvs_entry *entry = kvs_entry(&store->index, row->id);
   return kvs_entry_listed(entry) && kvs_key_equal(entry->key, row->key) ? entry : NULL;
 }
@@ -119,7 +113,7 @@ static bool forget_one(kvstow *store, uint32_t id) {
 static bool forget_settled(kvstow *store, const struct kvs_wanted *row, uint64_t deadline_us,
                            size_t *gone) {
   for (;;) {
-    const struct kvs_entry *entry = still(store, row);
+    const struct kvs_entry *entry = kvs_chosen_still(store, row);
     if (entry == NULL) return true;
     if (forget_one(store, row->id)) {
       ++*gone;
@@ -140,7 +134,7 @@ static int erase_for_good(kvstow *store) {
 }
 
 /* Ends with the store's lock released. */
-static int forget_chosen(kvstow *store, struct chosen *chosen, int rc, size_t *blocks) {
+static int forget_chosen(kvstow *store, struct kvs_chosen *chosen, int rc, size_t *blocks) {
   const uint64_t deadline = kvs_deadline(store, 0);
   size_t gone = 0;
   for (size_t i = 0; i < chosen->count; i++)
@@ -164,7 +158,7 @@ int kvstow_forget(const kvstow_prefix *prefix, size_t first, size_t *blocks) {
   if (first >= chain.blocks) {
     rc = kvs_fail(store, KVSTOW_EINVAL, "forget: block %zu of %zu", first, chain.blocks);
   } else {
-    struct chosen chosen = {0};
+    struct kvs_chosen chosen = {0};
     kvs_lock(store);
     if (chain.root != KVS_NO_ENTRY) rc = choose_chain(store, &chain, first, &chosen);
     rc = forget_chosen(store, &chosen, rc, blocks);
@@ -175,7 +169,7 @@ int kvstow_forget(const kvstow_prefix *prefix, size_t first, size_t *blocks) {
 
 /* All entries whose root is the given one, or belongs to the space. */
 static int forget_roots(kvstow *store, uint32_t root, const kvstow_key *space, size_t *blocks) {
-  struct chosen chosen = {0};
+  struct kvs_chosen chosen = {0};
   int rc = 0;
   kvs_lock(store);
   for (uint32_t id = 0; id < store->index.used && rc == 0; id++) {
@@ -184,7 +178,7 @@ static int forget_roots(kvstow *store, uint32_t root, const kvstow_key *space, s
     const bool match = space == NULL
                            ? entry->root == root
                            : kvs_key_equal(store->roots.rows[entry->root].space_id, *space);
-    if (match && !choose(&chosen, store, id)) rc = KVSTOW_ENOMEM;
+    if (match && !kvs_choose(&chosen, store, id)) rc = KVSTOW_ENOMEM;
   }
   return forget_chosen(store, &chosen, rc, blocks);
 }

@@ -14,7 +14,8 @@
  * nearly as large as segments), what could not be moved in time loses its SSD copy but not its RAM
  * copy, and is written with the next batch.
  *
- * A segment that holds a leased block SSD alone has is passed over: a lease's bytes stay.
+ * A segment that holds a leased block SSD alone has is passed over: a lease's bytes stay. What a flush under way
+ * writes goes last: a policy that thinks little of new blocks would have it write in vain.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <stdlib.h>
@@ -88,9 +89,15 @@ static bool list_blocks(kvstow *store, uint32_t number, struct listing *list) {
 struct choice {
   const bool *skip; /* segments tried in vain */
   kvstow_segment_info *info;
+  bool flushed; /* also those into which a flush under way has written */
 };
 
+static bool flush_wrote(const kvstow *store, const kvstow_segment_info *info) {
+  return store->flushing > 0 && (int32_t)(info->generation - store->flush_from) >= 0;
+}
+
 static bool may_go(const kvstow *store, const struct choice *choice, uint32_t i) {
+  if (!choice->flushed && flush_wrote(store, &choice->info[i])) return false;
   return !choice->skip[i] && choice->info[i].state == KVSTOW_SEGMENT_SEALED &&
          !choice->info[i].offline && store->segments[i].pending == 0;
 }
@@ -332,7 +339,9 @@ static int begin_some(kvstow *store, bool *skip, kvstow_segment_info *info, bool
     }
     if (any_free && !need) return KVSTOW_EBUSY;
     kvs_lock(store);
-    const uint32_t segment = choose(store, &(struct choice){skip, info});
+    uint32_t segment = choose(store, &(struct choice){skip, info, false});
+    if (segment == UINT32_MAX && need && store->flushing > 0)
+      segment = choose(store, &(struct choice){skip, info, true});
     const int rc = segment == UINT32_MAX ? 0 : begin(store, segment, info[segment].records);
     pthread_mutex_unlock(&store->lock);
     if (segment != UINT32_MAX) {

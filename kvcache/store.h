@@ -103,6 +103,12 @@ struct kvs_wanted {
   bool again; /* it was on SSD before: write amplification */
 };
 
+/* Entries chosen, by id and key: ids may be reused while a wait lets go of the lock. */
+struct kvs_chosen {
+  struct kvs_wanted *row;
+  size_t count, room;
+};
+
 /* Per segment, what the cache has in it. */
 struct kvs_segment {
   uint32_t *ids; /* of all blocks written to it; some have left since */
@@ -160,7 +166,9 @@ struct kvstow {
   /* demotion */
   pthread_t demoter;
   bool demoter_runs, stopping;
-  bool pressing; /* above the high watermark, not yet down to the low one */
+  uint32_t flushing,
+      flush_from; /* flushes under way; the oldest generation what they write may lie in */
+  bool pressing;  /* above the high watermark, not yet down to the low one */
   struct kvs_wanted
       *wanted; /* to be written whatever the watermarks: write-through, flush, reclaim */
   size_t wanted_count, wanted_at, wanted_room;
@@ -421,6 +429,10 @@ void kvs_demoter_check(kvstow *store); /* wakes it if RAM is above the watermark
 /* The block is to be written soon. false: no memory to remember that. */
 bool kvs_demote_want(kvstow *store, uint32_t id, bool again);
 int kvs_flush(kvstow *store); /* lock NOT held */
+
+/* forget.c. Adds to a list, false: no memory; what of it is still there, or NULL */
+bool kvs_choose(struct kvs_chosen *chosen, const kvstow *store, uint32_t id);
+struct kvs_entry *kvs_chosen_still(const kvstow *store, const struct kvs_wanted *row);
 
 /* ---- reclaim.c ------------------------------------------------------------------------------ */
 

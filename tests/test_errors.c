@@ -9,6 +9,8 @@
 
 #include "support/refused.h"
 
+#include <kvstow/policy.h>
+
 static const kv_shape small = {4, 64, 64, 32, 0}; /* 16 KiB a block */
 
 enum { RAM = 8 * 1024 * 1024, SSD = 16 * 1024 * 1024 + 512 * 1024, SEGMENT = 1024 * 1024 };
@@ -341,6 +343,69 @@ static void full_file_system_costs_hits_not_answers(void **state) {
   KV_FAIL("open: %s: %s", kvstow_errname(rc), why);
 }
 
+static size_t blocks_in_ram_alone(kvstow *store) {
+  return (size_t)kv_stats(store).dirty_blocks;
+}
+
+/* The budget promises 64 MiB, the disk has three: what a flush writes last pushes out what it wrote first. */
+static void a_flush_that_the_disk_has_no_room_for_says_so(void **state) {
+  (void)state;
+  if (geteuid() != 0) skip();
+  char path[4200];
+  snprintf(path, sizeof path, "%s/smaller", kv_dir("errors"));
+  assert_int_equal(mkdir(path, 0755), 0);
+  if (!mount_small(path, "size=3600k")) skip();
+  const char *dir = path;
+  kvstow_options options;
+  kv_options(&options, &dir, 16 * KV_MIB, 64 * KV_MIB, KV_MIB);
+  kvstow *store = kv_open(&options);
+  kvstow_space *space = kv_space(store, "smaller", &small);
+  enum { DOCS = 20, BLOCKS = 16 }; /* 5 MiB: RAM writes none of it by itself */
+  for (uint64_t doc = 0; doc < DOCS; doc++) {
+    kv_doc d;
+    kv_doc_init(&d, space, &small, 1, doc, BLOCKS, NULL, 0);
+    KV_OK(kv_doc_store(&d, 0, BLOCKS, 0));
+    kv_doc_finish(&d);
+    if (doc > 3) continue; /* one MiB has room */
+    KV_OK(kvstow_flush(store));
+    assert_int_equal(blocks_in_ram_alone(store), 0);
+  }
+  KV_RESULT(kvstow_flush(store), KVSTOW_ENOSPC);
+  has_message(store);
+  assert_true(blocks_in_ram_alone(store) > 0);
+  KV_RESULT(kvstow_close(store), KVSTOW_ENOSPC);
+}
+
+/* Where there is room, it is there when the flush returns, whatever the SSD policy thinks of new blocks. */
+static void a_flush_pushes_out_others_before_its_own(void **state) {
+  (void)state;
+  for (size_t i = 0; kvstow_policy_at(i) != NULL; i++) {
+    const char *dir = kv_dir("errors");
+    kvstow_options options;
+    kv_options(&options, &dir, 8 * KV_MIB, 16 * KV_MIB, KV_MIB);
+    options.ram_policy = "lru";
+    options.ssd_policy = kvstow_policy_at(i)->name;
+    kvstow *store = kv_open(&options);
+    kvstow_space *space = kv_space(store, "pushes", &small);
+    unsigned refused = 0;
+    enum { DOCS = 160, BLOCKS = 16, AT_ONCE = 16 }; /* 4 MiB a flush, 40 in all */
+    for (uint64_t doc = 0; doc < DOCS; doc++) {
+      kv_doc d;
+      kv_doc_init(&d, space, &small, 1, doc, BLOCKS, NULL, 0);
+      KV_OK(kv_doc_store(&d, 0, BLOCKS, 0));
+      kv_doc_finish(&d);
+      kv_doc_init(&d, space, &small, 1, doc / 2, BLOCKS, NULL, 0); /* old ones are used */
+      if (doc % 3 == 0) (void)kv_doc_restore(&d, KVSTOW_BYPASS_RAM);
+      kv_doc_finish(&d);
+      if (doc % AT_ONCE == AT_ONCE - 1) refused += kvstow_flush(store) != 0;
+    }
+    KV_CHECK(refused <= 1, "%s: %u of %d flushes had no room", options.ssd_policy, refused,
+             DOCS / AT_ONCE);
+    (void)kvstow_close(store);
+    kv_dir_drop(dir);
+  }
+}
+
 static void file_system_without_room_for_a_segment_says_so(void **state) {
   (void)state;
   if (geteuid() != 0) skip();
@@ -576,6 +641,8 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(one_bad_copy_of_the_super_is_survived),
     cmocka_unit_test(other_segment_size_is_refused),
     cmocka_unit_test_teardown(full_file_system_costs_hits_not_answers, unmount),
+    cmocka_unit_test_teardown(a_flush_that_the_disk_has_no_room_for_says_so, unmount),
+    cmocka_unit_test(a_flush_pushes_out_others_before_its_own),
     cmocka_unit_test_teardown(file_system_without_room_for_a_segment_says_so, unmount),
     cmocka_unit_test(file_size_limit_costs_hits_not_answers),
     cmocka_unit_test(budgets_too_small_are_refused),

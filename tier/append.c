@@ -229,7 +229,7 @@ static int open_slot(kvstow_tier *tier, uint32_t dir) {
   segment->records = segment->committed = 0;
   segment->used_bytes = segment->committed_bytes = 0;
   segment->opened_s = kvstow__now_s(tier);
-  segment->resume = segment->footer_done = false;
+  segment->resume = segment->footer_done = segment->headers_lie = false;
   tier->heads[dir].segment = id;
   kvstow__slots_want(tier, dir);
   return 0;

@@ -109,12 +109,17 @@ static int write_footer(kvstow_tier *tier, uint32_t id, kvstow__trailer_state st
 }
 
 static void mark_in_memory(kvstow_tier *tier, uint32_t id, const kvstow__entry *entries,
-                           uint32_t records, uint64_t footer_sum) {
+                           uint32_t records) {
   pthread_mutex_lock(&tier->lock);
   kvstow__segment *segment = &tier->segments[id];
-  segment->footer_sum = footer_sum;
   if (segment->entries && records <= segment->entries_max)
     memcpy(segment->entries, entries, (size_t)records * sizeof *entries);
+  pthread_mutex_unlock(&tier->lock);
+}
+
+static void note_footer(kvstow_tier *tier, uint32_t id, uint64_t sum) {
+  pthread_mutex_lock(&tier->lock);
+  tier->segments[id].footer_sum = sum;
   pthread_mutex_unlock(&tier->lock);
 }
 
@@ -130,12 +135,14 @@ static int erase_in(kvstow_tier *tier, uint32_t id, kvstow__life life, uint64_t 
   const uint32_t found = code ? 0 : mark(entries, records, locs, count, hits);
   if (found > 0) {
     uint64_t sum;
+    note_footer(tier, id, 0); /* the old one or the new one, should this fail */
     int error = write_footer(tier, id, KVSTOW__TRAILER_SEALED, life, opened_s, end_offset, entries,
                              records, &sum);
     if (!error) error = sync_file(tier, id);
+    if (!error) note_footer(tier, id, sum);
     if (!error) error = write_headers(tier, id, life, entries, hits, found);
     if (!error) error = sync_file(tier, id);
-    if (!error) mark_in_memory(tier, id, entries, records, sum);
+    if (!error) mark_in_memory(tier, id, entries, records);
     if (error) code = write_failed(tier, id, error);
   }
   free(hits);

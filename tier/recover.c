@@ -149,6 +149,9 @@ static void adopt(recovery *r, const ends *e, kvstow__life life, kvstow__entry *
   segment->entries = entries;
   segment->entries_max = records;
   segment->state = records > 0 ? KVSTOW_SEGMENT_SEALED : KVSTOW_SEGMENT_FREE;
+  /* Torn records are, and if power was lost in the middle of an erase others may be. */
+  for (uint32_t i = 0; i < records; i++)
+    segment->headers_lie = segment->headers_lie || (entries[i].flags & KVSTOW__ERASED);
   if (records == 0) {
     free(segment->entries);
     segment->entries = NULL;

@@ -219,6 +219,23 @@ static bool table_copy(kvstow_tier *tier, uint32_t id, kvstow__entry **entries, 
   return held;
 }
 
+/* The table of the segment's footer, if it is the one last written (sum; 0: any): in an older one is still what was
+ * erased since. */
+static int newest_footer(kvstow_tier *tier, uint32_t id, kvstow__life life, uint64_t sum,
+                         kvstow__entry **entries, uint32_t *records, uint64_t *end_offset) {
+  kvstow__trailer trailer;
+  const int code = kvstow__footer_load(tier, id, life, &trailer, entries);
+  if (code) return code;
+  if (sum != 0 && trailer.checksum != sum) {
+    free(*entries);
+    *entries = NULL;
+    return KVSTOW_ECORRUPT;
+  }
+  *records = trailer.records;
+  *end_offset = trailer.end_offset;
+  return 0;
+}
+
 int kvstow__table_load(kvstow_tier *tier, uint32_t id, kvstow__life life, kvstow__entry **entries,
                        uint32_t *records, uint64_t *end_offset) {
   int code = 0;
@@ -229,23 +246,14 @@ int kvstow__table_load(kvstow_tier *tier, uint32_t id, kvstow__life life, kvstow
   pthread_mutex_lock(&tier->lock);
   const uint32_t wanted = tier->segments[id].committed;
   const uint64_t sum = tier->segments[id].footer_sum;
+  const bool headers_lie = tier->segments[id].headers_lie;
   pthread_mutex_unlock(&tier->lock);
-  kvstow__trailer trailer;
-  code = kvstow__footer_load(tier, id, life, &trailer, entries);
-  if (code == 0 &&
-      trailer.checksum != sum) { /* an older one: what was erased since is still in it */
-    free(*entries);
-    *entries = NULL;
-    code = KVSTOW_ECORRUPT;
-  }
-  if (code == 0) {
-    *records = trailer.records;
-    *end_offset = trailer.end_offset;
-    return 0;
-  }
-  if (code == KVSTOW_ENOMEM) return code;
-  /* The footer rotted: the header pages say the same. */
-  const int walked = kvstow__walk(tier, id, &life, entries, records, end_offset);
+  code = newest_footer(tier, id, life, sum, entries, records, end_offset);
+  if (code && code != KVSTOW_ENOMEM) /* it may be a passing fault */
+    code = newest_footer(tier, id, life, sum, entries, records, end_offset);
+  if (code == 0 || code == KVSTOW_ENOMEM) return code;
+  /* The footer rotted: the header pages say the same, as a rule. */
+  const int walked = headers_lie ? 0 : kvstow__walk(tier, id, &life, entries, records, end_offset);
   if (walked) {
     free(*entries);
     *entries = NULL;

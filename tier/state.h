@@ -57,14 +57,17 @@ typedef struct kvstow__segment {
   bool ghost;       /* a life given up is still legible on disk */
   bool dirty;       /* written since the last barrier */
   bool footer_done; /* SEALED: its footer is on disk, entries are but a copy */
-  bool unsure;      /* a barrier failed: what was written since the one before may be lost */
-  bool given_up;    /* BAD, and its records are no longer reachable */
-  bool resume;      /* reopened from a clean close: the disk says CLEAN until the next append */
-  uint32_t pins;    /* reads, writes and upkeep in flight: the file is not reused meanwhile */
+  bool
+      headers_lie; /* some records are erased in its table alone: it can't be made anew by walking */
+  bool unsure;     /* a barrier failed: what was written since the one before may be lost */
+  bool given_up;   /* BAD, and its records are no longer reachable */
+  bool resume;     /* reopened from a clean close: the disk says CLEAN until the next append */
+  uint32_t pins;   /* reads, writes and upkeep in flight: the file is not reused meanwhile */
   uint32_t records, committed;          /* accepted; written */
   uint64_t used_bytes, committed_bytes; /* the same from the front of the file */
   uint64_t opened_s;
-  uint64_t footer_sum; /* footer_done: its trailer's checksum, so that no older one is believed */
+  uint64_t
+      footer_sum; /* footer_done: its trailer's checksum, so that no older one is believed; 0: unknown */
 
   uint64_t disk_bytes;
   kvstow__entry *entries;

@@ -146,8 +146,9 @@ KVSTOW_API int kvstow_set_tuning(kvstow *store, const kvstow_tuning *tuning);
 KVSTOW_API void kvstow_get_tuning(const kvstow *store, kvstow_tuning *tuning);
 
 /* Demotes all blocks RAM alone holds, as far as the SSD budget and the daily limit go, and makes
- * everything on SSD durable. RAM keeps its copies. Blocking, bounded by device speed. 0, or EIO,
- * ENOSPC (some had no room), EOFFLINE. Without SSD: 0. */
+ * everything on SSD durable. RAM keeps its copies. Blocking, bounded by device speed. While it runs, what
+ * it writes is the last that SSD evicts. 0, or EIO, EOFFLINE; ENOSPC: some blocks had no room, or had to give it up
+ * to others before this returned, and RAM alone holds them now. Without SSD: 0. */
 KVSTOW_API int kvstow_flush(kvstow *store);
 
 /* Flushes, stops the threads, frees. NULL is fine. Leases, sequences and queues still open make it
