@@ -162,16 +162,6 @@ bool kvs_shard_insert(struct kvs_index *index, uint32_t id) {
   return true;
 }
 
-void kvs_shard_to_front(struct kvs_index *index, uint32_t id) {
-  struct kvs_entry *entry = kvs_entry(index, id);
-  struct kvs_shard *shard = shard_of(index, entry->key);
-  uint32_t *first = &shard->buckets[entry->key.lo & shard->mask], *link = first;
-  while (*link != id) link = &kvs_entry(index, *link)->next;
-  *link = entry->next;
-  entry->next = *first;
-  *first = id;
-}
-
 void kvs_shard_remove(struct kvs_index *index, uint32_t id) {
   const struct kvs_entry *entry = kvs_entry(index, id);
   struct kvs_shard *shard = shard_of(index, entry->key);

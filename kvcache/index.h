@@ -112,8 +112,6 @@ uint32_t kvs_shard_find(const struct kvs_index *index, kvstow_key key, uint32_t 
 uint32_t kvs_shard_find_half(const struct kvs_index *index, uint64_t key_lo, uint32_t root);
 bool kvs_shard_insert(struct kvs_index *index, uint32_t id); /* false: out of memory */
 void kvs_shard_remove(struct kvs_index *index, uint32_t id);
-/* Makes it the first to be found in its bucket: each one before it is a cache miss or two. It is in the table. */
-void kvs_shard_to_front(struct kvs_index *index, uint32_t id);
 
 uint64_t kvs_index_bytes(const struct kvs_index *index);
 

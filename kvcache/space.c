@@ -387,10 +387,7 @@ void kvs_lease_drop_locked(kvstow *store, uint32_t id) {
   struct kvs_entry *entry = kvs_entry(&store->index, id);
   const kvstow_key key = entry->key;
   kvs_shard_lock(&store->index, key);
-  const bool unlinked = (entry->flags & KVS_UNLINKED) != 0;
-  /* What is on SSD alone is old: newer blocks lie before it in its bucket. It will be asked for again. */
-  if (!unlinked && entry->frame == KVS_NO_FRAME) kvs_shard_to_front(&store->index, id);
-  const bool last = --entry->leases == 0 && unlinked;
+  const bool last = --entry->leases == 0 && (entry->flags & KVS_UNLINKED) != 0;
   kvs_shard_unlock(&store->index, key);
   if (!last) return;
   kvs_root_give(store, entry->root);

@@ -51,34 +51,9 @@ struct kvstow__appender {
 
 /* ---- making and unmaking -------------------------------------------------------------------- */
 
-#define SPARE_BYTES ((size_t)BUFFERS_MAX * BUFFER_BYTES)
-
-static size_t region_bytes(const kvstow__appender *a) {
-  return (size_t)a->buffers_count * a->buffer_bytes;
-}
-
-/* One whole region is kept for the next file: memory that the device knows (rooms.h). */
-static uint8_t *take_region(kvstow_tier *tier, size_t bytes) {
-  uint8_t *region = bytes == SPARE_BYTES ? atomic_exchange(&tier->spare_buffers, NULL) : NULL;
-  if (region) return region;
-  region = kvstow__region_map(bytes);
-  if (region) kvstow__region_populate(region, bytes);
-  return region;
-}
-
-static void give_region(kvstow_tier *tier, uint8_t *region, size_t bytes) {
-  uint8_t *other = region;
-  if (region && bytes == SPARE_BYTES) other = atomic_exchange(&tier->spare_buffers, region);
-  kvstow__region_unmap(other, bytes);
-}
-
-void kvstow__spare_buffers_free(kvstow_tier *tier) {
-  kvstow__region_unmap(tier->spare_buffers, SPARE_BYTES);
-}
-
 void kvstow__appender_free(kvstow__appender *a) {
   if (!a) return;
-  give_region(a->file->tier, a->region, region_bytes(a));
+  kvstow__region_unmap(a->region, (size_t)a->buffers_count * a->buffer_bytes);
   pthread_cond_destroy(&a->written);
   pthread_mutex_destroy(&a->lock);
   free(a);
@@ -108,11 +83,12 @@ kvstow__appender *kvstow__appender_new(kvstow_file *file, uint64_t reserved) {
   a->buffers_count = reserved < (uint64_t)BUFFERS_MAX * a->buffer_bytes
                          ? (uint32_t)(reserved / a->buffer_bytes) + 1
                          : BUFFERS_MAX;
-  a->region = take_region(file->tier, region_bytes(a));
+  a->region = kvstow__region_map((size_t)a->buffers_count * a->buffer_bytes);
   if (!a->region) {
     kvstow__appender_free(a);
     return NULL;
   }
+  kvstow__region_populate(a->region, (size_t)a->buffers_count * a->buffer_bytes);
   for (uint32_t i = 0; i < a->buffers_count; i++) {
     a->buffers[i].memory = a->region + (size_t)i * a->buffer_bytes;
     make_idle(a, &a->buffers[i]);

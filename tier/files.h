@@ -44,7 +44,6 @@ void kvstow__file_aim(const kvstow_file *file, kvstow__op *op);
 kvstow__appender *kvstow__appender_new(kvstow_file *file, uint64_t reserved);
 void kvstow__appender_free(kvstow__appender *appender); /* flushed; NULL is fine */
 uint64_t kvstow__appender_bytes(const kvstow__appender *appender);
-void kvstow__spare_buffers_free(kvstow_tier *tier); /* no file is open any more */
 
 /* Waits until every read has been answered. */
 void kvstow__file_wait(kvstow_file *file);

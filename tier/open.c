@@ -8,7 +8,6 @@
 #include <unistd.h>
 
 #include "tier/barrier.h"
-#include "tier/files.h"
 #include "tier/pump.h"
 #include "tier/readahead.h"
 #include "tier/super.h"
@@ -63,7 +62,6 @@ static void tier_free(kvstow_tier *tier) {
   kvstow__readahead_free(tier->readahead);
   kvstow__cipher_free(tier->cipher);
   kvstow__rooms_free(tier->rooms);
-  kvstow__spare_buffers_free(tier);
   free(tier->segments);
   free(tier->dirty);
   pthread_cond_destroy(&tier->jobs_finished);

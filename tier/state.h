@@ -206,7 +206,6 @@ struct kvstow_tier {
   uint64_t hash_seed;
   kvstow__cipher *cipher; /* NULL: the store is not encrypted */
   kvstow__rooms *rooms;
-  _Atomic(uint8_t *) spare_buffers; /* of the file appended to last; file_append.c's */
 
   pthread_mutex_t barrier_lock;
   pthread_mutex_t append_lock;
