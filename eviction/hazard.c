@@ -165,7 +165,7 @@ static void weigh_common(const struct hazard *hazard,
 static double departure(const double uses[HAZARD_BINS], const double expected[HAZARD_BINS],
                         uint32_t bin) {
   double seen = DEPARTURE + uses[bin], believed = DEPARTURE + expected[bin], weight = NEIGHBOUR;
-  for (uint32_t off = 1; off <= NEIGHBOURS; off++, weight *= NEIGHBOUR) {
+  for (uint32_t off = 1; off <= NEIGHBOURS; off++) {
     if (off <= bin) {
       seen += weight * uses[bin - off];
       believed += weight * expected[bin - off];
@@ -174,6 +174,7 @@ static double departure(const double uses[HAZARD_BINS], const double expected[HA
       seen += weight * uses[bin + off];
       believed += weight * expected[bin + off];
     }
+    weight *= NEIGHBOUR;
   }
   return seen / believed;
 }

@@ -181,7 +181,7 @@ static int check_key(kvstow_tier *tier, const kvstow__dir *dir, const kvstow__su
 static int read_supers(kvstow_tier *tier, const uint8_t *key) {
   for (uint32_t i = 0; i < tier->dirs_count; i++) {
     kvstow__super super = {0};
-    int bad;
+    int bad = NO_COPY;
     int code = read_super(tier, &tier->dirs[i], &super, &bad);
     if (!code) code = compare(tier, i, &super);
     if (!code) code = check_key(tier, &tier->dirs[i], &super, key);

@@ -507,7 +507,7 @@ static inline void kv_doc_finish(kv_doc *d) {
 static inline int kv_doc_store(const kv_doc *d, size_t first, size_t count, uint32_t flags) {
   const size_t room =
       d->shape->layers == 0 ? d->shape->opaque_max_bytes : kv_block_bytes(0, d->shape);
-  void *block = malloc(room);
+  void *block = malloc(room + 1);
   int rc = 0;
   for (size_t i = first; i < first + count && rc == 0; i++) {
     const uint64_t id = kv_id(d->where, d->doc, i);
