@@ -106,6 +106,8 @@ int32_t kvl_decode_alone(struct kvl_context *c, llama_seq_id seq, size_t *presen
 
 /* Whether a sequence of the context owes tokens. */
 bool kvl_owes(struct kvl_context *c);
+/* Whether the context has cells for all that its sequences hold and owe, and for `more` tokens. */
+bool kvl_room(const struct kvl_context *c, size_t more);
 /* Decodes what `seq` owes (negative: what all owe); outputs stay readable. False: there was no room. */
 bool kvl_pay(struct kvl_context *c, llama_seq_id seq);
 /* The program's next batch begins: nothing of the last one is needed any more. */

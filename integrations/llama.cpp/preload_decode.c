@@ -35,6 +35,7 @@ struct work {
   struct span spans[KVL_SEQS];
   int spans_count;
   int16_t span_of[KVL_SEQS]; /* by sequence, -1 */
+  bool room;                 /* pieces may wait */
 };
 
 static const llama_seq_id seq_zero = 0;
@@ -165,7 +166,7 @@ static int32_t advance(struct work *w, struct span *span) {
     if (span->present > before) span->restored = span->present - before;
   }
   const size_t align = kvstow_llama_align_tokens(c->cache);
-  span->waits = span->outputs == 0 && !c->samplers && span->present < span->end &&
+  span->waits = w->room && span->outputs == 0 && span->present < span->end &&
                 span->present >= span->end / align * align;
   if (span->waits) return 0;
   int32_t rc = 0;
@@ -282,17 +283,32 @@ static bool settle(struct work *w, int32_t rc) {
   return stored;
 }
 
+/* Whether pieces of this batch may wait. If not, what is owed is decoded now, while the program expects to
+ * hear that there is no room. */
+static bool make_room(struct work *w) {
+  struct kvl_context *c = w->c;
+  bool pieces = kvl_owes(c);
+  for (int k = 0; k < w->spans_count; k++) pieces = pieces || w->spans[k].outputs == 0;
+  w->room = pieces && !c->samplers && kvl_room(c, (size_t)w->batch.n_tokens);
+  return w->room || kvl_pay(c, -1);
+}
+
 int32_t kvl_decode(struct kvl_context *c, struct llama_batch batch) {
   kvl_outputs_end(c);
   struct work *w = NULL;
-  const bool plain = batch.token != NULL && batch.embd == NULL && batch.n_tokens > 0 && c->causal &&
-                     !c->embeddings && !c->foreign;
-  if (plain) w = calloc(1, sizeof *w);
+  const bool tokens = batch.token != NULL && batch.embd == NULL && batch.n_tokens > 0 &&
+                      c->causal && !c->embeddings && !c->foreign;
+  if (tokens) w = calloc(1, sizeof *w);
   if (w != NULL) {
     w->c = c;
     w->batch = batch;
   }
-  if (w == NULL || !understand(w) || !gather(w)) {
+  const bool understood = w != NULL && understand(w);
+  if (!(understood ? make_room(w) : kvl_pay(c, -1))) {
+    free(w);
+    return 1;
+  }
+  if (!understood || !gather(w)) {
     free(w);
     if (!kvl_pay(c, -1)) return 1;
     const int32_t rc = KVL_REAL(llama_decode)(c->ctx, batch);

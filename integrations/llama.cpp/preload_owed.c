@@ -7,7 +7,7 @@
  *
  * The program must not notice. It sees positions as if all were decoded; whatever reads the KV, or changes
  * what decoding gives, decodes what is owed first. That ends llama.cpp's outputs of the program's last batch:
- * so they are copied before.
+ * so they are copied before. Nothing waits unless there is room for it and for the batch beside it.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <stdlib.h>
@@ -21,6 +21,13 @@ bool kvl_owes(struct kvl_context *c) {
   while (c->owing && s < KVL_SEQS && c->seqs[s].owed == 0) s++;
   c->owing = c->owing && s < KVL_SEQS;
   return c->owing;
+}
+
+bool kvl_room(const struct kvl_context *c, size_t more) {
+  const llama_seq_id seqs = (llama_seq_id)KVL_REAL(llama_n_seq_max)(c->ctx);
+  size_t tokens = more;
+  for (llama_seq_id s = 0; s < seqs; s++) tokens += (size_t)(kvl_pos_max(c, s) + 1);
+  return tokens <= KVL_REAL(llama_n_ctx)(c->ctx);
 }
 
 /* ---- outputs -------------------------------------------------------------------------------- */
