@@ -251,6 +251,8 @@ static int recover_file(recovery *r, ends *e) {
   kvstow__entry *entries = NULL;
   lives l;
   const int code = read_footer(r, e, &l, &entries);
+  /* Of a file that shows no records now: a footer that ended their life may not be durable yet. */
+  tier->segments[e->id].ghost |= l.first.sequence != 0 && !same_life(l.first, l.trailer);
   saw(r, l.first.sequence);
   saw(r, l.trailer.sequence);
   if (code == KVSTOW_ENOMEM) return code;
