@@ -19,8 +19,9 @@ static kv_doc doc_of(kvstow_space *const *spaces, int i) {
   static const char *const salts[TENANTS] = {"a", "b"};
   const int space = i % SPACES, tenant = i / SPACES % TENANTS, doc = i / SPACES / TENANTS;
   kv_doc d;
-  kv_doc_init(&d, spaces[space], space == 0 ? &rows : &blobs, (uint64_t)space * TENANTS + (uint64_t)tenant,
-              (uint64_t)doc, BLOCKS, salts[tenant], 1);
+  kv_doc_init(&d, spaces[space], space == 0 ? &rows : &blobs,
+              (uint64_t)space * TENANTS + (uint64_t)tenant, (uint64_t)doc, BLOCKS, salts[tenant],
+              1);
   return d;
 }
 
