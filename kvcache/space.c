@@ -363,8 +363,8 @@ uint32_t kvs_chain_find(struct kvs_chain *chain, size_t block, bool lease, bool 
     if (!fits(chain->space, entry)) {
       id = KVS_NO_ENTRY;
     } else if (entry->parent_lo != chain->keys[block].lo || entry->depth != block) {
-      id =
-          KVS_NO_ENTRY; /* hangs elsewhere in a chain: a key that collides, or a line tampered with */
+      /* hangs elsewhere in a chain: a key that collides, or a line tampered with */
+      id = KVS_NO_ENTRY;
       chain->collisions++;
     } else if (kvs_expired(chain->space, entry)) {
       id = KVS_NO_ENTRY;
