@@ -31,6 +31,7 @@ typedef struct inode {
 typedef struct name {
   uint8_t dir;
   int16_t now, synced; /* inode, -1 none */
+  uint32_t fate;       /* that of both names of a rename is one: power loss leaves it whole or undone */
   char text[26];
 } name;
 
@@ -334,7 +335,8 @@ static name *find_or_make(int dir, const char *text) {
   name *n = find(dir, text);
   if (n) return n;
   if (d->names_count == NAMES_MAX) abort();
-  n = &d->names[d->names_count++];
+  n = &d->names[d->names_count];
+  n->fate = d->names_count++;
   n->dir = (uint8_t)dir;
   n->now = n->synced = -1;
   snprintf(n->text, sizeof n->text, "%s", text);
@@ -350,6 +352,9 @@ int sim_name_find(int dir, const char *text, bool create) {
 
 void sim_name_move(int dir, const char *from, const char *to) {
   name *source = find(dir, from), *target = find_or_make(dir, to);
+  const uint32_t other = target->fate;
+  for (uint32_t i = 0; i < d->names_count; i++)
+    if (d->names[i].fate == other) d->names[i].fate = source->fate;
   target->now = source->now;
   source->now = -1;
 }
@@ -364,8 +369,11 @@ void sim_names_each(int dir, bool (*each)(void *arg, const char *name), void *ar
 }
 
 void sim_names_sync(int dir) {
-  for (uint32_t i = 0; i < d->names_count; i++)
-    if (d->names[i].dir == dir) d->names[i].synced = d->names[i].now;
+  for (uint32_t i = 0; i < d->names_count; i++) {
+    if (d->names[i].dir != dir) continue;
+    d->names[i].synced = d->names[i].now;
+    d->names[i].fate = i;
+  }
 }
 
 /* ---- power ---------------------------------------------------------------------------------- */
@@ -400,13 +408,16 @@ _Noreturn void sim_disk_crash(void) {
   const uint32_t grain = sim_disk_draw(2) ? SECTOR : 4096;
   for (int i = 0; i < FILES_MAX; i++)
     if (d->inodes[i].used) settle(i, grain);
+  enum { UNDRAWN, UNDONE, DONE } fates[NAMES_MAX] = {UNDRAWN};
   for (uint32_t k = 0; k < d->names_count; k++) {
     name *m = &d->names[k];
-    if (sim_disk_draw(2))
+    if (fates[m->fate] == UNDRAWN) fates[m->fate] = sim_disk_draw(2) ? UNDONE : DONE;
+    if (fates[m->fate] == UNDONE)
       m->now = m->synced;
     else
       m->synced = m->now;
   }
+  for (uint32_t k = 0; k < d->names_count; k++) d->names[k].fate = k;
   memset(p.fds, 0, sizeof p.fds);
   free_unnamed();
   _exit(SIM_CRASHED);
