@@ -31,7 +31,7 @@ typedef struct inode {
 typedef struct name {
   uint8_t dir;
   int16_t now, synced; /* inode, -1 none */
-  uint32_t fate;       /* that of both names of a rename is one: power loss leaves it whole or undone */
+  uint32_t fate; /* one for both names of a rename: it is whole or undone after a loss of power */
   char text[26];
 } name;
 
