@@ -166,9 +166,9 @@ struct kvstow {
   /* demotion */
   pthread_t demoter;
   bool demoter_runs, stopping;
-  uint32_t flushing,
-      flush_from; /* flushes under way; the oldest generation what they write may lie in */
-  bool pressing;  /* above the high watermark, not yet down to the low one */
+  uint32_t flushing;   /* flushes under way */
+  uint32_t flush_from; /* the oldest generation that what they write may lie in */
+  bool pressing;       /* above the high watermark, not yet down to the low one */
   struct kvs_wanted
       *wanted; /* to be written whatever the watermarks: write-through, flush, reclaim */
   size_t wanted_count, wanted_at, wanted_room;

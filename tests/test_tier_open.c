@@ -1,28 +1,15 @@
 /* Opening: who owns a store, what is refused and in which words, creation and its crashes.
  *
  * SPDX-License-Identifier: Apache-2.0 */
-#include "test_tier_fixture.h"
+#include "test_tier_place.h"
 
 #include <sys/wait.h>
 
-static char *dir;
-static const char *dirs[1];
-static kvstow_tier_options options;
 static char why[KVSTOW_MESSAGE_BYTES];
 
 static int fresh(void **state) {
   (void)state;
-  the_variant = UNDER_TSAN ? &VARIANTS[2] : NULL;
-  dir = scratch_new();
-  dirs[0] = dir;
-  options = options_for(dirs, 4);
-  return 0;
-}
-
-static int remove_it(void **state) {
-  (void)state;
-  scratch_remove(dir);
-  return 0;
+  return place_new(4);
 }
 
 static int try_open(void) {

@@ -3,7 +3,7 @@
  * What another user does is done by root as that user, in a child: skipped for others.
  *
  * SPDX-License-Identifier: Apache-2.0 */
-#include "test_tier_fixture.h"
+#include "test_tier_place.h"
 
 #include <kvstow/kvstow.h>
 #include <sys/wait.h>
@@ -11,24 +11,11 @@
 #define ANOTHER ((uid_t)4711)
 #define A_THIRD ((uid_t)4712)
 
-static char *dir;
-static const char *dirs[1];
-static kvstow_tier_options options;
 static char why[KVSTOW_MESSAGE_BYTES];
 
 static int fresh(void **state) {
   (void)state;
-  the_variant = UNDER_TSAN ? &VARIANTS[2] : NULL;
-  dir = scratch_new();
-  dirs[0] = dir;
-  options = options_for(dirs, 4);
-  return 0;
-}
-
-static int remove_it(void **state) {
-  (void)state;
-  scratch_remove(dir);
-  return 0;
+  return place_new(4);
 }
 
 static int try_open(void) {

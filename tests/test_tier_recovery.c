@@ -2,30 +2,16 @@
  * flipped bytes everywhere, truncated and stale files, smaller budgets.
  *
  * SPDX-License-Identifier: Apache-2.0 */
-#include "test_tier_fixture.h"
+#include "test_tier_place.h"
 
 #include <signal.h>
 #include <sys/wait.h>
 
 #define SEGMENTS 6u
 
-static char *dir;
-static const char *dirs[1];
-static kvstow_tier_options options;
-
 static int fresh(void **state) {
   (void)state;
-  the_variant = UNDER_TSAN ? &VARIANTS[2] : NULL;
-  dir = scratch_new();
-  dirs[0] = dir;
-  options = options_for(dirs, SEGMENTS);
-  return 0;
-}
-
-static int remove_it(void **state) {
-  (void)state;
-  scratch_remove(dir);
-  return 0;
+  return place_new(SEGMENTS);
 }
 
 /* Appends records [from, to), 15 planes each: 15 records fill a segment. */

@@ -88,14 +88,15 @@ static int write_headers(kvstow_tier *tier, uint32_t id, kvstow__life life,
   return error;
 }
 
+/* *sum (may be NULL): its kvstow__footer_sum. */
 static int write_footer(kvstow_tier *tier, uint32_t id, kvstow__trailer_state state,
                         kvstow__life life, uint64_t opened_s, uint64_t end_offset,
                         const kvstow__entry *entries, uint32_t records, uint64_t *sum) {
   const uint64_t bytes = kvstow__footer_bytes(records);
   void *image = kvstow__rooms_take(tier->rooms, bytes);
   if (!image) return ENOMEM;
-  int error =
-      kvstow__footer_fill(tier, image, state, life, opened_s, end_offset, entries, records, sum);
+  int error = kvstow__footer_fill(tier, image, state, life, opened_s, end_offset, entries, records);
+  if (sum) *sum = kvstow__footer_sum(image, records);
   struct iovec iov = {image, bytes};
   kvstow__op op = {.kind = KVSTOW__WRITE,
                    .file = id,
@@ -205,10 +206,9 @@ static int end_before_strays(kvstow_tier *tier, uint32_t id, kvstow__life life, 
     free(hits);
   }
   if (!error) error = sync_file(tier, id);
-  uint64_t sum;
   if (!error)
     error =
-        write_footer(tier, id, KVSTOW__TRAILER_SEALED, life, opened_s, end, *entries, known, &sum);
+        write_footer(tier, id, KVSTOW__TRAILER_SEALED, life, opened_s, end, *entries, known, NULL);
   if (!error) error = sync_file(tier, id);
   return error;
 }
@@ -248,8 +248,7 @@ static int wipe_first_page(kvstow_tier *tier, uint32_t id) {
 static int wipe(kvstow_tier *tier, uint32_t id, kvstow__life life) {
   /* The sequence stays on disk, so that it is not given out again; the nonce changes. */
   life.nonce = ~life.nonce;
-  uint64_t sum;
-  int error = write_footer(tier, id, KVSTOW__TRAILER_OPEN, life, 0, 0, NULL, 0, &sum);
+  int error = write_footer(tier, id, KVSTOW__TRAILER_OPEN, life, 0, 0, NULL, 0, NULL);
   if (!error) error = wipe_first_page(tier, id);
   if (!error) error = sync_file(tier, id);
   pthread_mutex_lock(&tier->lock);

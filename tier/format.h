@@ -230,6 +230,12 @@ void kvstow__footer_make(void *image, kvstow__trailer_state state, const uint8_t
 kvstow__verdict kvstow__trailer_check(const kvstow__trailer *trailer, const kvstow__expect *expect);
 /* Sets the checksums of the table as it lies on disk and of the trailer. */
 void kvstow__trailer_sum(kvstow__trailer *trailer, const void *table);
+/* The trailer's checksum in a whole footer image: tells footers of one life apart. */
+static inline uint64_t kvstow__footer_sum(const void *image, uint32_t records) {
+  const kvstow__trailer *trailer =
+      (const void *)((const uint8_t *)image + kvstow__footer_bytes(records) - KVSTOW_PAGE_BYTES);
+  return trailer->checksum;
+}
 /* After trailer_check: the table's checksum; then, decrypted if need be, every entry's place and shape. */
 bool kvstow__table_whole(const kvstow__trailer *trailer, const void *table);
 bool kvstow__table_sound(const kvstow__trailer *trailer, const void *table);

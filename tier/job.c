@@ -86,11 +86,12 @@ kvstow__job *kvstow__footer_job(kvstow_tier *tier, kvstow__job_kind kind, uint32
   kvstow__trailer_state state = KVSTOW__TRAILER_SEALED;
   if (kind == KVSTOW__JOB_BEGIN) state = KVSTOW__TRAILER_OPEN;
   if (clean) state = KVSTOW__TRAILER_CLEAN;
-  if (kvstow__footer_fill(tier, job->footer, state, life, opened_s, end_offset, entries, records,
-                          &job->footer_sum) != 0) {
+  if (kvstow__footer_fill(tier, job->footer, state, life, opened_s, end_offset, entries, records) !=
+      0) {
     kvstow__job_free(job);
     return NULL;
   }
+  job->footer_sum = kvstow__footer_sum(job->footer, records);
   job->kind = kind;
   job->segment = segment;
   job->life = life;

@@ -102,19 +102,22 @@ static int append_entry(kvstow__entry **entries, uint32_t *count, uint32_t *max,
   return 0;
 }
 
-/* Reads the header page of a record of the given life (sequence 0: any), and decrypts it. KVSTOW_EMISS: there
- * is none. */
-static int read_header(kvstow_tier *tier, uint32_t id, kvstow__life life, uint64_t at, void *page) {
+int kvstow__read_header(kvstow_tier *tier, uint32_t id, kvstow__life life, uint64_t at,
+                        void *page) {
   const kvstow__expect expect = {.uuid = tier->uuid,
                                  .life = life,
                                  .page = (uint32_t)(at / KVSTOW_PAGE_BYTES),
                                  .segment_bytes = tier->segment_bytes};
   const kvstow__header *header = page;
-  if (kvstow__read_at(tier, id, page, KVSTOW_PAGE_BYTES, at) != 0) return KVSTOW_EMISS;
+  if (kvstow__read_at(tier, id, page, KVSTOW_PAGE_BYTES, at) != 0) return KVSTOW_EIO;
   if (kvstow__header_check(page, &expect) != KVSTOW__GOOD) return KVSTOW_EMISS;
   if (!tier->cipher || (header->flags & KVSTOW__ERASED)) return 0;
   const int code = kvstow__open_header(tier->cipher, page);
   return code == KVSTOW_ECORRUPT ? KVSTOW_EMISS : code;
+}
+
+static bool no_header(int code) {
+  return code == KVSTOW_EMISS || code == KVSTOW_EIO;
 }
 
 int kvstow__walk(kvstow_tier *tier, uint32_t id, kvstow__life *life, kvstow__entry **entries,
@@ -126,10 +129,10 @@ int kvstow__walk(kvstow_tier *tier, uint32_t id, kvstow__life *life, kvstow__ent
   uint64_t at = *end_offset;
   int code = 0;
   while (at + 2 * KVSTOW_PAGE_BYTES <= tier->segment_bytes) {
-    code = read_header(tier, id, *life, at, page);
+    code = kvstow__read_header(tier, id, *life, at, page);
     /* Much hangs on there being none: a disk that answers wrongly once is asked again. */
-    if (code == KVSTOW_EMISS) code = read_header(tier, id, *life, at, page);
-    if (code == KVSTOW_EMISS) {
+    if (no_header(code)) code = kvstow__read_header(tier, id, *life, at, page);
+    if (no_header(code)) {
       code = 0;
       const uint64_t next_run = kvstow__round_up(at, KVSTOW__RUN_BYTES);
       if (at == next_run) break;
@@ -149,19 +152,14 @@ int kvstow__walk(kvstow_tier *tier, uint32_t id, kvstow__life *life, kvstow__ent
 
 int kvstow__footer_fill(kvstow_tier *tier, void *image, kvstow__trailer_state state,
                         kvstow__life life, uint64_t opened_s, uint64_t end_offset,
-                        const kvstow__entry *entries, uint32_t records, uint64_t *sum) {
+                        const kvstow__entry *entries, uint32_t records) {
   kvstow__footer_make(image, state, tier->uuid, life, tier->segment_bytes, end_offset, opened_s,
                       kvstow__now_s(tier), entries, records);
-  if (tier->cipher && records > 0) {
-    uint8_t salt[KVSTOW__SALT_BYTES];
-    const int error = tier->io.files->random(tier->io.env, salt, sizeof salt);
-    if (error) return error;
-    if (kvstow__seal_footer(tier->cipher, salt, image, records) != 0) return ENOMEM;
-  }
-  const uint64_t bytes = kvstow__footer_bytes(records);
-  const kvstow__trailer *trailer = (const void *)((uint8_t *)image + bytes - KVSTOW_PAGE_BYTES);
-  *sum = trailer->checksum;
-  return 0;
+  if (!tier->cipher || records == 0) return 0;
+  uint8_t salt[KVSTOW__SALT_BYTES];
+  const int error = tier->io.files->random(tier->io.env, salt, sizeof salt);
+  if (error) return error;
+  return kvstow__seal_footer(tier->cipher, salt, image, records) ? ENOMEM : 0;
 }
 
 int kvstow__table_open(const kvstow_tier *tier, const kvstow__trailer *trailer, void *table) {

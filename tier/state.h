@@ -57,18 +57,15 @@ typedef struct kvstow__segment {
   bool ghost;       /* a life given up is still legible on disk */
   bool dirty;       /* written since the last barrier */
   bool footer_done; /* SEALED: its footer is on disk, entries are but a copy */
-  bool
-      headers_lie; /* some records are erased in its table alone: it can't be made anew by walking */
-  bool unsure;     /* a barrier failed: what was written since the one before may be lost */
-  bool given_up;   /* BAD, and its records are no longer reachable */
-  bool resume;     /* reopened from a clean close: the disk says CLEAN until the next append */
-  uint32_t pins;   /* reads, writes and upkeep in flight: the file is not reused meanwhile */
+  bool headers_lie; /* some records are erased in its table alone: walking does not make it anew */
+  bool unsure;      /* a barrier failed: what was written since the one before may be lost */
+  bool given_up;    /* BAD, and its records are no longer reachable */
+  bool resume;      /* reopened from a clean close: the disk says CLEAN until the next append */
+  uint32_t pins;    /* reads, writes and upkeep in flight: the file is not reused meanwhile */
   uint32_t records, committed;          /* accepted; written */
   uint64_t used_bytes, committed_bytes; /* the same from the front of the file */
   uint64_t opened_s;
-  uint64_t
-      footer_sum; /* footer_done: its trailer's checksum, so that no older one is believed; 0: unknown */
-
+  uint64_t footer_sum; /* footer_done: that of the newest; no older one is believed. 0: unknown */
   uint64_t disk_bytes;
   kvstow__entry *entries;
   uint32_t entries_max;
@@ -288,15 +285,17 @@ void kvstow__segment_spoil(kvstow_tier *tier, uint32_t id); /* a write failed: B
 uint32_t kvstow__dirs_offline(const kvstow_tier *tier);
 /* Reads, and waits; an errno. */
 int kvstow__read_at(kvstow_tier *tier, uint32_t file, void *to, uint64_t bytes, uint64_t offset);
+/* Reads the header page of a record of the given life (sequence 0: any), and decrypts it. KVSTOW_EMISS: there is
+ * none; EIO, ENOMEM. */
+int kvstow__read_header(kvstow_tier *tier, uint32_t id, kvstow__life life, uint64_t at, void *page);
 /* Walks header pages from *end_offset on, adding to *entries; a life of 0 becomes that of the first
  * record. A page that can't be read is none. */
 int kvstow__walk(kvstow_tier *tier, uint32_t id, kvstow__life *life, kvstow__entry **entries,
                  uint32_t *records, uint64_t *end_offset);
-/* Fills and seals a footer image of kvstow__footer_bytes(records), page aligned; *sum: its trailer's
- * checksum. An errno. */
+/* Fills and seals a footer image of kvstow__footer_bytes(records), page aligned. An errno. */
 int kvstow__footer_fill(kvstow_tier *tier, void *image, kvstow__trailer_state state,
                         kvstow__life life, uint64_t opened_s, uint64_t end_offset,
-                        const kvstow__entry *entries, uint32_t records, uint64_t *sum);
+                        const kvstow__entry *entries, uint32_t records);
 /* Checks and decrypts a table just read, in place: ECORRUPT, ENOMEM. */
 int kvstow__table_open(const kvstow_tier *tier, const kvstow__trailer *trailer, void *table);
 /* Reads and checks footer and table; ECORRUPT or EIO if there is none for this life (0: any). */

@@ -48,25 +48,18 @@ static bool planes_torn(kvstow_tier *tier, uint32_t id, const kvstow__entry *ent
   return false;
 }
 
-/* This page was good when it was walked; a disk may answer otherwise another time. */
-static bool still_there(const kvstow_tier *tier, kvstow__life life, const kvstow__entry *entry,
-                        const void *page) {
-  const kvstow__header *header = page;
-  const kvstow__expect expect = {
-      .uuid = tier->uuid, .life = life, .page = entry->page, .segment_bytes = tier->segment_bytes};
-  return kvstow__header_check(page, &expect) == KVSTOW__GOOD && header->planes == entry->planes &&
-         header->plane_bytes == entry->plane_bytes;
-}
-
+/* The header page was good when it was walked; a disk may answer otherwise another time. A read error proves
+ * nothing here either. */
 static bool is_torn(kvstow_tier *tier, uint32_t id, kvstow__life life, const kvstow__entry *entry,
                     uint8_t *buffer) {
+  const kvstow__header *header = (const void *)buffer;
   const uint64_t at = (uint64_t)entry->page * KVSTOW_PAGE_BYTES;
-  if (kvstow__read_at(tier, id, buffer, KVSTOW_PAGE_BYTES, at) != 0) return false;
-  if (!still_there(tier, life, entry, buffer)) return true;
+  const int code = kvstow__read_header(tier, id, life, at, buffer);
+  if (code) return code == KVSTOW_EMISS;
+  if (header->planes != entry->planes || header->plane_bytes != entry->plane_bytes) return true;
   kvstow__opener *opener = NULL;
-  if (tier->cipher && (kvstow__open_header(tier->cipher, buffer) != 0 ||
-                       kvstow__opener_new(tier->cipher, buffer, &opener) != 0))
-    return false; /* it was good a moment ago: out of memory */
+  if (tier->cipher && kvstow__opener_new(tier->cipher, buffer, &opener) != 0)
+    return false; /* out of memory */
   const bool torn = planes_torn(tier, id, entry, buffer, opener);
   kvstow__opener_free(opener);
   return torn;
