@@ -1,9 +1,10 @@
 /* overhead.c - `kvstow bench overhead`: what tracking, metrics and detection cost on the hottest paths.
  *
- * Two stores in RAM, alike but for kvstow_options.metrics and the tuning's switches, do the same calls in
- * turn, a few dozen at a time, so that whatever else the machine does falls on both: the cost is the median of
- * the ratios of neighbours. The calls are the smallest there are: blocks of 16 tokens and 32 KiB. In larger
- * ones the same cost weighs less.
+ * Three stores in RAM do the same calls in turn, a few dozen at a time: one with kvstow_options.metrics and
+ * the tuning's switches off, one with them on, one that also records (kvstow_options.trace). They have the same past,
+ * and whatever else the machine does falls on all: a cost is the median of the ratios of neighbours.
+ * The calls are the smallest there are: blocks of 16 tokens and 32 KiB. In larger ones the same cost weighs
+ * less.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
@@ -21,24 +22,30 @@ static const char usage_text[] =
     "Usage: kvstow bench overhead [OPTION]...\n"
     "\n"
     "Times the smallest calls - match, store, read, append - with metrics, tracking and detection\n"
-    "on and off, in turn, and prints what being on costs; then what recording costs those that it\n"
-    "concerns, into a file under --dir.\n";
+    "on and off, and with recording as well, into a file under --dir, in turn, and prints what\n"
+    "being on costs, and what recording adds to that.\n";
 
 static const struct bench_column columns[] = {
-    {"path", "<path", -1},    {"on_ns", "on ns", 1}, {"off_ns", "off ns", 1},
-    {"overhead", "share", 4}, {NULL, NULL, 0},
+    {"path", "<path", -1},
+    {"off_ns", "off ns", 1},
+    {"on_ns", "on ns", 1},
+    {"overhead", "share", 4},
+    {"recording_ns", "recording ns", 1},
+    {"recording", "share", 4},
+    {NULL, NULL, 0},
 };
 
 enum {
   BLOCK_TOKENS = 16,
   CHAIN_BLOCKS = 64,
-  LEASED = 32,
   TOKENS = CHAIN_BLOCKS * BLOCK_TOKENS,
   CALLS = 64,  /* of one side, before the other's turn */
   TURNS = 256, /* of each side in a round */
   TURNS_QUICK = 64,
   ROUNDS_MIN = 15,
 };
+
+enum kind { OFF, ON, RECORDING, SIDES };
 
 struct side {
   kvstow *store;
@@ -60,7 +67,9 @@ static int match_blocks(struct side *side, size_t blocks) {
   int rc = 0;
   for (int i = 0; rc == 0 && i < CALLS; i++) {
     kvstow_lease *lease;
-    rc = kvstow_match(&prefix, 0, &lease, NULL);
+    kvstow_held held;
+    rc = kvstow_match(&prefix, 0, &lease, &held);
+    if (held.blocks != blocks) rc = KVSTOW_EMISS;
     kvstow_lease_release(lease);
   }
   return rc;
@@ -94,7 +103,7 @@ static int read_layer(struct side *side) {
   for (int i = 0; rc == 0 && i < CALLS; i++) {
     const kvstow_range range = {.layer_first = (uint32_t)i % side->model->layers,
                                 .layer_count = 1,
-                                .token_first = (size_t)i % LEASED * BLOCK_TOKENS,
+                                .token_first = (size_t)i % CHAIN_BLOCKS * BLOCK_TOKENS,
                                 .token_count = BLOCK_TOKENS};
     rc = kvstow_read(side->lease, &range, &iov, 1, 0, 0);
   }
@@ -121,7 +130,7 @@ static const struct {
              {"read of a layer", read_layer},
              {"append of a row", append_token}};
 
-enum { PATHS = sizeof paths / sizeof *paths, RECORDED_PATHS = 3 /* the first ones */ };
+enum { PATHS = sizeof paths / sizeof *paths };
 
 /* ---- sides ---------------------------------------------------------------------------------- */
 
@@ -138,14 +147,13 @@ static int fill_side(struct side *side) {
   salted.salt = "grows";
   salted.salt_bytes = strlen("grows");
   int rc = kvstow_store(&all, 0, CHAIN_BLOCKS, sources, 0, NULL);
-  const kvstow_prefix half = KVSTOW_PREFIX(side->space, side->tokens, LEASED * BLOCK_TOKENS);
-  if (rc == 0) rc = kvstow_match(&half, 0, &side->lease, NULL);
+  if (rc == 0) rc = kvstow_match(&all, 0, &side->lease, NULL); /* so that it stays */
   if (rc == 0) rc = kvstow_seq_open(&salted, &side->seq);
   return rc;
 }
 
-/* `trace`: a file to record into, or NULL. */
-static bool open_side(struct side *side, bool on, const char *trace, struct bench_report *report) {
+static bool open_side(struct side *side, enum kind kind, const char *trace,
+                      struct bench_report *report) {
   char why[KVSTOW_MESSAGE_BYTES] = "";
   side->model = model_find("tiny");
   side->rows = measure_memory((size_t)BLOCK_TOKENS * model_bytes_per_token(side->model));
@@ -154,10 +162,10 @@ static bool open_side(struct side *side, bool on, const char *trace, struct benc
   kvstow_options_init(&o);
   o.ram_bytes = (uint64_t)64 << 20;
   o.hash_seed = 1;
-  o.metrics = on;
-  o.trace = trace;
-  o.tuning.enable_prefetch = on;
-  o.tuning.enable_io_scheduling = on;
+  o.metrics = kind != OFF;
+  o.tuning.enable_prefetch = kind != OFF;
+  o.tuning.enable_io_scheduling = kind != OFF;
+  o.trace = kind == RECORDING ? trace : NULL;
   int rc = side->rows == NULL || side->out == NULL ? KVSTOW_ENOMEM
                                                    : kvstow_open(&o, &side->store, why, sizeof why);
   kvstow_space_options s;
@@ -190,13 +198,18 @@ static void close_side(struct side *side) {
 
 /* ---- timing --------------------------------------------------------------------------------- */
 
-/* Of one call: the median of all turns, and of the ratios of turns that followed each other. */
-static bool one_round(struct side sides[2], size_t path, size_t turns, double ns[2],
-                      double *overhead, struct bench_report *report) {
-  double turn_ns[2][TURNS], share[TURNS];
+struct costs {
+  double ns[SIDES];
+  double overhead, recording; /* shares */
+};
+
+/* Of one call: the medians of all turns, and of the ratios of turns that followed each other. */
+static bool one_round(struct side sides[SIDES], size_t path, size_t turns, struct costs *costs,
+                      struct bench_report *report) {
+  double turn_ns[SIDES][TURNS], overhead[TURNS], recording[TURNS];
   for (size_t turn = 0; turn < turns; turn++) {
-    for (size_t i = 0; i < 2; i++) {
-      const size_t side = (turn + i) % 2;
+    for (size_t i = 0; i < SIDES; i++) {
+      const size_t side = (turn + i) % SIDES;
       const uint64_t start = measure_now_ns();
       const int rc = paths[path].run(&sides[side]);
       turn_ns[side][turn] = (double)(measure_now_ns() - start) / CALLS;
@@ -204,47 +217,56 @@ static bool one_round(struct side sides[2], size_t path, size_t turns, double ns
       bench_fail(report, "%s: %s", paths[path].name, kvstow_strerror(rc));
       return false;
     }
-    share[turn] = turn_ns[1][turn] / turn_ns[0][turn] - 1;
+    overhead[turn] = turn_ns[ON][turn] / turn_ns[OFF][turn] - 1;
+    recording[turn] = turn_ns[RECORDING][turn] / turn_ns[ON][turn] - 1;
   }
-  for (size_t side = 0; side < 2; side++) ns[side] = measure_median(turn_ns[side], turns);
-  *overhead = measure_median(share, turns);
+  for (size_t side = 0; side < SIDES; side++)
+    costs->ns[side] = measure_median(turn_ns[side], turns);
+  costs->overhead = measure_median(overhead, turns);
+  costs->recording = measure_median(recording, turns);
   return true;
 }
 
-static bool measure_path(struct side sides[2], size_t path, const char *what,
-                         const struct bench_args *args, struct bench_report *report,
-                         double *worst) {
-  double all[2][MEASURE_ROUNDS_MAX], overhead[MEASURE_ROUNDS_MAX];
+static void write_costs(json_t *row, const struct costs *costs) {
+  bench_real(row, "off_ns", costs->ns[OFF]);
+  bench_real(row, "on_ns", costs->ns[ON]);
+  bench_real(row, "overhead", costs->overhead);
+  bench_real(row, "recording_ns", costs->ns[RECORDING]);
+  bench_real(row, "recording", costs->recording);
+}
+
+static bool measure_path(struct side sides[SIDES], size_t path, const struct bench_args *args,
+                         struct bench_report *report, double *worst) {
+  double ns[SIDES][MEASURE_ROUNDS_MAX], overhead[MEASURE_ROUNDS_MAX], recording[MEASURE_ROUNDS_MAX];
   const size_t turns = args->quick ? TURNS_QUICK : TURNS;
+  struct costs costs;
   for (unsigned round = 0; round < args->rounds; round++) {
-    double ns[2];
-    if (!one_round(sides, path, turns, ns, &overhead[round], report)) return false;
-    all[0][round] = ns[0];
-    all[1][round] = ns[1];
+    if (!one_round(sides, path, turns, &costs, report)) return false;
+    for (size_t side = 0; side < SIDES; side++) ns[side][round] = costs.ns[side];
+    overhead[round] = costs.overhead;
+    recording[round] = costs.recording;
   }
-  const double off = measure_median(all[0], args->rounds),
-               on = measure_median(all[1], args->rounds);
-  const double share = measure_median(overhead, args->rounds);
+  for (size_t side = 0; side < SIDES; side++)
+    costs.ns[side] = measure_median(ns[side], args->rounds);
+  costs.overhead = measure_median(overhead, args->rounds);
+  costs.recording = measure_median(recording, args->rounds);
   json_t *row = bench_row(report);
   char name[96];
-  snprintf(name, sizeof name, "%s%s", paths[path].name, what);
-  bench_text(row, "path", name);
-  bench_real(row, "on_ns", on);
-  bench_real(row, "off_ns", off);
-  bench_real(row, "overhead", share);
-  snprintf(name, sizeof name, "%s%s: cost of being on, share", paths[path].name, what);
-  bench_target_max(report, name, share, 0.05);
-  if (share > *worst) {
-    *worst = share;
-    bench_real(report->root, "on_ns", on);
-    bench_real(report->root, "off_ns", off);
-    bench_real(report->root, "overhead", share);
+  bench_text(row, "path", paths[path].name);
+  write_costs(row, &costs);
+  snprintf(name, sizeof name, "%s: cost of being on, share", paths[path].name);
+  bench_target_max(report, name, costs.overhead, 0.05);
+  snprintf(name, sizeof name, "%s: cost of recording, share", paths[path].name);
+  bench_target_max(report, name, costs.recording, 0.05);
+  if (costs.overhead > *worst) {
+    *worst = costs.overhead;
+    write_costs(report->root, &costs);
   }
   return true;
 }
 
 int bench_overhead_run(int argc, char **argv) {
-  static struct side sides[3]; /* off, on, on and recording */
+  static struct side sides[SIDES];
   struct bench_args args;
   const int status = bench_parse(argc, argv, usage_text, BENCH_DIR, &args);
   if (status >= 0) return status;
@@ -256,18 +278,16 @@ int bench_overhead_run(int argc, char **argv) {
   bool ok = scratch;
   if (!ok) bench_fail(&report, "scratch directory: %s", strerror(errno));
   snprintf(trace, sizeof trace, "%s/trace", dir);
-  ok = ok && open_side(&sides[0], false, NULL, &report) &&
-       open_side(&sides[1], true, NULL, &report) && open_side(&sides[2], true, trace, &report);
+  for (size_t side = 0; ok && side < SIDES; side++)
+    ok = open_side(&sides[side], (enum kind)side, trace, &report);
   for (size_t path = 0; ok && path < PATHS; path++)
-    ok = measure_path(sides, path, "", &args, &report, &worst);
-  for (size_t path = 0; ok && path < RECORDED_PATHS; path++)
-    ok = measure_path(sides + 1, path, ", recorded", &args, &report, &worst);
-  for (size_t side = 0; side < 3; side++)
+    ok = measure_path(sides, path, &args, &report, &worst);
+  for (size_t side = 0; side < SIDES; side++)
     if (sides[side].model != NULL) close_side(&sides[side]);
   if (scratch) bench_scratch_remove(dir);
   bench_note(&report,
              "One call, ns: median of turns, median of rounds; share: of neighbours' ratios. on: "
-             "metrics, prefetch and "
-             "scheduling; off: none of them. --json repeats the worst row on top.");
+             "metrics, prefetch and scheduling; off: none of them; recording: on, and a trace. "
+             "--json repeats the row where being on costs most on top.");
   return bench_report_end(&report, &args, columns);
 }
