@@ -47,7 +47,7 @@ struct kvs_request kvs_request_of(kvstow *store, const kvstow_prefix *prefix, kv
 kvstow_access kvs_access_of(const struct kvs_request *request) {
   return (kvstow_access){.request = request->number,
                          .session = request->session,
-                         .now_ms = kvs_now_us() / 1000,
+                         .now_ms = kvs_now_ms(),
                          .recompute_cost = request->recompute_cost,
                          .parent = KVSTOW_NO_ID,
                          .chain_blocks = request->chain_blocks,

@@ -117,7 +117,7 @@ static void lease_use(kvstow_lease *lease, kvstow_held *held) {
   held->ssd_blocks = lease->blocks - held->ram_blocks;
   held->blocks = lease->blocks;
   held->tokens = lease->blocks * lease->space->layout.block_tokens;
-  lease->used_ms = kvs_now_us() / 1000;
+  lease->used_ms = kvs_now_ms();
   store->untold = lease;
   kvs_lease_budget(lease);
 }
@@ -147,20 +147,13 @@ int kvstow_match(const kvstow_prefix *prefix, uint32_t flags, kvstow_lease **out
   if (rc != 0) return rc;
   kvstow *store = chain.store;
   kvstow_lease *lease = lease_find(&chain, &rc);
-  struct kvs_reads reads = {.count = 0};
+  struct kvs_reads reads;
+  reads.count = 0;
   if (store->trace != NULL) kvs_chain_name(&chain);
   kvs_lock(store);
   const struct kvs_request request = kvs_request_begin(store, &chain);
   const size_t found = lease == NULL ? 0 : lease->blocks;
   kvs_request_goes_on(store, &request, chain.keys[chain.named > found ? found + 1 : found]);
-  if (store->trace != NULL)
-    kvs_trace_match(store->trace,
-                    &(struct kvs_traced){.space = chain.space,
-                                         .request = &request,
-                                         .tokens = prefix->tokens_count,
-                                         .blocks = chain.blocks,
-                                         .keys = chain.keys},
-                    found);
   if (lease != NULL) {
     lease->request = request;
     lease_use(lease, &held);
@@ -172,6 +165,14 @@ int kvstow_match(const kvstow_prefix *prefix, uint32_t flags, kvstow_lease **out
       kvs_lease_promote(lease, 0, &reads);
     }
   }
+  if (store->trace != NULL)
+    kvs_trace_match(store->trace,
+                    &(struct kvs_traced){.space = chain.space,
+                                         .request = &request,
+                                         .tokens = prefix->tokens_count,
+                                         .blocks = chain.blocks,
+                                         .keys = chain.keys},
+                    found, lease != NULL ? lease->used_ms : kvs_now_ms());
   count_match(store, &chain, &held);
   kvs_chain_leave(&chain); /* here: who takes the lock next tells the policies */
   pthread_mutex_unlock(&store->lock);
@@ -199,7 +200,8 @@ int kvstow_prefetch(const kvstow_prefix *prefix) {
   kvstow_lease *lease = lease_find(&chain, &rc);
   kvs_chain_finish(&chain);
   if (lease == NULL) return rc == KVSTOW_EMISS ? 0 : rc;
-  struct kvs_reads reads = {.count = 0};
+  struct kvs_reads reads;
+  reads.count = 0;
   kvs_lock(store);
   store->roots.rows[lease->root].refs++;
   store->leases++;
@@ -298,7 +300,8 @@ static void settle(kvstow_lease *lease, size_t i) {
 
 int kvs_lease_poll(kvstow_lease *lease, size_t *next, kvstow_held *held) {
   kvstow *store = lease->store;
-  struct kvs_reads reads = {.count = 0};
+  struct kvs_reads reads;
+  reads.count = 0;
   int rc = 0;
   kvs_lock(store);
   for (; rc == 0 && *next < atomic_load(&lease->good); ++*next) {

@@ -306,7 +306,8 @@ static int send_ahead(struct kvs_read_job *job) {
   if (job->ahead < job->next) job->ahead = job->next;
   if (job->ahead == end && end != job->next && !job->stream) return 0;
   if ((job->ahead - job->next) * 2 > job->ahead_max) return 0;
-  struct kvs_reads reads = {.count = 0};
+  struct kvs_reads reads;
+  reads.count = 0;
   int rc = 0;
   kvs_lock(store);
   while (rc == 0 && job->ahead < end && job->ahead - job->next < job->ahead_max) {
@@ -491,7 +492,8 @@ int kvstow_view(kvstow_lease *lease, size_t block, uint32_t timeout_ms, const vo
   if (lease == NULL || payload == NULL || block >= lease->blocks) return KVSTOW_EINVAL;
   kvstow *store = lease->store;
   const uint64_t deadline = kvs_deadline(store, timeout_ms);
-  struct kvs_reads reads = {.count = 0};
+  struct kvs_reads reads;
+  reads.count = 0;
   uint32_t frame = KVS_NO_FRAME;
   for (;;) {
     kvs_lock(store);

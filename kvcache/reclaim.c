@@ -285,7 +285,8 @@ static bool any_leased(kvstow *store, const struct listing *list) {
  * something. */
 static bool step(kvstow *store, struct kvs_reclaim *reclaim) {
   if (reclaim->settled) return false;
-  struct kvs_reads reads = {.count = 0};
+  struct kvs_reads reads;
+  reads.count = 0;
   bool progress = move_kept(store, reclaim, &reads);
   const bool flush = reclaim->settled && reclaim->moved;
   store->preparing = !reclaim->settled;

@@ -39,6 +39,7 @@ struct buffer {
 struct kvs_trace {
   /* the store's lock */
   struct buffer *filling;
+  uint64_t records, dropped;      /* without those whose write failed */
   uint64_t last_ms, last_request; /* of the newest record */
   uint64_t lost;                  /* since the newest chunk */
   uint32_t turn;                  /* counts chunks: spaces are named in each */
@@ -52,7 +53,7 @@ struct kvs_trace {
   struct buffer *spare; /* the other one, unless it is in `full` */
   bool stop;
   _Atomic uint64_t unwritten; /* records of failed writes: what they named must be named again */
-  _Atomic uint64_t records, dropped;
+  _Atomic uint64_t failed;    /* the same, ever */
 
   kvstow *store;
   int fd;
@@ -73,9 +74,8 @@ static uint64_t short_key(kvstow_key key) {
 }
 
 static uint8_t *put_key(uint8_t *to, kvstow_key key) {
-  uint64_t bits = short_key(key);
-  for (unsigned i = 0; i < KVSTOW_TRACE_KEY_BYTES; i++, bits >>= 8) *to++ = (uint8_t)bits;
-  return to;
+  memcpy(to, &key.lo, sizeof key.lo); /* what comes next overwrites the excess */
+  return to + KVSTOW_TRACE_KEY_BYTES;
 }
 
 static uint64_t *named_slot(struct kvs_trace *trace, kvstow_key key) {
@@ -108,7 +108,7 @@ static uint8_t *room(struct kvs_trace *trace, size_t bytes) {
   kvstow_trace_chunk *chunk = &trace->filling->chunk;
   if (chunk->bytes + bytes <= KVSTOW_TRACE_CHUNK_MAX) return trace->filling->payload + chunk->bytes;
   trace->lost++;
-  atomic_fetch_add_explicit(&trace->dropped, 1, memory_order_relaxed);
+  trace->dropped++;
   return NULL;
 }
 
@@ -125,19 +125,17 @@ static uint8_t *put_space(struct kvs_trace *trace, struct kvstow_space *space, u
   return to + length;
 }
 
-/* A few milliseconds are as good as one, and cheap. */
-static uint64_t clock_ms(clockid_t clock) {
+static uint64_t unix_ms(void) {
   struct timespec now;
-  clock_gettime(clock, &now);
+  clock_gettime(CLOCK_REALTIME, &now);
   return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
-static uint8_t *put_head(struct kvs_trace *trace, kvstow_trace_kind kind,
+static uint8_t *put_head(struct kvs_trace *trace, kvstow_trace_kind kind, uint64_t now_ms,
                          const struct kvs_traced *what, uint8_t *to) {
   kvstow_trace_chunk *chunk = &trace->filling->chunk;
-  const uint64_t now_ms = clock_ms(CLOCK_MONOTONIC_COARSE);
   if (chunk->records == 0) {
-    chunk->time_ms = clock_ms(CLOCK_REALTIME_COARSE);
+    chunk->time_ms = unix_ms();
     chunk->flags = trace->begun ? 0 : KVSTOW_TRACE_RUN_BEGINS;
     trace->begun = true;
     trace->last_ms = now_ms;
@@ -177,7 +175,7 @@ static uint8_t *put_chain(struct kvs_trace *trace, const struct kvs_traced *what
 static void end_record(struct kvs_trace *trace, const uint8_t *end) {
   trace->filling->chunk.bytes = (uint32_t)(end - trace->filling->payload);
   trace->filling->chunk.records++;
-  atomic_fetch_add_explicit(&trace->records, 1, memory_order_relaxed);
+  trace->records++;
 }
 
 static size_t record_bytes(const struct kvs_traced *what, size_t base) {
@@ -185,12 +183,13 @@ static size_t record_bytes(const struct kvs_traced *what, size_t base) {
          (what->blocks - base + 1) * (size_t)KVSTOW_TRACE_KEY_BYTES;
 }
 
-void kvs_trace_match(struct kvs_trace *trace, const struct kvs_traced *what, size_t hit) {
+void kvs_trace_match(struct kvs_trace *trace, const struct kvs_traced *what, size_t hit,
+                     uint64_t now_ms) {
   const size_t base = base_of(trace, what);
   uint8_t *to = room(trace, record_bytes(what, base));
   if (to == NULL) return;
   to = put_space(trace, what->space, to);
-  to = put_head(trace, KVSTOW_TRACE_MATCH, what, to);
+  to = put_head(trace, KVSTOW_TRACE_MATCH, now_ms, what, to);
   to = put(to, what->request->session);
   to = put(to, what->tokens);
   to = put(to, hit);
@@ -202,7 +201,7 @@ void kvs_trace_store(struct kvs_trace *trace, const struct kvs_traced *what) {
   uint8_t *to = room(trace, record_bytes(what, base));
   if (to == NULL) return;
   to = put_space(trace, what->space, to);
-  to = put_head(trace, KVSTOW_TRACE_STORE, what, to);
+  to = put_head(trace, KVSTOW_TRACE_STORE, kvs_now_ms(), what, to);
   to = put(to, what->first);
   end_record(trace, put_chain(trace, what, base, to));
 }
@@ -230,8 +229,7 @@ static void write_chunk(struct kvs_trace *trace, struct buffer *buffer) {
     return;
   }
   atomic_fetch_add(&trace->unwritten, chunk->records);
-  atomic_fetch_sub(&trace->records, chunk->records);
-  atomic_fetch_add(&trace->dropped, chunk->records);
+  atomic_fetch_add(&trace->failed, chunk->records);
   (void)kvs_fail(trace->store, KVSTOW_EIO, "trace: %u records could not be written: %s",
                  chunk->records, strerror(errno));
 }
@@ -396,6 +394,7 @@ void kvs_trace_close(kvstow *store) {
 
 void kvs_trace_counts(const kvstow *store, uint64_t *records, uint64_t *dropped) {
   const struct kvs_trace *trace = store->trace;
-  *records = trace == NULL ? 0 : atomic_load(&trace->records);
-  *dropped = trace == NULL ? 0 : atomic_load(&trace->dropped);
+  const uint64_t failed = trace == NULL ? 0 : atomic_load(&trace->failed);
+  *records = trace == NULL ? 0 : trace->records - failed;
+  *dropped = trace == NULL ? 0 : trace->dropped + failed;
 }
