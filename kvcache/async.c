@@ -46,14 +46,14 @@ struct op_list {
 struct kvstow_queue {
   kvstow *store;
   int fd;
-  pthread_mutex_t lock;
+  kvstow__mutex lock;
   kvstow_op *done, **done_tail;
   size_t pending; /* begun and not polled */
 };
 
 struct kvs_async {
   kvstow *store;
-  pthread_mutex_t lock;
+  kvstow__mutex lock;
   pthread_cond_t poller_wake, worker_wake;
   pthread_t poller, worker;
   bool stop;
@@ -82,15 +82,15 @@ static void complete(kvstow_op *op, int result) {
   if (result == KVSTOW_ECANCELED) {
     kvs_lock(store);
     store->count.cancels++;
-    pthread_mutex_unlock(&store->lock);
+    kvstow__unlock(&store->lock);
   }
-  pthread_mutex_lock(&queue->lock);
+  kvstow__lock(&queue->lock);
   op->next = NULL;
   *queue->done_tail = op;
   queue->done_tail = &op->next;
   const uint64_t one = 1;
   (void)!write(queue->fd, &one, sizeof one); /* an eventfd: only an overflow could block it */
-  pthread_mutex_unlock(&queue->lock);
+  kvstow__unlock(&queue->lock);
 }
 
 /* ---- the poller ----------------------------------------------------------------------------- */
@@ -99,7 +99,7 @@ static int late(const kvstow_op *op) {
   kvstow *store = op->queue->store;
   kvs_lock(store);
   store->count.timeouts++;
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   return KVSTOW_ETIMEDOUT;
 }
 
@@ -139,14 +139,14 @@ static void take_cancelled(struct kvs_async *async, struct op_list *over) {
   }
 }
 
-static void wait_for(pthread_cond_t *wake, pthread_mutex_t *lock, uint64_t deadline_us) {
+static void wait_for(pthread_cond_t *wake, kvstow__mutex *lock, uint64_t deadline_us) {
   if (deadline_us == UINT64_MAX) {
-    pthread_cond_wait(wake, lock);
+    kvstow__wait(wake, lock);
     return;
   }
   const struct timespec until = {.tv_sec = (time_t)(deadline_us / 1000000),
                                  .tv_nsec = (long)(deadline_us % 1000000) * 1000};
-  pthread_cond_timedwait(wake, lock, &until);
+  kvstow__wait_until(wake, lock, &until);
 }
 
 static void complete_cancelled(struct op_list *over) {
@@ -176,7 +176,7 @@ static void *poller_main(void *arg) {
   struct op_list mine, over; /* only this thread sees them */
   list_init(&mine);
   uint64_t seen = 0;
-  pthread_mutex_lock(&async->lock);
+  kvstow__lock(&async->lock);
   while (!async->stop) {
     take_cancelled(async, &over);
     if (over.head == NULL && async->polled.head == NULL && seen == async->changes &&
@@ -190,22 +190,22 @@ static void *poller_main(void *arg) {
       mine.tail = async->polled.tail;
       list_init(&async->polled);
     }
-    pthread_mutex_unlock(&async->lock);
+    kvstow__unlock(&async->lock);
     complete_cancelled(&over);
     step_all(&mine);
-    pthread_mutex_lock(&async->lock);
+    kvstow__lock(&async->lock);
   }
-  pthread_mutex_unlock(&async->lock);
+  kvstow__unlock(&async->lock);
   return NULL;
 }
 
 void kvs_async_wake(kvstow *store) {
   struct kvs_async *async = store->async;
   if (async == NULL) return;
-  pthread_mutex_lock(&async->lock);
+  kvstow__lock(&async->lock);
   async->changes++;
   pthread_cond_signal(&async->poller_wake);
-  pthread_mutex_unlock(&async->lock);
+  kvstow__unlock(&async->lock);
 }
 
 /* ---- the worker ----------------------------------------------------------------------------- */
@@ -218,20 +218,20 @@ static int run(kvstow_op *op) {
 
 static void *worker_main(void *arg) {
   struct kvs_async *async = arg;
-  pthread_mutex_lock(&async->lock);
+  kvstow__lock(&async->lock);
   while (!async->stop) {
     kvstow_op *op = async->worked.head;
     if (op == NULL) {
-      pthread_cond_wait(&async->worker_wake, &async->lock);
+      kvstow__wait(&async->worker_wake, &async->lock);
       continue;
     }
     async->worked.head = op->next;
     if (async->worked.head == NULL) list_init(&async->worked);
-    pthread_mutex_unlock(&async->lock);
+    kvstow__unlock(&async->lock);
     complete(op, run(op));
-    pthread_mutex_lock(&async->lock);
+    kvstow__lock(&async->lock);
   }
-  pthread_mutex_unlock(&async->lock);
+  kvstow__unlock(&async->lock);
   return NULL;
 }
 
@@ -243,7 +243,7 @@ static int async_create(kvstow *store, struct kvs_async **out) {
   async->store = store;
   list_init(&async->polled);
   list_init(&async->worked);
-  pthread_mutex_init(&async->lock, NULL);
+  kvstow__mutex_init(&async->lock, KVS_RANK_ASYNC);
   pthread_condattr_t monotonic;
   pthread_condattr_init(&monotonic);
   pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
@@ -252,10 +252,10 @@ static int async_create(kvstow *store, struct kvs_async **out) {
   pthread_condattr_destroy(&monotonic);
   bool ok = kvs_thread_start(&async->poller, "kvstow-poll", poller_main, async);
   if (ok && !kvs_thread_start(&async->worker, "kvstow-work", worker_main, async)) {
-    pthread_mutex_lock(&async->lock);
+    kvstow__lock(&async->lock);
     async->stop = true;
     pthread_cond_broadcast(&async->poller_wake);
-    pthread_mutex_unlock(&async->lock);
+    kvstow__unlock(&async->lock);
     pthread_join(async->poller, NULL);
     ok = false;
   }
@@ -271,18 +271,18 @@ void kvs_async_destroy(kvstow *store) {
   kvs_lock(store);
   struct kvs_async *async = store->async;
   store->async = NULL; /* completions still to come wake nobody */
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   if (async == NULL) return;
-  pthread_mutex_lock(&async->lock);
+  kvstow__lock(&async->lock);
   async->stop = true;
   pthread_cond_broadcast(&async->poller_wake);
   pthread_cond_broadcast(&async->worker_wake);
-  pthread_mutex_unlock(&async->lock);
+  kvstow__unlock(&async->lock);
   pthread_join(async->poller, NULL);
   pthread_join(async->worker, NULL);
   pthread_cond_destroy(&async->poller_wake);
   pthread_cond_destroy(&async->worker_wake);
-  pthread_mutex_destroy(&async->lock);
+  kvstow__mutex_finish(&async->lock);
   free(async);
 }
 
@@ -300,11 +300,11 @@ int kvstow_queue_create(kvstow *store, kvstow_queue **out) {
     free(queue);
     return kvs_fail(store, KVSTOW_ENOMEM, "queue: no descriptor for an eventfd");
   }
-  pthread_mutex_init(&queue->lock, NULL);
+  kvstow__mutex_init(&queue->lock, KVS_RANK_QUEUE);
   kvs_lock(store);
   const int rc = store->async != NULL ? 0 : async_create(store, &store->async);
   if (rc == 0) store->queues++;
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   if (rc != 0) {
     close(queue->fd);
     free(queue);
@@ -316,14 +316,14 @@ int kvstow_queue_create(kvstow *store, kvstow_queue **out) {
 
 int kvstow_queue_destroy(kvstow_queue *queue) {
   if (queue == NULL) return 0;
-  pthread_mutex_lock(&queue->lock);
+  kvstow__lock(&queue->lock);
   const bool busy = queue->pending > 0;
-  pthread_mutex_unlock(&queue->lock);
+  kvstow__unlock(&queue->lock);
   if (busy) return kvs_fail(queue->store, KVSTOW_EBUSY, "queue: operations are pending");
   kvs_lock(queue->store);
   queue->store->queues--;
-  pthread_mutex_unlock(&queue->store->lock);
-  pthread_mutex_destroy(&queue->lock);
+  kvstow__unlock(&queue->store->lock);
+  kvstow__mutex_finish(&queue->lock);
   close(queue->fd);
   free(queue);
   return 0;
@@ -341,7 +341,7 @@ int kvstow_queue_poll(kvstow_queue *queue, kvstow_completion *completions, int m
     (void)poll(&pollfd, 1, timeout_ms > INT32_MAX ? INT32_MAX : (int)timeout_ms);
   }
   int count = 0;
-  pthread_mutex_lock(&queue->lock);
+  kvstow__lock(&queue->lock);
   while (count < max && queue->done != NULL) {
     kvstow_op *op = queue->done;
     queue->done = op->next;
@@ -352,7 +352,7 @@ int kvstow_queue_poll(kvstow_queue *queue, kvstow_completion *completions, int m
   }
   uint64_t value;
   if (queue->done == NULL) (void)!read(queue->fd, &value, sizeof value); /* nothing waits now */
-  pthread_mutex_unlock(&queue->lock);
+  kvstow__unlock(&queue->lock);
   return count;
 }
 
@@ -362,7 +362,7 @@ void kvstow_cancel(kvstow_op *op) {
   kvstow *store = op->queue->store;
   kvs_lock(store);
   kvs_async_wake(store);
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
 }
 
 /* ---- the twins ------------------------------------------------------------------------------ */
@@ -381,16 +381,16 @@ static kvstow_op *op_new(kvstow_queue *queue, enum kind kind, uint32_t timeout_m
 static int submit(kvstow_op *op, kvstow_op **out) {
   kvstow_queue *queue = op->queue;
   kvstow *store = queue->store;
-  pthread_mutex_lock(&queue->lock);
+  kvstow__lock(&queue->lock);
   queue->pending++;
-  pthread_mutex_unlock(&queue->lock);
+  kvstow__unlock(&queue->lock);
   if (out != NULL) *out = op; /* before it can complete */
   struct kvs_async *async = store->async;
   const bool blocks = op->kind == STORE || op->kind == FLUSH;
-  pthread_mutex_lock(&async->lock);
+  kvstow__lock(&async->lock);
   list_push(blocks ? &async->worked : &async->polled, op);
   pthread_cond_signal(blocks ? &async->worker_wake : &async->poller_wake);
-  pthread_mutex_unlock(&async->lock);
+  kvstow__unlock(&async->lock);
   return 0;
 }
 

@@ -324,7 +324,7 @@ static void piece_done(void *arg, int result) {
     finish_record(batch, i, batch->write[i].result);
   }
   batch_end(batch);
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   free(piece);
 }
 
@@ -397,7 +397,7 @@ static int append_piece(struct batch *batch, uint32_t first, uint32_t count) {
   *piece = (struct piece){batch, first, count};
   kvs_lock(store);
   batch->refs++;
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   const int rc = kvstow_tier_append(store->tier, &batch->write[first], count, piece_done, piece);
   kvs_lock(store);
   if (rc != 0) batch->refs--;
@@ -405,7 +405,7 @@ static int append_piece(struct batch *batch, uint32_t first, uint32_t count) {
     count_pending(store, &batch->write[i], 1);
     note_placed(store, &batch->write[i], cost(batch->record[i].padded_bytes));
   }
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   if (rc != 0) free(piece);
   return rc;
 }
@@ -445,7 +445,7 @@ static void write_batch(struct batch *batch) {
   kvs_lock(store);
   for (uint32_t i = at; i < batch->count; i++) finish_record(batch, i, rc);
   batch_end(batch);
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
 }
 
 /* ---- the thread ----------------------------------------------------------------------------- */
@@ -456,13 +456,13 @@ static void *demoter_main(void *arg) {
   while (!store->stopping) {
     struct batch *batch = gather(store);
     if (batch != NULL) {
-      pthread_mutex_unlock(&store->lock);
+      kvstow__unlock(&store->lock);
       write_batch(batch);
       kvs_lock(store);
     }
     if (kvs_reclaim_ahead(store) || batch != NULL) continue;
     if (store->buried_count > 0) {
-      pthread_mutex_unlock(&store->lock);
+      kvstow__unlock(&store->lock);
       const int rc = kvs_erase_buried(store);
       kvs_lock(store);
       if (rc == 0) continue;
@@ -471,10 +471,10 @@ static void *demoter_main(void *arg) {
     clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_nsec += IDLE_MS * 1000000L;
     if (until.tv_nsec >= 1000000000L) until.tv_sec++, until.tv_nsec -= 1000000000L;
-    pthread_cond_timedwait(&store->demote_wake, &store->lock, &until);
+    kvstow__wait_until(&store->demote_wake, &store->lock, &until);
     kvs_tell(store);
   }
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   return NULL;
 }
 
@@ -490,7 +490,7 @@ void kvs_demoter_stop(kvstow *store) {
   kvs_lock(store);
   store->stopping = true;
   pthread_cond_broadcast(&store->demote_wake);
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   pthread_join(store->demoter, NULL);
   store->demoter_runs = false;
 }
@@ -543,7 +543,7 @@ static size_t flush_ends(kvstow *store, const struct kvs_chosen *owed) {
     const struct kvs_entry *entry = kvs_chosen_still(store, &owed->row[i]);
     count += entry != NULL && in_ram_alone(entry);
   }
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   return count;
 }
 
@@ -579,7 +579,7 @@ int kvs_flush(kvstow *store) {
   const int waited = wait_written(store);
   if (waited != 0) rc = waited;
   if (store->write_errors != errors) rc = store->write_error;
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   const int erased = kvs_erase_buried(store);
   const int flushed = kvstow_tier_flush(store->tier);
   const size_t left = flush_ends(store, &owed);

@@ -34,7 +34,7 @@ struct cell {
 
 struct kvs_window {
   kvstow *store;
-  pthread_mutex_t lock;
+  kvstow__mutex lock;
   pthread_cond_t arrived; /* the cell awaited is here, or nothing is in flight */
   uint32_t flying;        /* cells in flight; lock */
   const struct cell *awaited;
@@ -64,9 +64,9 @@ static void window_free(struct kvs_window *w) {
     for (uint32_t i = 0; i < w->frames_count; i++)
       kvs_ram_give(store, w->frames[i], w->frame_bytes);
     pthread_cond_broadcast(&store->changed);
-    pthread_mutex_unlock(&store->lock);
+    kvstow__unlock(&store->lock);
   }
-  pthread_mutex_destroy(&w->lock);
+  kvstow__mutex_finish(&w->lock);
   pthread_cond_destroy(&w->arrived);
   free(w->at[0]);
   free(w->cells);
@@ -140,7 +140,7 @@ struct kvs_window *kvs_window_create(const struct kvstow_lease *lease, size_t fi
   w->planes = planes;
   w->free_head = NO_CELL;
   w->frame_bytes = lease->space->padded_bytes;
-  pthread_mutex_init(&w->lock, NULL);
+  kvstow__mutex_init(&w->lock, KVS_RANK_WINDOW);
   pthread_condattr_t monotonic;
   pthread_condattr_init(&monotonic);
   pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
@@ -167,9 +167,9 @@ void kvs_window_withdraw(struct kvs_window *w) {
   for (uint32_t i = 0; i < w->cells_count; i++) {
     struct cell *cell = &w->cells[i];
     if (cell->read.done == NULL) continue;
-    pthread_mutex_lock(&w->lock);
+    kvstow__lock(&w->lock);
     const bool here = cell->here;
-    pthread_mutex_unlock(&w->lock);
+    kvstow__unlock(&w->lock);
     if (!here) kvstow_tier_cancel(w->store->tier, &cell->read);
   }
 }
@@ -179,10 +179,10 @@ uint32_t kvs_window_drop(struct kvs_window *w) {
   for (uint32_t i = 0; i < w->cells_count; i++)
     unused += w->cells[i].read.done != NULL && w->cells[i].ahead;
   kvs_window_withdraw(w);
-  pthread_mutex_lock(&w->lock);
+  kvstow__lock(&w->lock);
   w->orphan = w->flying > 0;
   const bool orphan = w->orphan;
-  pthread_mutex_unlock(&w->lock);
+  kvstow__unlock(&w->lock);
   if (!orphan) window_free(w);
   return unused;
 }
@@ -193,40 +193,40 @@ static void cell_arrived(kvstow_record_read *read) {
   struct cell *cell = read->arg;
   struct kvs_window *w = cell->window;
   kvstow *store = w->store;
-  pthread_mutex_lock(&w->lock);
+  kvstow__lock(&w->lock);
   cell->here = true;
   const bool last = --w->flying == 0;
   const bool wake = last || w->awaited == cell;
   const bool orphan = w->orphan && last, asynchronous = w->asynchronous;
   if (wake) pthread_cond_broadcast(&w->arrived);
-  pthread_mutex_unlock(&w->lock);
+  kvstow__unlock(&w->lock);
   /* from here on the window is its job's, and may be gone */
   if (orphan) window_free(w);
   if (!wake || !asynchronous) return;
   kvs_lock(store);
   kvs_async_wake(store);
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
 }
 
 void kvs_window_serves(struct kvs_window *w, bool asynchronous) {
-  pthread_mutex_lock(&w->lock);
+  kvstow__lock(&w->lock);
   w->asynchronous = asynchronous;
   w->awaited = NULL;
-  pthread_mutex_unlock(&w->lock);
+  kvstow__unlock(&w->lock);
 }
 
 bool kvs_window_idle(struct kvs_window *w) {
-  pthread_mutex_lock(&w->lock);
+  kvstow__lock(&w->lock);
   const bool idle = !w->foreign || w->flying == 0;
-  pthread_mutex_unlock(&w->lock);
+  kvstow__unlock(&w->lock);
   return idle;
 }
 
 static bool is_here(struct kvs_window *w, struct cell *cell) {
-  pthread_mutex_lock(&w->lock);
+  kvstow__lock(&w->lock);
   const bool here = cell->here;
   w->awaited = here ? NULL : cell;
-  pthread_mutex_unlock(&w->lock);
+  kvstow__unlock(&w->lock);
   return here;
 }
 
@@ -234,14 +234,14 @@ bool kvs_window_wait(struct kvs_window *w, uint64_t deadline_us) {
   const struct timespec until = {.tv_sec = (time_t)(deadline_us / 1000000),
                                  .tv_nsec = (long)(deadline_us % 1000000) * 1000};
   bool in_time = true;
-  pthread_mutex_lock(&w->lock);
+  kvstow__lock(&w->lock);
   while (in_time && w->flying > 0 && (w->awaited == NULL || !w->awaited->here)) {
     if (deadline_us == UINT64_MAX)
-      pthread_cond_wait(&w->arrived, &w->lock);
+      kvstow__wait(&w->arrived, &w->lock);
     else
-      in_time = pthread_cond_timedwait(&w->arrived, &w->lock, &until) == 0;
+      in_time = kvstow__wait_until(&w->arrived, &w->lock, &until) == 0;
   }
-  pthread_mutex_unlock(&w->lock);
+  kvstow__unlock(&w->lock);
   return in_time;
 }
 
@@ -294,9 +294,9 @@ bool kvs_window_add(struct kvs_window *w, const struct kvs_window_read *r,
                                     .priority = r->ahead ? KVSTOW_PREFETCH : KVSTOW_DEMAND,
                                     .done = cell_arrived,
                                     .arg = cell};
-  pthread_mutex_lock(&w->lock);
+  kvstow__lock(&w->lock);
   w->flying++;
-  pthread_mutex_unlock(&w->lock);
+  kvstow__unlock(&w->lock);
   reads->list[reads->count++] = &cell->read;
   return true;
 }
@@ -331,7 +331,7 @@ static int check(kvstow_lease *lease, struct cell *cell) {
     store->count.layer.late += rc == 0 && cell->waited;
     store->count.layer.wasted += rc != 0;
   }
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   return rc;
 }
 

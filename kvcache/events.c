@@ -14,7 +14,7 @@
 struct kvs_events {
   kvstow_event_fn fn;
   void *arg;
-  pthread_mutex_t lock; /* a leaf */
+  kvstow__mutex lock; /* a leaf */
   pthread_cond_t wake;
   pthread_t thread;
   bool stop;
@@ -25,18 +25,17 @@ struct kvs_events {
 
 static void *events_main(void *arg) {
   struct kvs_events *events = arg;
-  pthread_mutex_lock(&events->lock);
+  kvstow__lock(&events->lock);
   for (;;) {
-    while (events->in == events->out && !events->stop)
-      pthread_cond_wait(&events->wake, &events->lock);
+    while (events->in == events->out && !events->stop) kvstow__wait(&events->wake, &events->lock);
     if (events->in == events->out) break;
     const kvstow_event event = events->ring[events->out % RING_EVENTS];
     events->out++;
-    pthread_mutex_unlock(&events->lock);
+    kvstow__unlock(&events->lock);
     events->fn(events->arg, &event);
-    pthread_mutex_lock(&events->lock);
+    kvstow__lock(&events->lock);
   }
-  pthread_mutex_unlock(&events->lock);
+  kvstow__unlock(&events->lock);
   return NULL;
 }
 
@@ -45,10 +44,10 @@ int kvs_events_create(kvstow_event_fn fn, void *arg, struct kvs_events **out) {
   if (events == NULL) return KVSTOW_ENOMEM;
   events->fn = fn;
   events->arg = arg;
-  pthread_mutex_init(&events->lock, NULL);
+  kvstow__mutex_init(&events->lock, KVS_RANK_EVENTS);
   pthread_cond_init(&events->wake, NULL);
   if (!kvs_thread_start(&events->thread, "kvstow-events", events_main, events)) {
-    pthread_mutex_destroy(&events->lock);
+    kvstow__mutex_finish(&events->lock);
     pthread_cond_destroy(&events->wake);
     free(events);
     return KVSTOW_ENOMEM;
@@ -59,12 +58,12 @@ int kvs_events_create(kvstow_event_fn fn, void *arg, struct kvs_events **out) {
 
 void kvs_events_destroy(struct kvs_events *events) {
   if (events == NULL) return;
-  pthread_mutex_lock(&events->lock);
+  kvstow__lock(&events->lock);
   events->stop = true;
   pthread_cond_signal(&events->wake);
-  pthread_mutex_unlock(&events->lock);
+  kvstow__unlock(&events->lock);
   pthread_join(events->thread, NULL);
-  pthread_mutex_destroy(&events->lock);
+  kvstow__mutex_finish(&events->lock);
   pthread_cond_destroy(&events->wake);
   free(events);
 }
@@ -76,13 +75,13 @@ void kvs_event(kvstow *store, kvstow_event_kind kind, const struct kvs_entry *en
                               .key = entry->key,
                               .root = store->roots.rows[entry->root].id,
                               .depth = entry->depth};
-  pthread_mutex_lock(&events->lock);
+  kvstow__lock(&events->lock);
   if (events->in - events->out < RING_EVENTS)
     events->ring[events->in++ % RING_EVENTS] = event;
   else
     atomic_fetch_add(&events->dropped, 1);
   pthread_cond_signal(&events->wake);
-  pthread_mutex_unlock(&events->lock);
+  kvstow__unlock(&events->lock);
 }
 
 uint64_t kvs_events_dropped(const struct kvs_events *events) {

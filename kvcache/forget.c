@@ -142,7 +142,7 @@ static int forget_chosen(kvstow *store, struct kvs_chosen *chosen, int rc, size_
       rc = kvs_fail(store, KVSTOW_EBUSY, "forget: some blocks are leased or in use");
   kvs_reclaim_bury_moved(store); /* their old records are as good as the new ones */
   pthread_cond_broadcast(&store->changed);
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   free(chosen->row);
   if (blocks != NULL) *blocks = gone;
   const int erased = erase_for_good(store);
@@ -256,7 +256,7 @@ int kvstow_pin(const kvstow_prefix *prefix, bool pinned, size_t *blocks) {
     else if ((entry->flags & KVS_UNLINKED) == 0 && pinned != was)
       (pinned ? pin_one : unpin_one)(store, id);
     kvs_lease_drop_locked(store, id);
-    pthread_mutex_unlock(&store->lock);
+    kvstow__unlock(&store->lock);
   }
   kvs_chain_finish(&chain);
   if (blocks != NULL) *blocks = done;

@@ -31,7 +31,7 @@ int kvs_index_init(struct kvs_index *index, uint64_t entries_max) {
   bool ok = index->chunks != NULL && index->ram_nodes != NULL && index->ssd_nodes != NULL;
   for (uint32_t i = 0; i < KVS_SHARDS; i++) {
     struct kvs_shard *shard = &index->shards[i];
-    pthread_mutex_init(&shard->lock, NULL);
+    kvstow__mutex_init(&shard->lock, KVS_RANK_SHARD);
     shard->buckets = malloc(BUCKETS_MIN * sizeof *shard->buckets);
     if (shard->buckets == NULL) {
       ok = false;
@@ -45,7 +45,7 @@ int kvs_index_init(struct kvs_index *index, uint64_t entries_max) {
 
 void kvs_index_finish(struct kvs_index *index) {
   for (uint32_t i = 0; i < KVS_SHARDS; i++) {
-    pthread_mutex_destroy(&index->shards[i].lock);
+    kvstow__mutex_finish(&index->shards[i].lock);
     free(index->shards[i].buckets);
   }
   for (uint32_t i = 0; i < index->chunks_count; i++) free(index->chunks[i]);
@@ -85,11 +85,11 @@ void kvs_entry_free(struct kvs_index *index, uint32_t id) {
 }
 
 void kvs_shard_lock(struct kvs_index *index, kvstow_key key) {
-  pthread_mutex_lock(&shard_of(index, key)->lock);
+  kvstow__lock(&shard_of(index, key)->lock);
 }
 
 void kvs_shard_unlock(struct kvs_index *index, kvstow_key key) {
-  pthread_mutex_unlock(&shard_of(index, key)->lock);
+  kvstow__unlock(&shard_of(index, key)->lock);
 }
 
 void kvs_shard_ahead(const struct kvs_index *index, kvstow_key key) {

@@ -21,6 +21,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "kvcache/rank.h"
 #include "kvstow/kvstow.h"
 #include "kvstow/policy.h"
 
@@ -67,7 +68,7 @@ struct kvs_entry {
 static_assert(sizeof(struct kvs_entry) == 112, "metadata a block is promised");
 
 struct kvs_shard {
-  pthread_mutex_t lock;
+  kvstow__mutex lock;
   _Atomic(uint32_t *) buckets; /* atomic for kvs_shard_ahead() alone, which takes no lock */
   _Atomic uint32_t mask;       /* buckets - 1 */
   uint32_t count;

@@ -73,7 +73,7 @@ void kvs_layers_begin(struct kvs_read_job *job) {
       kvs_window_serves(job->window, job->asynchronous);
     }
   }
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   if (broken != NULL) kvs_layers_drop(store, broken);
 }
 
@@ -81,7 +81,7 @@ void kvs_layers_drop(kvstow *store, struct kvs_window *window) {
   const uint32_t unused = kvs_window_drop(window);
   kvs_lock(store);
   store->count.layer.wasted += unused;
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
 }
 
 void kvs_layers_ahead(struct kvs_read_job *job, struct kvs_reads *reads) {
@@ -115,6 +115,6 @@ void kvs_layers_end(struct kvs_read_job *job, bool ok) {
     layers->window = NULL;
     layers->in_row = 0;
   }
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   if (broken != NULL) kvs_layers_drop(store, broken);
 }

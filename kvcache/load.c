@@ -113,7 +113,7 @@ static void load_done(kvstow_record_read *read) {
   kvs_demoter_check(store);
   if (load->awaited || store->waiters > 0) pthread_cond_broadcast(&store->changed);
   kvs_async_wake(store);
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   kvs_clock_stop(&store->load_time, load->started_ns);
   free(load);
 }

@@ -175,7 +175,7 @@ int kvstow_match(const kvstow_prefix *prefix, uint32_t flags, kvstow_lease **out
                     found, lease != NULL ? lease->used_ms : kvs_now_ms());
   count_match(store, &chain, &held);
   kvs_chain_leave(&chain); /* here: who takes the lock next tells the policies */
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   kvs_loads_submit(store, &reads);
   kvs_chain_finish(&chain);
   *out = lease;
@@ -207,7 +207,7 @@ int kvstow_prefetch(const kvstow_prefix *prefix) {
   store->leases++;
   kvs_lease_budget(lease);
   kvs_lease_promote(lease, 0, &reads);
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   kvs_loads_submit(store, &reads);
   kvstow_lease_release(lease);
   return 0;
@@ -225,7 +225,7 @@ void kvstow_lease_release(kvstow_lease *lease) {
   kvs_root_give(store, lease->root);
   store->leases--;
   pthread_cond_broadcast(&store->changed);
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   give_tokens(store, lease->kept);
   free(lease);
 }
@@ -324,7 +324,7 @@ int kvs_lease_poll(kvstow_lease *lease, size_t *next, kvstow_held *held) {
       held->ssd_blocks += !in_ram;
     }
   }
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   kvs_loads_submit(store, &reads);
   return rc;
 }
@@ -342,7 +342,7 @@ int kvstow_lease_wait(kvstow_lease *lease, uint32_t timeout_ms, kvstow_held *hel
       store->count.timeouts++;
       rc = KVSTOW_ETIMEDOUT;
     }
-    pthread_mutex_unlock(&store->lock);
+    kvstow__unlock(&store->lock);
     if (rc == KVSTOW_ETIMEDOUT) return rc;
   }
 }

@@ -44,7 +44,7 @@ bool kvs_wait_load(kvstow *store, uint64_t deadline_us) {
   if (kvs_now_us() >= deadline_us) return false;
   const struct timespec until = {.tv_sec = (time_t)(deadline_us / 1000000),
                                  .tv_nsec = (long)(deadline_us % 1000000) * 1000};
-  const bool woken = pthread_cond_timedwait(&store->changed, &store->lock, &until) != ETIMEDOUT;
+  const bool woken = kvstow__wait_until(&store->changed, &store->lock, &until) != ETIMEDOUT;
   kvs_tell(store);
   return woken;
 }
@@ -62,9 +62,9 @@ int kvs_fail(kvstow *store, int code, const char *format, ...) {
   va_start(arguments, format);
   vsnprintf(text, sizeof text, format, arguments);
   va_end(arguments);
-  pthread_mutex_lock(&store->message_lock);
+  kvstow__lock(&store->message_lock);
   memcpy(store->message, text, sizeof store->message);
-  pthread_mutex_unlock(&store->message_lock);
+  kvstow__unlock(&store->message_lock);
   return code;
 }
 
@@ -73,9 +73,9 @@ void kvstow_message(const kvstow *store, char *text, size_t bytes) {
   text[0] = '\0';
   if (store == NULL) return;
   kvstow *unconst = (kvstow *)store;
-  pthread_mutex_lock(&unconst->message_lock);
+  kvstow__lock(&unconst->message_lock);
   snprintf(text, bytes, "%s", store->message);
-  pthread_mutex_unlock(&unconst->message_lock);
+  kvstow__unlock(&unconst->message_lock);
 }
 
 void kvstow_region(const kvstow *store, void **base, size_t *bytes) {
@@ -111,16 +111,16 @@ int kvstow_set_tuning(kvstow *store, const kvstow_tuning *tuning) {
   }
   kvs_lock(store);
   store->options.tuning = *tuning;
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   return 0;
 }
 
 void kvstow_get_tuning(const kvstow *store, kvstow_tuning *tuning) {
   if (store == NULL || tuning == NULL) return;
   kvstow *s = (kvstow *)(uintptr_t)store;
-  pthread_mutex_lock(&s->lock);
+  kvstow__lock(&s->lock);
   *tuning = store->options.tuning;
-  pthread_mutex_unlock(&s->lock);
+  kvstow__unlock(&s->lock);
 }
 
 static int check_options(kvstow *store, const kvstow_options *o) {
@@ -284,7 +284,7 @@ static int recover(kvstow *store) {
   kvstow_tier_stats stats = {.size = sizeof stats};
   kvstow_tier_get_stats(store->tier, &stats);
   store->count.recovery_us = kvs_now_us() - start + stats.recovery_us;
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   free(aged);
   return recovery.no_memory ? KVSTOW_ENOMEM : 0;
 }
@@ -292,8 +292,8 @@ static int recover(kvstow *store) {
 /* ---- open and close ------------------------------------------------------------------------- */
 
 static void init_locks(kvstow *store) {
-  pthread_mutex_init(&store->lock, NULL);
-  pthread_mutex_init(&store->message_lock, NULL);
+  kvstow__mutex_init(&store->lock, KVS_RANK_STORE);
+  kvstow__mutex_init(&store->message_lock, KVS_RANK_MESSAGE);
   pthread_condattr_t monotonic;
   pthread_condattr_init(&monotonic);
   pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
@@ -330,8 +330,8 @@ static int destroy(kvstow *store) {
   free(store->spare_tokens);
   pthread_cond_destroy(&store->changed);
   pthread_cond_destroy(&store->demote_wake);
-  pthread_mutex_destroy(&store->message_lock);
-  pthread_mutex_destroy(&store->lock);
+  kvstow__mutex_finish(&store->message_lock);
+  kvstow__mutex_finish(&store->lock);
   free(store);
   return rc;
 }
@@ -405,7 +405,7 @@ int kvstow_close(kvstow *store) {
   kvs_lock(store);
   const bool busy =
       store->leases > 0 || store->sequences > 0 || store->queues > 0 || store->reservations > 0;
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   if (busy)
     return kvs_fail(store, KVSTOW_EBUSY,
                     "close: %llu leases, %llu sequences, %llu queues, %llu reservations are open",

@@ -36,7 +36,7 @@ int kvs_frame_wait(kvstow *store, uint32_t padded_bytes, uint64_t deadline_us, u
       break;
     }
   }
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   return rc;
 }
 
@@ -138,7 +138,7 @@ static struct kvs_request request_of(const struct kvs_chain *chain, size_t first
   kvs_lock(store);
   const struct kvs_request request =
       kvs_request_of(store, chain->prefix, chain->keys[first + 1], chain->keys[first], whole);
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   return request;
 }
 
@@ -253,7 +253,7 @@ static int publish_group(kvstow *store, struct group *group, size_t *stored) {
   const struct kvs_reservation *last = &group->r[group->count - 1];
   kvs_request_goes_on(store, &last->request, last->key);
   kvs_demoter_check(store);
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   if (first_error != 0 && *stored > group->first) *stored = group->first;
   group->count = 0;
   group->bytes = 0;
@@ -273,7 +273,7 @@ static void use_held(const struct kvs_chain *chain, uint32_t id,
   kvs_request_goes_on(store, request, entry->key);
   kvs_lease_drop_locked(store, id);
   store->count.duplicate_blocks++;
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
 }
 
 /* Room for one more block of the group. Others may wait for what we have filled as we wait for theirs: so it
@@ -301,7 +301,7 @@ static void trace_stored(struct kvs_chain *chain, const struct kvs_request *requ
                                   .keys = &chain->keys[first]};
   kvs_lock(store);
   kvs_trace_store(store->trace, &what);
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
 }
 
 static int store_blocks(struct kvs_chain *chain, size_t first, size_t count,
@@ -376,7 +376,7 @@ int kvstow_store(const kvstow_prefix *prefix, size_t first, size_t count,
   if (rc == KVSTOW_EFULL) {
     kvs_lock(store);
     store->count.store_refused++;
-    pthread_mutex_unlock(&store->lock);
+    kvstow__unlock(&store->lock);
     kvs_fail(store, rc, "store: all %llu bytes of RAM are in use",
              (unsigned long long)store->options.ram_bytes);
   }
@@ -394,7 +394,7 @@ static void drop_slot(kvstow *store, kvstow_slot *slot) {
   kvs_root_give(store, r->root);
   store->reservations--;
   pthread_cond_broadcast(&store->changed);
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   free(r);
   *slot = (kvstow_slot){0};
 }
@@ -421,7 +421,7 @@ static int reserve_one(struct kvs_chain *chain, size_t block, const struct kvs_r
   kvs_lock(store);
   store->roots.rows[r->root].refs++;
   store->reservations++;
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   *slot = (kvstow_slot){.payload = payload, .bytes = r->padded_bytes, .internal = r};
   return rc;
 }
@@ -512,7 +512,7 @@ int kvstow_commit(kvstow *store, kvstow_slot *slots, size_t count) {
     end = first;
   }
   kvs_demoter_check(store);
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   return first_error;
 }
 

@@ -322,7 +322,7 @@ static int send_ahead(struct kvs_read_job *job) {
     kvs_lease_promote(job->lease, end > promoted ? end : promoted, &reads);
   }
   if (rc == KVSTOW_EMISS && job->ahead == job->next) kvs_lease_bad(job->lease, job->next);
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   kvs_loads_submit(store, &reads);
   return job->ahead > job->next ? 0 : rc; /* what is ahead can be delivered first */
 }
@@ -351,7 +351,7 @@ static int pin_some(struct kvs_read_job *job, uint32_t frames[PINS_MAX], size_t 
     rc = kvs_lease_pin(lease, i, &frames[*count]);
     if (rc != 0) break;
   }
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   return *count > 0 ? 0 : rc;
 }
 
@@ -389,7 +389,7 @@ static int deliver_from_ram(struct kvs_read_job *job) {
   for (size_t n = 0; n < count; n++) kvs_lease_unpin(lease, job->next + n);
   job->next += count;
   if (job->next == job->first + job->count) count_read(job);
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   return 0;
 }
 
@@ -428,7 +428,7 @@ static bool job_wait(struct kvs_read_job *job, uint64_t deadline_us) {
     return kvs_window_wait(job->window, deadline_us);
   kvs_lock(store);
   const bool in_time = kvs_load_wait(store, job->lease->block[job->next].id, deadline_us);
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   return in_time;
 }
 
@@ -439,7 +439,7 @@ static int job_run(struct kvs_read_job *job, uint64_t deadline_us) {
     if (job_wait(job, deadline_us)) continue;
     kvs_lock(job->lease->store);
     job->lease->store->count.timeouts++;
-    pthread_mutex_unlock(&job->lease->store->lock);
+    kvstow__unlock(&job->lease->store->lock);
     kvs_read_job_stop(job, KVSTOW_ETIMEDOUT);
   }
 }
@@ -453,7 +453,7 @@ void kvs_read_job_end(struct kvs_read_job *job, int rc, uint64_t begun_ns) {
   if (rc == 0 && !job->counted) {
     kvs_lock(store);
     count_read(job);
-    pthread_mutex_unlock(&store->lock);
+    kvstow__unlock(&store->lock);
   }
   if (job->stream)
     kvs_layers_end(job, rc == 0);
@@ -513,14 +513,14 @@ int kvstow_view(kvstow_lease *lease, size_t block, uint32_t timeout_ms, const vo
       in_time = kvs_wait_until(store, deadline);
       store->pressed_bytes -= wanted;
     }
-    pthread_mutex_unlock(&store->lock);
+    kvstow__unlock(&store->lock);
     kvs_loads_submit(store, &reads);
     if (rc == 0) break;
     if (rc != KVSTOW_EAGAIN && rc != KVSTOW_EFULL) return rc;
     kvs_lock(store);
     if (rc == KVSTOW_EAGAIN) in_time = kvs_load_wait(store, lease->block[block].id, deadline);
     store->count.timeouts += !in_time;
-    pthread_mutex_unlock(&store->lock);
+    kvstow__unlock(&store->lock);
     if (!in_time) return rc == KVSTOW_EFULL ? rc : KVSTOW_ETIMEDOUT;
   }
   *payload = kvs_pool_payload(store->pool, frame);
@@ -539,5 +539,5 @@ void kvstow_unview(kvstow_lease *lease, size_t block) {
     kvs_lease_unpin(lease, block);
     pthread_cond_broadcast(&store->changed);
   }
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
 }

@@ -264,7 +264,7 @@ static int give_up(kvstow *store, struct kvs_reclaim *reclaim) {
     store->count.segments_reclaimed++;
   }
   drop(store);
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   return rc;
 }
 
@@ -291,7 +291,7 @@ static bool step(kvstow *store, struct kvs_reclaim *reclaim) {
   const bool flush = reclaim->settled && reclaim->moved;
   store->preparing = !reclaim->settled;
   if (reads.count == 0 && !flush) return progress;
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   kvs_loads_submit(store, &reads);
   /* What was moved must outlive the record it came from. A failure is the next flush's to tell. */
   if (flush) (void)kvstow_tier_flush(store->tier);
@@ -324,7 +324,7 @@ static bool wait_pending(kvstow *store) {
   kvs_lock(store);
   for (uint32_t i = 0; i < store->segments_count; i++)
     while (store->segments[i].pending != 0 && kvs_wait_until(store, deadline)) pending = true;
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   return pending;
 }
 
@@ -344,7 +344,7 @@ static int begin_some(kvstow *store, bool *skip, kvstow_segment_info *info, bool
     if (segment == UINT32_MAX && need && store->flushing > 0)
       segment = choose(store, &(struct choice){skip, info, true});
     const int rc = segment == UINT32_MAX ? 0 : begin(store, segment, info[segment].records);
-    pthread_mutex_unlock(&store->lock);
+    kvstow__unlock(&store->lock);
     if (segment != UINT32_MAX) {
       if (rc != KVSTOW_EBUSY) return rc;
       skip[segment] = true;
@@ -377,7 +377,7 @@ bool kvs_reclaim_ahead(kvstow *store) {
     return step(store, store->reclaim);
   }
   if (!soon) return false;
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   bool *skip = calloc(store->segments_count, sizeof *skip);
   if (skip != NULL) (void)begin_next(store, false, skip);
   free(skip);
@@ -396,7 +396,7 @@ int kvs_reclaim(kvstow *store) {
     (void)step(store, reclaim);
     wait_loads(store, &reclaim->list);
     const bool flush = reclaim->moved;
-    pthread_mutex_unlock(&store->lock);
+    kvstow__unlock(&store->lock);
     if (flush) (void)kvstow_tier_flush(store->tier);
     skip[reclaim->segment] = true;
     rc = give_up(store, reclaim);

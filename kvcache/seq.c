@@ -76,7 +76,7 @@ int kvstow_seq_open(const kvstow_prefix *prefix, kvstow_seq **out) {
   kvs_lock(store);
   store->roots.rows[seq->root].refs++;
   store->sequences++;
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
 out:
   kvs_chain_finish(&chain);
   *out = seq;
@@ -137,7 +137,7 @@ static int start_block(kvstow_seq *seq, size_t i) {
   kvs_lock(seq->store);
   if (block->sums == NULL) kvs_ram_give(seq->store, block->frame, space->padded_bytes);
   seq->store->reservations += block->sums != NULL;
-  pthread_mutex_unlock(&seq->store->lock);
+  kvstow__unlock(&seq->store->lock);
   if (block->sums == NULL) return KVSTOW_ENOMEM;
   char *payload = kvs_pool_payload(seq->store->pool, block->frame);
   for (uint32_t p = 0; p < space->planes; p++)
@@ -231,7 +231,7 @@ static int seal_first(kvstow_seq *seq) {
   } else {
     store->count.duplicate_blocks++;
   }
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   seq->parent = r.key;
   seq->sealed++;
   seq->tokens_count -= tokens;
@@ -317,7 +317,7 @@ void kvstow_seq_close(kvstow_seq *seq) {
   for (size_t i = 0; i < seq->open_count; i++) drop_frame(seq, &seq->open[i]);
   kvs_root_give(store, seq->root);
   store->sequences--;
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   free(seq->open);
   free(seq->tokens);
   free(seq->cursor);

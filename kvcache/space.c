@@ -201,7 +201,7 @@ int kvstow_space_open(kvstow *store, const kvstow_space_options *options, kvstow
     kvs_policies_fit(store, space->padded_bytes);
     space = NULL;
   }
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   if (rc == 0 && other != NULL) rc = kvstow_forget_space(*out, NULL);
 out_free:
   free(space);
@@ -242,7 +242,7 @@ int kvs_chain_begin(struct kvs_chain *chain, const kvstow_prefix *prefix, size_t
     root->block_tokens = space->layout.block_tokens;
     root->plane_bytes = space->plane_bytes;
   }
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   if (create_root && chain->root == KVS_NO_ENTRY) {
     kvs_chain_finish(chain);
     return KVSTOW_ENOMEM;
@@ -285,7 +285,7 @@ void kvs_chain_finish(struct kvs_chain *chain) {
   if (chain->root == KVS_NO_ENTRY) return;
   kvs_lock(chain->store);
   kvs_chain_leave(chain);
-  pthread_mutex_unlock(&chain->store->lock);
+  kvstow__unlock(&chain->store->lock);
 }
 
 const kvstow_token *kvs_chain_tokens(const struct kvs_chain *chain, size_t block) {
@@ -397,5 +397,5 @@ void kvs_lease_drop_locked(kvstow *store, uint32_t id) {
 void kvs_lease_drop(kvstow *store, uint32_t id) {
   kvs_lock(store);
   kvs_lease_drop_locked(store, id);
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
 }

@@ -46,6 +46,6 @@ void kvs_leave_unsure(kvstow *store) {
     if (kvstow_tier_segment(store->tier, i, &info) != 0 || !info.unsure) continue;
     kvs_lock(store);
     leave_segment(store, i, info.generation);
-    pthread_mutex_unlock(&store->lock);
+    kvstow__unlock(&store->lock);
   }
 }

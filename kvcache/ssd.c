@@ -127,7 +127,7 @@ int kvs_erase_buried(kvstow *store) {
     while (count < ERASE_BATCH && store->buried_count > 0)
       locs[count++] = store->buried[--store->buried_count];
     store->erasing++;
-    pthread_mutex_unlock(&store->lock);
+    kvstow__unlock(&store->lock);
     rc = kvstow_tier_erase(store->tier, locs, count);
     kvs_lock(store);
     store->erasing--;
@@ -140,6 +140,6 @@ int kvs_erase_buried(kvstow *store) {
   while (rc == 0 && store->erasing > 0)
     if (!kvs_wait_until(store, deadline)) rc = KVSTOW_ETIMEDOUT;
   if (rc == 0 && store->erase_errors != errors) rc = KVSTOW_EIO; /* the other one failed */
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   return rc;
 }

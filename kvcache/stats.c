@@ -90,7 +90,7 @@ void kvstow_get_stats(const kvstow *store_const, kvstow_stats *stats) {
   get_occupancy(store, &s);
   get_counters(store, &s);
   const uint64_t first = store->count.first_demoted_bytes;
-  pthread_mutex_unlock(&store->lock);
+  kvstow__unlock(&store->lock);
   kvs_histogram_get(&store->match_time, &s.match_latency);
   kvs_histogram_get(&store->store_time, &s.store_latency);
   kvs_histogram_get(&store->read_time, &s.read_latency);

@@ -17,9 +17,9 @@
  * use rescues a block from it. A block without a frame is loaded again on demand. On SSD, victims of
  * the SSD policy are *condemned*: readable until their segment is reclaimed, valued again if used.
  *
- * Locks, in order: store->lock; one of a shard's lock (index.h), a read window's (direct.c), async->lock;
- * an op's queue. No I/O, no hashing and no copying of payloads under any of them. The tier's locks come
- * after store->lock; its completions hold none, and take a window's lock or store->lock.
+ * Locks, in the order of rank.h: store->lock; one of a shard's lock (index.h), a read window's (direct.c),
+ * async->lock; an op's queue. No I/O, no hashing and no copying of payloads under any of them. The tier's locks
+ * come after store->lock; its completions hold none, and take a window's lock or store->lock.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef KVSTOW_KVCACHE_STORE_H
@@ -135,7 +135,7 @@ struct kvs_counters {
 };
 
 struct kvstow {
-  pthread_mutex_t lock;
+  kvstow__mutex lock;
   pthread_cond_t changed; /* a load or a batch ended, frames became free: waiters look again */
   kvstow_lease *untold;   /* matched, and its policies have yet to hear of it: kvs_lock() */
   unsigned waiters;       /* on `changed`, for more than one load to end */
@@ -209,7 +209,7 @@ struct kvstow {
   struct kvs_counters count;
   struct kvs_histogram match_time, store_time, read_time, load_time; /* own atomics */
 
-  pthread_mutex_t message_lock; /* a leaf */
+  kvstow__mutex message_lock; /* a leaf */
   char message[KVSTOW_MESSAGE_BYTES];
 };
 
@@ -506,7 +506,7 @@ static inline void kvs_tell(kvstow *store) {
   if (store->untold != NULL) kvs_tell_lease(store);
 }
 static inline void kvs_lock(kvstow *store) {
-  pthread_mutex_lock(&store->lock);
+  kvstow__lock(&store->lock);
   kvs_tell(store);
 }
 

@@ -47,7 +47,7 @@ struct kvs_trace {
   bool begun;                     /* a chunk says that the run begins */
   uint64_t named[NAMED];          /* short keys + 1 by their lowest bits; 0 nothing */
 
-  pthread_mutex_t lock; /* after the store's; for what follows */
+  kvstow__mutex lock; /* after the store's; for what follows */
   pthread_cond_t wake, written;
   struct buffer *full;  /* to be written; NULL: none */
   struct buffer *spare; /* the other one, unless it is in `full` */
@@ -84,7 +84,7 @@ static uint64_t *named_slot(struct kvs_trace *trace, kvstow_key key) {
 
 /* Hands the filling buffer over if it can be; the other one is empty then. */
 static void hand_over(struct kvs_trace *trace) {
-  pthread_mutex_lock(&trace->lock);
+  kvstow__lock(&trace->lock);
   if (trace->filling->chunk.records > 0 && trace->spare != NULL) {
     trace->filling->chunk.lost = trace->lost;
     trace->lost = 0;
@@ -95,7 +95,7 @@ static void hand_over(struct kvs_trace *trace) {
     trace->turn++;
     pthread_cond_signal(&trace->wake);
   }
-  pthread_mutex_unlock(&trace->lock);
+  kvstow__unlock(&trace->lock);
 }
 
 /* Room for a record of so many bytes; NULL: it is dropped. */
@@ -239,19 +239,19 @@ static struct buffer *wait_full(struct kvs_trace *trace) {
   const uint64_t until_us = kvs_now_us() + WRITE_EVERY_MS * UINT64_C(1000);
   const struct timespec until = {.tv_sec = (time_t)(until_us / 1000000),
                                  .tv_nsec = (long)(until_us % 1000000) * 1000};
-  pthread_mutex_lock(&trace->lock);
+  kvstow__lock(&trace->lock);
   int rc = 0;
   while (trace->full == NULL && !trace->stop && rc == 0)
-    rc = pthread_cond_timedwait(&trace->wake, &trace->lock, &until);
+    rc = kvstow__wait_until(&trace->wake, &trace->lock, &until);
   struct buffer *full = trace->full;
-  pthread_mutex_unlock(&trace->lock);
+  kvstow__unlock(&trace->lock);
   return full;
 }
 
 static bool stopped(struct kvs_trace *trace) {
-  pthread_mutex_lock(&trace->lock);
+  kvstow__lock(&trace->lock);
   const bool stop = trace->stop;
-  pthread_mutex_unlock(&trace->lock);
+  kvstow__unlock(&trace->lock);
   return stop;
 }
 
@@ -262,15 +262,15 @@ static void *writer_main(void *arg) {
     if (full == NULL) {
       kvs_lock(trace->store);
       hand_over(trace);
-      pthread_mutex_unlock(&trace->store->lock);
+      kvstow__unlock(&trace->store->lock);
       continue;
     }
     write_chunk(trace, full);
-    pthread_mutex_lock(&trace->lock);
+    kvstow__lock(&trace->lock);
     trace->full = NULL;
     trace->spare = full;
     pthread_cond_broadcast(&trace->written);
-    pthread_mutex_unlock(&trace->lock);
+    kvstow__unlock(&trace->lock);
   }
   return NULL;
 }
@@ -281,10 +281,10 @@ void kvs_trace_flush(kvstow *store) {
   for (int both = 0; both < 2; both++) {
     kvs_lock(store);
     hand_over(trace);
-    pthread_mutex_unlock(&store->lock);
-    pthread_mutex_lock(&trace->lock);
-    while (trace->full != NULL) pthread_cond_wait(&trace->written, &trace->lock);
-    pthread_mutex_unlock(&trace->lock);
+    kvstow__unlock(&store->lock);
+    kvstow__lock(&trace->lock);
+    while (trace->full != NULL) kvstow__wait(&trace->written, &trace->lock);
+    kvstow__unlock(&trace->lock);
   }
 }
 
@@ -342,7 +342,7 @@ static void finish(struct kvs_trace *trace) {
     (void)flock(trace->fd, LOCK_UN); /* a forked child may still hold the descriptor */
     close(trace->fd);
   }
-  pthread_mutex_destroy(&trace->lock);
+  kvstow__mutex_finish(&trace->lock);
   pthread_cond_destroy(&trace->wake);
   pthread_cond_destroy(&trace->written);
   free(trace->filling);
@@ -355,7 +355,7 @@ int kvs_trace_open(kvstow *store, const char *path) {
   if (trace == NULL) return KVSTOW_ENOMEM;
   trace->store = store;
   trace->fd = -1;
-  pthread_mutex_init(&trace->lock, NULL);
+  kvstow__mutex_init(&trace->lock, KVS_RANK_TRACE);
   pthread_condattr_t monotonic;
   pthread_condattr_init(&monotonic);
   pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
@@ -383,10 +383,10 @@ void kvs_trace_close(kvstow *store) {
   struct kvs_trace *trace = store->trace;
   if (trace == NULL) return;
   kvs_trace_flush(store);
-  pthread_mutex_lock(&trace->lock);
+  kvstow__lock(&trace->lock);
   trace->stop = true;
   pthread_cond_signal(&trace->wake);
-  pthread_mutex_unlock(&trace->lock);
+  kvstow__unlock(&trace->lock);
   pthread_join(trace->thread, NULL);
   store->trace = NULL;
   finish(trace);

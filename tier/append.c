@@ -390,13 +390,13 @@ static int check_writes(const kvstow_tier *tier, const kvstow_record_write *writ
 /* A head that can't take the next record is sealed even if there is no other: so that it can be
  * reclaimed. */
 static void seal_full_heads(kvstow_tier *tier) {
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   for (uint32_t dir = 0; dir < tier->dirs_count; dir++) {
     kvstow__job *job = NULL;
     kvstow__head_seal(tier, dir, &job);
     kvstow__jobs_issue(tier, job);
   }
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
 }
 
 /* Finds spots for the whole batch and makes the files it needs. */
@@ -404,10 +404,10 @@ static int reserve(kvstow_tier *tier, const kvstow_record_write *writes, size_t 
   int denied = 0;
   for (uint32_t tries = 0; tries <= tier->segments_count; tries++) {
     sketch before, after;
-    pthread_mutex_lock(&tier->lock);
+    kvstow__lock(&tier->lock);
     sketch_make(tier, &before);
     const bool offline = kvstow__dirs_offline(tier) == tier->dirs_count;
-    pthread_mutex_unlock(&tier->lock);
+    kvstow__unlock(&tier->lock);
     if (offline) return KVSTOW_EOFFLINE;
     after = before;
     const size_t placed = sketch_place_all(tier, &after, writes, count, NULL);
@@ -444,10 +444,10 @@ static int append_locked(kvstow_tier *tier, draft *d) {
   for (;;) {
     int code = reserve(tier, d->writes, d->count);
     if (code) return code;
-    pthread_mutex_lock(&tier->lock);
+    kvstow__lock(&tier->lock);
     const bool placed = place(tier, d);
     if (placed) code = take(d);
-    pthread_mutex_unlock(&tier->lock);
+    kvstow__unlock(&tier->lock);
     if (placed) return code;
   }
 }
@@ -471,9 +471,9 @@ int kvstow_tier_append(kvstow_tier *tier, kvstow_record_write *writes, size_t co
   *d.batch = (kvstow__batch){.writes = writes, .count = count, .done = done, .arg = arg};
   if (tier->cipher) code = seal_batch(&d);
   if (!code) {
-    pthread_mutex_lock(&tier->append_lock);
+    kvstow__lock(&tier->append_lock);
     code = append_locked(tier, &d);
-    pthread_mutex_unlock(&tier->append_lock);
+    kvstow__unlock(&tier->append_lock);
   }
   free(d.spots);
   free(d.sealed_at);
@@ -492,8 +492,8 @@ size_t kvstow_tier_fits(const kvstow_tier *tier, const kvstow_record_write *writ
   while (sound < count && check_write(tier, &writes[sound]) == 0) sound++;
   kvstow_tier *t = (kvstow_tier *)(uintptr_t)tier;
   sketch s;
-  pthread_mutex_lock(&t->lock);
+  kvstow__lock(&t->lock);
   sketch_make(t, &s);
-  pthread_mutex_unlock(&t->lock);
+  kvstow__unlock(&t->lock);
   return sketch_place_all(t, &s, writes, sound, NULL);
 }

@@ -14,11 +14,11 @@
 
 static int sync_failed(kvstow_tier *tier, const kvstow__op *op) {
   char path[KVSTOW__PATH_TEXT_BYTES], cause[64];
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   /* What the device took since the last barrier is unknown: the segment is not to be relied on. */
   kvstow__segment_spoil(tier, op->file);
   tier->segments[op->file].unsure = true;
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
   return kvstow__fail(tier, kvstow__code_of_errno(op->error), "%s: fdatasync: %s",
                       kvstow__segment_path(tier, op->file, path),
                       strerror_r(op->error, cause, sizeof cause));
@@ -27,7 +27,7 @@ static int sync_failed(kvstow_tier *tier, const kvstow__op *op) {
 /* Takes the dirty marks: an op for each file to be synced, pinned. */
 static int collect_dirty(kvstow_tier *tier, kvstow__op **ops, size_t *count) {
   int code = 0;
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   *count = tier->dirty_count;
   *ops = calloc(*count + 1, sizeof **ops);
   if (!*ops) {
@@ -42,7 +42,7 @@ static int collect_dirty(kvstow_tier *tier, kvstow__op **ops, size_t *count) {
     (*ops)[i].file = tier->dirty[i];
   }
   if (!code) tier->dirty_count = 0;
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
   return code;
 }
 
@@ -53,12 +53,12 @@ int kvstow__sync_dirty(kvstow_tier *tier) {
   if (kvstow__pump_run(tier, ops, count) != 0)
     for (size_t i = 0; i < count; i++)
       if (ops[i].error) code = sync_failed(tier, &ops[i]);
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   for (size_t i = 0; i < count; i++) {
     kvstow__segment *segment = &tier->segments[ops[i].file];
     kvstow__segment_unpin(tier, segment);
   }
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
   free(ops);
   return code;
 }
@@ -67,10 +67,10 @@ int kvstow__sync_dirty(kvstow_tier *tier) {
  * giving those records up makes the rest durable. */
 static int check_unsure(kvstow_tier *tier) {
   uint32_t unsure = 0;
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   for (uint32_t id = 0; id < tier->segments_count; id++)
     unsure += tier->segments[id].unsure && tier->segments[id].records > 0;
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
   if (unsure == 0) return 0;
   return kvstow__fail(tier, KVSTOW_EIO, "%" PRIu32 " segments may not survive power loss", unsure);
 }
@@ -79,10 +79,10 @@ int kvstow__flush_locked(kvstow_tier *tier) {
   kvstow__jobs_wait(tier);
   kvstow__count(&tier->counters.flushes, 1);
   int code = kvstow__sync_dirty(tier);
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   const int write_error = tier->write_error;
   tier->write_error = 0;
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
   if (!code) code = kvstow__code_of_errno(write_error);
   return code ? code : check_unsure(tier);
 }
@@ -90,24 +90,24 @@ int kvstow__flush_locked(kvstow_tier *tier) {
 int kvstow_tier_flush(kvstow_tier *tier) {
   if (!tier) return KVSTOW_EINVAL;
   if (tier->read_only) return 0;
-  pthread_mutex_lock(&tier->barrier_lock);
+  kvstow__lock(&tier->barrier_lock);
   const int code = kvstow__flush_locked(tier);
-  pthread_mutex_unlock(&tier->barrier_lock);
+  kvstow__unlock(&tier->barrier_lock);
   return code;
 }
 
 int kvstow__seal_locked(kvstow_tier *tier) {
   int code = 0;
-  pthread_mutex_lock(&tier->append_lock);
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->append_lock);
+  kvstow__lock(&tier->lock);
   for (uint32_t dir = 0; dir < tier->dirs_count; dir++) {
     kvstow__job *job = NULL;
     const int failed = kvstow__head_seal(tier, dir, &job);
     if (failed) code = failed;
     kvstow__jobs_issue(tier, job);
   }
-  pthread_mutex_unlock(&tier->lock);
-  pthread_mutex_unlock(&tier->append_lock);
+  kvstow__unlock(&tier->lock);
+  kvstow__unlock(&tier->append_lock);
   kvstow__jobs_wait(tier);
   return code;
 }
@@ -115,16 +115,16 @@ int kvstow__seal_locked(kvstow_tier *tier) {
 int kvstow_tier_seal(kvstow_tier *tier) {
   if (!tier) return KVSTOW_EINVAL;
   if (tier->read_only) return KVSTOW_EACCES;
-  pthread_mutex_lock(&tier->barrier_lock);
+  kvstow__lock(&tier->barrier_lock);
   const int code = kvstow__seal_locked(tier);
-  pthread_mutex_unlock(&tier->barrier_lock);
+  kvstow__unlock(&tier->barrier_lock);
   return code;
 }
 
 int kvstow__checkpoint(kvstow_tier *tier) {
   int code = 0;
-  pthread_mutex_lock(&tier->append_lock);
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->append_lock);
+  kvstow__lock(&tier->lock);
   for (uint32_t dir = 0; dir < tier->dirs_count; dir++) {
     const uint32_t id = tier->heads[dir].segment;
     if (id == KVSTOW__NO_SEGMENT) continue;
@@ -136,8 +136,8 @@ int kvstow__checkpoint(kvstow_tier *tier) {
     if (!job) code = KVSTOW_ENOMEM; /* it will be walked at the next open */
     kvstow__jobs_issue(tier, job);
   }
-  pthread_mutex_unlock(&tier->lock);
-  pthread_mutex_unlock(&tier->append_lock);
+  kvstow__unlock(&tier->lock);
+  kvstow__unlock(&tier->append_lock);
   kvstow__jobs_wait(tier);
   return code;
 }

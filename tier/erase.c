@@ -111,17 +111,17 @@ static int write_footer(kvstow_tier *tier, uint32_t id, kvstow__trailer_state st
 
 static void mark_in_memory(kvstow_tier *tier, uint32_t id, const kvstow__entry *entries,
                            uint32_t records) {
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   kvstow__segment *segment = &tier->segments[id];
   if (segment->entries && records <= segment->entries_max)
     memcpy(segment->entries, entries, (size_t)records * sizeof *entries);
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
 }
 
 static void note_footer(kvstow_tier *tier, uint32_t id, uint64_t sum) {
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   tier->segments[id].footer_sum = sum;
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
 }
 
 /* Step 2 for one segment, which is pinned. */
@@ -155,17 +155,17 @@ static int erase_group(kvstow_tier *tier, const kvstow_loc *locs, size_t count) 
   const uint32_t id = locs[0].segment;
   if (id >= tier->segments_count) return 0;
   kvstow__segment *segment = &tier->segments[id];
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   const bool alive = kvstow__segment_alive(segment, locs[0].generation);
   const kvstow__life life = segment->life;
   const uint64_t opened_s = segment->opened_s;
   if (alive) segment->pins++;
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
   if (!alive) return 0; /* step 3 sees to it */
   const int code = erase_in(tier, id, life, opened_s, locs, count);
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   kvstow__segment_unpin(tier, segment);
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
   return code;
 }
 
@@ -173,7 +173,7 @@ static int erase_group(kvstow_tier *tier, const kvstow_loc *locs, size_t count) 
 
 /* Takes a slot out of placement's sight while its old life is wiped. */
 static bool take_ghost(kvstow_tier *tier, uint32_t id, kvstow__life *life) {
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   kvstow__segment *segment = &tier->segments[id];
   const bool given_up = segment->state == KVSTOW_SEGMENT_FREE ||
                         segment->state == KVSTOW_SEGMENT_RECLAIMED ||
@@ -185,7 +185,7 @@ static bool take_ghost(kvstow_tier *tier, uint32_t id, kvstow__life *life) {
     segment->pins++;
     *life = segment->life;
   }
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
   return take;
 }
 
@@ -214,7 +214,7 @@ static int end_before_strays(kvstow_tier *tier, uint32_t id, kvstow__life life, 
 }
 
 static int close_spoiled(kvstow_tier *tier, uint32_t id) {
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   kvstow__segment *segment = &tier->segments[id];
   const bool take = segment->ghost && segment->state == KVSTOW_SEGMENT_BAD &&
                     segment->records > 0 && segment->entries;
@@ -224,16 +224,16 @@ static int close_spoiled(kvstow_tier *tier, uint32_t id) {
   kvstow__entry *entries = take ? malloc((size_t)records * sizeof *entries) : NULL;
   if (entries) memcpy(entries, segment->entries, (size_t)records * sizeof *entries);
   if (entries) segment->pins++;
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
   if (!take) return 0;
   if (!entries) return KVSTOW_ENOMEM;
   const int error = end_before_strays(tier, id, life, opened_s, &entries, records, end);
   free(entries);
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   if (!error && !segment->given_up)
     segment->ghost = false; /* given up meanwhile: to be wiped whole */
   kvstow__segment_unpin(tier, segment);
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
   return error ? write_failed(tier, id, error) : 0;
 }
 
@@ -251,11 +251,11 @@ static int wipe(kvstow_tier *tier, uint32_t id, kvstow__life life) {
   int error = write_footer(tier, id, KVSTOW__TRAILER_OPEN, life, 0, 0, NULL, 0, NULL);
   if (!error) error = wipe_first_page(tier, id);
   if (!error) error = sync_file(tier, id);
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   kvstow__segment *segment = &tier->segments[id];
   if (!error) segment->ghost = false;
   kvstow__segment_unpin(tier, segment);
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
   return error ? write_failed(tier, id, error) : 0;
 }
 
@@ -273,14 +273,14 @@ static int wipe_ghosts(kvstow_tier *tier) {
 
 static bool touches_open(kvstow_tier *tier, const kvstow_loc *locs, size_t count) {
   bool open = false;
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   for (size_t i = 0; i < count && !open; i++) {
     if (locs[i].segment >= tier->segments_count) continue;
     const kvstow__segment *segment = &tier->segments[locs[i].segment];
     open =
         segment->state == KVSTOW_SEGMENT_OPEN && kvstow__segment_alive(segment, locs[i].generation);
   }
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
   return open;
 }
 
@@ -311,9 +311,9 @@ int kvstow_tier_erase(kvstow_tier *tier, const kvstow_loc *locs, size_t count) {
   if (!sorted) return KVSTOW_ENOMEM;
   if (count > 0) memcpy(sorted, locs, count * sizeof *sorted);
   qsort(sorted, count, sizeof *sorted, compare_locs);
-  pthread_mutex_lock(&tier->barrier_lock);
+  kvstow__lock(&tier->barrier_lock);
   const int code = erase_locked(tier, sorted, count);
-  pthread_mutex_unlock(&tier->barrier_lock);
+  kvstow__unlock(&tier->barrier_lock);
   free(sorted);
   return code;
 }

@@ -42,7 +42,7 @@ struct kvstow__appender {
   buffer *filling;
   uint32_t filled; /* bytes in it */
   uint64_t at;     /* where it belongs in the file; whole pages */
-  pthread_mutex_t lock;
+  kvstow__mutex lock;
   pthread_cond_t written; /* a buffer is idle again */
   buffer *idle;           /* lock: neither on its way nor being filled */
   uint32_t busy;          /* lock: buffers on their way */
@@ -55,7 +55,7 @@ void kvstow__appender_free(kvstow__appender *a) {
   if (!a) return;
   kvstow__region_unmap(a->region, (size_t)a->buffers_count * a->buffer_bytes);
   pthread_cond_destroy(&a->written);
-  pthread_mutex_destroy(&a->lock);
+  kvstow__mutex_finish(&a->lock);
   free(a);
 }
 
@@ -75,7 +75,7 @@ kvstow__appender *kvstow__appender_new(kvstow_file *file, uint64_t reserved) {
   kvstow__appender *a = calloc(1, sizeof *a);
   if (!a) return NULL;
   const uint64_t most = file->tier->request_max_bytes;
-  pthread_mutex_init(&a->lock, NULL);
+  kvstow__mutex_init(&a->lock, KVSTOW__RANK_APPENDER);
   pthread_cond_init(&a->written, NULL);
   a->file = file;
   a->reserved = reserved;
@@ -106,12 +106,12 @@ uint64_t kvstow__appender_bytes(const kvstow__appender *a) {
 static void write_completed(kvstow__op *op) {
   kvstow__appender *a = op->owner;
   if (!op->error) kvstow__count(&a->file->tier->counters.device_writes, 1);
-  pthread_mutex_lock(&a->lock);
+  kvstow__lock(&a->lock);
   if (op->error && !a->error) a->error = op->error;
   make_idle(a, (buffer *)op);
   a->busy--;
   pthread_cond_signal(&a->written);
-  pthread_mutex_unlock(&a->lock);
+  kvstow__unlock(&a->lock);
 }
 
 /* Sends what has been filled, padded to whole pages. */
@@ -130,9 +130,9 @@ static void send(kvstow__appender *a) {
                        .complete = write_completed,
                        .owner = a};
   kvstow__copy_fence();
-  pthread_mutex_lock(&a->lock);
+  kvstow__lock(&a->lock);
   a->busy++;
-  pthread_mutex_unlock(&a->lock);
+  kvstow__unlock(&a->lock);
   kvstow__pump_send_ops(a->file->tier, &b->op);
 }
 
@@ -140,10 +140,10 @@ static void send(kvstow__appender *a) {
 static void turn(kvstow__appender *a) {
   a->at += a->filled;
   a->filled = 0;
-  pthread_mutex_lock(&a->lock);
-  while (!a->idle) pthread_cond_wait(&a->written, &a->lock);
+  kvstow__lock(&a->lock);
+  while (!a->idle) kvstow__wait(&a->written, &a->lock);
   a->filling = take_idle(a);
-  pthread_mutex_unlock(&a->lock);
+  kvstow__unlock(&a->lock);
 }
 
 static int failed(kvstow__appender *a, const char *what, int error) {
@@ -155,9 +155,9 @@ static int failed(kvstow__appender *a, const char *what, int error) {
 /* The code of a write or sync that failed earlier. A kernel that has failed a sync may forget what it could
  * not write, and let the next one succeed. */
 static int earlier(kvstow__appender *a) {
-  pthread_mutex_lock(&a->lock);
+  kvstow__lock(&a->lock);
   const int error = a->error;
-  pthread_mutex_unlock(&a->lock);
+  kvstow__unlock(&a->lock);
   return error ? failed(a, "writing", error) : 0;
 }
 
@@ -202,18 +202,18 @@ int kvstow_file_append(kvstow_file *file, const void *bytes, size_t count) {
 /* ---- flush ---------------------------------------------------------------------------------- */
 
 static void wait_written(kvstow__appender *a) {
-  pthread_mutex_lock(&a->lock);
-  while (a->busy > 0) pthread_cond_wait(&a->written, &a->lock);
-  pthread_mutex_unlock(&a->lock);
+  kvstow__lock(&a->lock);
+  while (a->busy > 0) kvstow__wait(&a->written, &a->lock);
+  kvstow__unlock(&a->lock);
 }
 
 /* What was written of a last page that is not full is written again with what follows. */
 static void keep_tail(kvstow__appender *a) {
   const uint8_t *written = a->filling->memory;
   const uint32_t whole = a->filled / KVSTOW_PAGE_BYTES * KVSTOW_PAGE_BYTES;
-  pthread_mutex_lock(&a->lock);
+  kvstow__lock(&a->lock);
   a->filling = take_idle(a);
-  pthread_mutex_unlock(&a->lock);
+  kvstow__unlock(&a->lock);
   memmove(a->filling->memory, written + whole, a->filled - whole);
   a->filled -= whole;
   a->at += whole;
@@ -229,9 +229,9 @@ static int make_exact(kvstow__appender *a) {
   kvstow__op sync = {.kind = KVSTOW__SYNC, .file = file->number, .fd = file->fd};
   error = kvstow__pump_run(tier, &sync, 1);
   if (error) {
-    pthread_mutex_lock(&a->lock);
+    kvstow__lock(&a->lock);
     a->error = error;
-    pthread_mutex_unlock(&a->lock);
+    kvstow__unlock(&a->lock);
     return failed(a, "fdatasync", error);
   }
   const uint64_t before = atomic_load(&file->readable);

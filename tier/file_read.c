@@ -213,14 +213,14 @@ static void answer(kvstow_tier *tier, file_job *f) {
   read->result =
       f->job.error == KVSTOW_EIO ? read_failed(file, f->offset, f->job.cause) : f->job.error;
   kvstow__readahead_end(f->ahead);
-  pthread_mutex_lock(&tier->read_lock);
+  kvstow__lock(&tier->read_lock);
   read->job_internal = NULL;
-  pthread_mutex_unlock(&tier->read_lock);
+  kvstow__unlock(&tier->read_lock);
   if (--batch->left == 0) free(batch);
   read->done(read);
-  pthread_mutex_lock(&file->lock);
+  kvstow__lock(&file->lock);
   if (--file->reads == 0) pthread_cond_broadcast(&file->idle);
-  pthread_mutex_unlock(&file->lock);
+  kvstow__unlock(&file->lock);
 }
 
 /* Goes on with what is held, and with what no longer is. False: the job waits for something. */
@@ -288,16 +288,16 @@ static void take(kvstow_tier *tier, file_batch *b, size_t count) {
     bytes += f->read->bytes;
     requests += f->job.extents_left;
     if (f->ahead->held > 0) kvstow__readahead_copy(f->ahead, f->read->to, false);
-    pthread_mutex_lock(&file->lock);
+    kvstow__lock(&file->lock);
     file->reads++;
-    pthread_mutex_unlock(&file->lock);
+    kvstow__unlock(&file->lock);
   }
   b->batch.left = count;
   count_reads(tier, count, bytes);
   kvstow__count(&tier->counters.read_requests, requests);
-  pthread_mutex_lock(&tier->read_lock);
+  kvstow__lock(&tier->read_lock);
   for (size_t i = 0; i < count; i++) b->jobs[i].read->job_internal = &b->jobs[i].job;
-  pthread_mutex_unlock(&tier->read_lock);
+  kvstow__unlock(&tier->read_lock);
   kvstow__pump_send_reads(tier, &b->jobs[0].job);
 }
 

@@ -13,7 +13,7 @@ static void file_free(kvstow_file *file) {
   if (file->fd >= 0) file->tier->io.files->close(file->tier->io.env, file->fd);
   kvstow__appender_free(file->appender);
   pthread_cond_destroy(&file->idle);
-  pthread_mutex_destroy(&file->lock);
+  kvstow__mutex_finish(&file->lock);
   free(file->path);
   free(file);
 }
@@ -21,7 +21,7 @@ static void file_free(kvstow_file *file) {
 static kvstow_file *file_new(kvstow_tier *tier, const char *path) {
   kvstow_file *file = calloc(1, sizeof *file);
   if (!file) return NULL;
-  pthread_mutex_init(&file->lock, NULL);
+  kvstow__mutex_init(&file->lock, KVSTOW__RANK_FILE);
   pthread_cond_init(&file->idle, NULL);
   file->tier = tier;
   file->fd = -1;
@@ -113,9 +113,9 @@ bool kvstow_file_direct(const kvstow_file *file) {
 }
 
 void kvstow__file_wait(kvstow_file *file) {
-  pthread_mutex_lock(&file->lock);
-  while (file->reads > 0) pthread_cond_wait(&file->idle, &file->lock);
-  pthread_mutex_unlock(&file->lock);
+  kvstow__lock(&file->lock);
+  while (file->reads > 0) kvstow__wait(&file->idle, &file->lock);
+  kvstow__unlock(&file->lock);
 }
 
 int kvstow_file_close(kvstow_file *file) {

@@ -22,7 +22,7 @@ struct kvstow_file {
   bool direct;
   _Atomic uint64_t readable; /* bytes that may be read */
 
-  pthread_mutex_t lock;
+  kvstow__mutex lock;
   pthread_cond_t idle; /* with lock: reads is 0 */
   uint64_t reads;      /* lock: taken and not yet answered */
 

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "tier/io.h"
+#include "tier/lock.h"
 
 #if defined(__SANITIZE_THREAD__)
 #define TSAN 1
@@ -46,10 +47,10 @@ typedef struct list {
 } list;
 
 struct kvstow__engine {
-  pthread_mutex_t lock; /* guards everything below */
-  pthread_cond_t work;  /* queue not empty, or stopping */
-  pthread_cond_t news;  /* done not empty, or woken */
-  list queue[2];        /* by kvstow_priority */
+  kvstow__mutex lock;  /* guards everything below */
+  pthread_cond_t work; /* queue not empty, or stopping */
+  pthread_cond_t news; /* done not empty, or woken */
+  list queue[2];       /* by kvstow_priority */
   uint32_t queued;
   list done;
   bool reaper_waits;
@@ -115,28 +116,28 @@ static int perform(kvstow__op *op, kvstow__io_counters *counters) {
 
 static void *work(void *arg) {
   kvstow__engine *engine = arg;
-  pthread_mutex_lock(&engine->lock);
+  kvstow__lock(&engine->lock);
   for (;;) {
     kvstow__op *op = list_pop(&engine->queue[KVSTOW_DEMAND]);
     if (!op) op = list_pop(&engine->queue[KVSTOW_PREFETCH]);
     if (!op) {
       if (engine->stopping) break;
       engine->idle++;
-      pthread_cond_wait(&engine->work, &engine->lock);
+      kvstow__wait(&engine->work, &engine->lock);
       engine->idle--;
       continue;
     }
     engine->queued--;
-    pthread_mutex_unlock(&engine->lock);
+    kvstow__unlock(&engine->lock);
     SCRATCH_BEGIN(op);
     const int error = perform(op, engine->counters);
     SCRATCH_END(op);
-    pthread_mutex_lock(&engine->lock);
+    kvstow__lock(&engine->lock);
     op->error = error;
     list_push(&engine->done, op);
     if (engine->reaper_waits) pthread_cond_signal(&engine->news);
   }
-  pthread_mutex_unlock(&engine->lock);
+  kvstow__unlock(&engine->lock);
   return NULL;
 }
 
@@ -152,14 +153,14 @@ static void start_workers(kvstow__engine *engine) {
 
 static void threads_destroy(kvstow__engine *engine) {
   if (!engine) return;
-  pthread_mutex_lock(&engine->lock);
+  kvstow__lock(&engine->lock);
   engine->stopping = true;
   pthread_cond_broadcast(&engine->work);
-  pthread_mutex_unlock(&engine->lock);
+  kvstow__unlock(&engine->lock);
   for (uint32_t i = 0; i < engine->workers; i++) pthread_join(engine->threads[i], NULL);
   pthread_cond_destroy(&engine->news);
   pthread_cond_destroy(&engine->work);
-  pthread_mutex_destroy(&engine->lock);
+  kvstow__mutex_finish(&engine->lock);
   free(engine);
 }
 
@@ -168,7 +169,7 @@ static int threads_create(void *env, const kvstow__engine_config *config, kvstow
   (void)env;
   kvstow__engine *engine = calloc(1, sizeof *engine);
   if (!engine) return ENOMEM;
-  pthread_mutex_init(&engine->lock, NULL);
+  kvstow__mutex_init(&engine->lock, KVSTOW__RANK_ENGINE);
   pthread_cond_init(&engine->work, NULL);
   pthread_condattr_t monotonic;
   pthread_condattr_init(&monotonic);
@@ -194,7 +195,7 @@ static int threads_create(void *env, const kvstow__engine_config *config, kvstow
 }
 
 static void threads_submit(kvstow__engine *engine, kvstow__op *ops) {
-  pthread_mutex_lock(&engine->lock);
+  kvstow__lock(&engine->lock);
   while (ops) {
     kvstow__op *op = ops;
     ops = op->next;
@@ -204,7 +205,7 @@ static void threads_submit(kvstow__engine *engine, kvstow__op *ops) {
     if (engine->idle > 0) pthread_cond_signal(&engine->work);
   }
   start_workers(engine);
-  pthread_mutex_unlock(&engine->lock);
+  kvstow__unlock(&engine->lock);
 }
 
 /* lock held; false: it is late enough. */
@@ -215,29 +216,29 @@ static bool wait_news(kvstow__engine *engine, uint64_t until_us) {
   int error = 0;
   engine->reaper_waits = true;
   if (until_us == KVSTOW__FOREVER)
-    pthread_cond_wait(&engine->news, &engine->lock);
+    kvstow__wait(&engine->news, &engine->lock);
   else
-    error = pthread_cond_timedwait(&engine->news, &engine->lock, &until);
+    error = kvstow__wait_until(&engine->news, &engine->lock, &until);
   engine->reaper_waits = false;
   return error != ETIMEDOUT;
 }
 
 static kvstow__op *threads_reap(kvstow__engine *engine, uint64_t until_us) {
-  pthread_mutex_lock(&engine->lock);
+  kvstow__lock(&engine->lock);
   while (!engine->done.first && !engine->woken)
     if (!wait_news(engine, until_us)) break;
   engine->woken = false;
   kvstow__op *done = engine->done.first;
   list_init(&engine->done);
-  pthread_mutex_unlock(&engine->lock);
+  kvstow__unlock(&engine->lock);
   return done;
 }
 
 static void threads_wake(kvstow__engine *engine) {
-  pthread_mutex_lock(&engine->lock);
+  kvstow__lock(&engine->lock);
   engine->woken = true;
   pthread_cond_signal(&engine->news);
-  pthread_mutex_unlock(&engine->lock);
+  kvstow__unlock(&engine->lock);
 }
 
 const kvstow__engine_ops kvstow__engine_threads = {

@@ -44,11 +44,11 @@ void kvstow__jobs_issue(kvstow_tier *tier, kvstow__job *list) {
 }
 
 void kvstow__jobs_wait(kvstow_tier *tier) {
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   const uint64_t until = tier->next_ticket;
   while (tier->jobs_oldest && tier->jobs_oldest->ticket < until)
-    pthread_cond_wait(&tier->jobs_finished, &tier->lock);
-  pthread_mutex_unlock(&tier->lock);
+    kvstow__wait(&tier->jobs_finished, &tier->lock);
+  kvstow__unlock(&tier->lock);
 }
 
 static void ticket_return(kvstow_tier *tier, kvstow__job *job) { /* lock held */
@@ -130,9 +130,9 @@ static void count_write(kvstow_tier *tier, const kvstow__op *op) {
   if (op->kind != KVSTOW__WRITE || op->error) return;
   kvstow__count(&tier->counters.device_writes, 1);
   kvstow__count(&tier->counters.bytes_written, op->length);
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   (void)kvstow__written_today(tier, op->length);
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
 }
 
 static void op_completed(kvstow__op *op) {
@@ -170,14 +170,14 @@ static bool in_same_life(const kvstow__segment *segment, const kvstow__job *job)
 
 static void finish_write(kvstow_tier *tier, kvstow__job *job) {
   kvstow__segment *segment = &tier->segments[job->segment];
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   kvstow__segment_soil(tier, segment);
   if (!job->error) tier->heads[kvstow__dir_of(tier, job->segment)].bad_streak = 0;
   if (!job->error && in_same_life(segment, job)) {
     segment->committed = job->records_after;
     segment->committed_bytes = job->end_after;
   }
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
   const int code = kvstow__code_of_errno(job->error);
   kvstow__batch *batch = job->batch;
   for (size_t i = 0; i < job->count; i++) batch->writes[job->first + i].result = code;
@@ -189,7 +189,7 @@ static void finish_write(kvstow_tier *tier, kvstow__job *job) {
 /* A footer is on disk: what memory holds of the segment's table is a copy now. */
 static void finish_seal(kvstow_tier *tier, kvstow__job *job) {
   kvstow__segment *segment = &tier->segments[job->segment];
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   kvstow__segment_soil(tier, segment);
   if (!job->clean && segment->state == KVSTOW_SEGMENT_SEALED && in_same_life(segment, job)) {
     segment->footer_done = true;
@@ -198,7 +198,7 @@ static void finish_seal(kvstow_tier *tier, kvstow__job *job) {
     segment->entries = NULL;
     segment->entries_max = 0;
   }
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
 }
 
 static void report(kvstow_tier *tier, const kvstow__job *job) {
@@ -214,11 +214,11 @@ static void finish(kvstow_tier *tier, kvstow__job *job) {
   kvstow__segment *segment = &tier->segments[job->segment];
   if (job->error && !job->inherited) report(tier, job);
   if (job->error) {
-    pthread_mutex_lock(&tier->lock);
+    kvstow__lock(&tier->lock);
     if (!tier->write_error) tier->write_error = job->error;
     kvstow__segment_spoil(tier, job->segment);
     if (job->kind == KVSTOW__JOB_SEAL && job->ops[0].error) segment->unsure = true; /* its sync */
-    pthread_mutex_unlock(&tier->lock);
+    kvstow__unlock(&tier->lock);
     if (job->next && !job->next->error) { /* 4.: and so on to the end of the queue */
       job->next->error = job->error;
       job->next->inherited = true;
@@ -227,21 +227,21 @@ static void finish(kvstow_tier *tier, kvstow__job *job) {
   if (job->kind == KVSTOW__JOB_WRITE) finish_write(tier, job);
   if (job->kind == KVSTOW__JOB_SEAL && !job->error) finish_seal(tier, job);
   if (job->kind == KVSTOW__JOB_BEGIN && !job->error) {
-    pthread_mutex_lock(&tier->lock);
+    kvstow__lock(&tier->lock);
     if (in_same_life(segment, job)) segment->ghost = false; /* 2. */
-    pthread_mutex_unlock(&tier->lock);
+    kvstow__unlock(&tier->lock);
   }
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   ticket_return(tier, job);
   kvstow__segment_unpin(tier, segment);
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
   kvstow__job_free(job);
 }
 
 static bool spoiled(kvstow_tier *tier, uint32_t segment) {
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   const bool bad = tier->segments[segment].state == KVSTOW_SEGMENT_BAD;
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
   return bad;
 }
 

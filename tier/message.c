@@ -66,9 +66,9 @@ int kvstow__fail(kvstow_tier *tier, int code, const char *format, ...) {
   va_start(args, format);
   vsnprintf(text, sizeof text, format, args);
   va_end(args);
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   memcpy(tier->message, text, sizeof text);
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
   return code;
 }
 
@@ -85,7 +85,7 @@ int kvstow__fail_open(kvstow_tier *tier, const kvstow__dir *dir, const char *nam
 void kvstow_tier_message(const kvstow_tier *tier, char *text, size_t bytes) {
   if (!tier || !text || bytes == 0) return;
   kvstow_tier *t = (kvstow_tier *)(uintptr_t)tier; /* the lock is not part of the value */
-  pthread_mutex_lock(&t->lock);
+  kvstow__lock(&t->lock);
   snprintf(text, bytes, "%s", t->message);
-  pthread_mutex_unlock(&t->lock);
+  kvstow__unlock(&t->lock);
 }

@@ -66,24 +66,24 @@ static void tier_free(kvstow_tier *tier) {
   free(tier->dirty);
   pthread_cond_destroy(&tier->jobs_finished);
   pthread_cond_destroy(&tier->slot_wanted);
-  pthread_mutex_destroy(&tier->read_lock);
-  pthread_mutex_destroy(&tier->inbox_lock);
-  pthread_mutex_destroy(&tier->lock);
-  pthread_mutex_destroy(&tier->make_lock);
-  pthread_mutex_destroy(&tier->append_lock);
-  pthread_mutex_destroy(&tier->barrier_lock);
+  kvstow__mutex_finish(&tier->read_lock);
+  kvstow__mutex_finish(&tier->inbox_lock);
+  kvstow__mutex_finish(&tier->lock);
+  kvstow__mutex_finish(&tier->make_lock);
+  kvstow__mutex_finish(&tier->append_lock);
+  kvstow__mutex_finish(&tier->barrier_lock);
   free(tier);
 }
 
 static kvstow_tier *tier_new(const kvstow_tier_options *o, const kvstow__io *io) {
   kvstow_tier *tier = calloc(1, sizeof *tier);
   if (!tier) return NULL;
-  pthread_mutex_init(&tier->barrier_lock, NULL);
-  pthread_mutex_init(&tier->append_lock, NULL);
-  pthread_mutex_init(&tier->make_lock, NULL);
-  pthread_mutex_init(&tier->lock, NULL);
-  pthread_mutex_init(&tier->inbox_lock, NULL);
-  pthread_mutex_init(&tier->read_lock, NULL);
+  kvstow__mutex_init(&tier->barrier_lock, KVSTOW__RANK_BARRIER);
+  kvstow__mutex_init(&tier->append_lock, KVSTOW__RANK_APPEND);
+  kvstow__mutex_init(&tier->make_lock, KVSTOW__RANK_MAKE);
+  kvstow__mutex_init(&tier->lock, KVSTOW__RANK_TABLE);
+  kvstow__mutex_init(&tier->inbox_lock, KVSTOW__RANK_INBOX);
+  kvstow__mutex_init(&tier->read_lock, KVSTOW__RANK_READ);
   pthread_cond_init(&tier->jobs_finished, NULL);
   pthread_cond_init(&tier->slot_wanted, NULL);
   tier->inbox_ops_tail = &tier->inbox_ops;
@@ -245,13 +245,13 @@ int kvstow_tier_close(kvstow_tier *tier) {
   int code = 0;
   kvstow__maker_stop(tier);
   if (!tier->read_only && tier->dirs_count > 0) {
-    pthread_mutex_lock(&tier->barrier_lock);
+    kvstow__lock(&tier->barrier_lock);
     code = kvstow__flush_locked(tier);
     const int checkpoint = kvstow__checkpoint(tier);
     const int synced = kvstow__sync_dirty(tier);
     if (!code) code = checkpoint ? checkpoint : synced;
     if (!code) code = kvstow__code_of_errno(tier->write_error); /* of the checkpoint */
-    pthread_mutex_unlock(&tier->barrier_lock);
+    kvstow__unlock(&tier->barrier_lock);
   }
   kvstow__pump_stop(tier);
   tier_free(tier);
@@ -280,7 +280,7 @@ static uint64_t get(const _Atomic uint64_t *counter) {
 }
 
 static void stats_of_segments(kvstow_tier *tier, kvstow_tier_stats *s) {
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   for (uint32_t id = 0; id < tier->segments_count; id++) {
     const kvstow__segment *segment = &tier->segments[id];
     s->segments_free += segment->state == KVSTOW_SEGMENT_FREE;
@@ -291,7 +291,7 @@ static void stats_of_segments(kvstow_tier *tier, kvstow_tier_stats *s) {
   s->dirs_offline = kvstow__dirs_offline(tier);
   s->offline = tier->dirs_count > 0 && s->dirs_offline == tier->dirs_count;
   s->bytes_written_today = kvstow__written_today(tier, 0);
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
 }
 
 void kvstow_tier_get_stats(const kvstow_tier *tier, kvstow_tier_stats *stats) {

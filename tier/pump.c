@@ -302,32 +302,32 @@ static void unlock_and_wake(kvstow_tier *tier) {
   const bool wake = rouse(tier);
   /* The engine can't go away meanwhile: it ends after pump_stop, which waits for inbox_lock. */
   if (wake) tier->engine->wake(tier->pump->engine);
-  pthread_mutex_unlock(&tier->inbox_lock);
+  kvstow__unlock(&tier->inbox_lock);
 }
 
 void kvstow__pump_send_ops(kvstow_tier *tier, kvstow__op *list) {
-  pthread_mutex_lock(&tier->inbox_lock);
+  kvstow__lock(&tier->inbox_lock);
   *tier->inbox_ops_tail = list;
   while (*tier->inbox_ops_tail) tier->inbox_ops_tail = &(*tier->inbox_ops_tail)->next;
   unlock_and_wake(tier);
 }
 
 void kvstow__pump_send_jobs(kvstow_tier *tier, kvstow__job *list) {
-  pthread_mutex_lock(&tier->inbox_lock);
+  kvstow__lock(&tier->inbox_lock);
   *tier->inbox_jobs_tail = list;
   while (*tier->inbox_jobs_tail) tier->inbox_jobs_tail = &(*tier->inbox_jobs_tail)->next;
   unlock_and_wake(tier);
 }
 
 void kvstow__pump_send_reads(kvstow_tier *tier, kvstow__read_job *list) {
-  pthread_mutex_lock(&tier->inbox_lock);
+  kvstow__lock(&tier->inbox_lock);
   *tier->inbox_reads_tail = list;
   while (*tier->inbox_reads_tail) tier->inbox_reads_tail = &(*tier->inbox_reads_tail)->next;
   unlock_and_wake(tier);
 }
 
 void kvstow__pump_sweep(kvstow_tier *tier) {
-  pthread_mutex_lock(&tier->inbox_lock);
+  kvstow__lock(&tier->inbox_lock);
   tier->inbox_sweep = true;
   unlock_and_wake(tier);
 }
@@ -395,7 +395,7 @@ static kvstow__lane lane_of(const kvstow__op *op) {
 }
 
 static void take_inbox(kvstow_tier *tier) {
-  pthread_mutex_lock(&tier->inbox_lock);
+  kvstow__lock(&tier->inbox_lock);
   kvstow__op *ops = tier->inbox_ops;
   kvstow__job *jobs = tier->inbox_jobs;
   kvstow__read_job *reads = tier->inbox_reads;
@@ -407,7 +407,7 @@ static void take_inbox(kvstow_tier *tier) {
   tier->inbox_reads = NULL;
   tier->inbox_reads_tail = &tier->inbox_reads;
   tier->inbox_sweep = false;
-  pthread_mutex_unlock(&tier->inbox_lock);
+  kvstow__unlock(&tier->inbox_lock);
   while (ops) {
     kvstow__op *op = ops;
     ops = op->next;
@@ -441,14 +441,14 @@ typedef enum rest { REST_NO, REST_SLEEP, REST_END } rest;
 static rest may_rest(kvstow_tier *tier) {
   const kvstow__pump *p = tier->pump;
   if (has_work(p)) return REST_NO;
-  pthread_mutex_lock(&tier->inbox_lock);
+  kvstow__lock(&tier->inbox_lock);
   rest answer = REST_NO;
   if (!tier->inbox_ops && !tier->inbox_jobs && !tier->inbox_reads && !tier->inbox_sweep) {
     answer = tier->stopping && !has_queued(p) ? REST_END : REST_SLEEP;
     /* stopping, but the device still has something: its completion will wake the reap */
     tier->asleep = answer == REST_SLEEP;
   }
-  pthread_mutex_unlock(&tier->inbox_lock);
+  kvstow__unlock(&tier->inbox_lock);
   return answer;
 }
 
@@ -501,16 +501,16 @@ static void *pump_main(void *arg) {
   kvstow_tier *tier = arg;
   kvstow__pump *p = tier->pump;
   const int error = create_engine(tier);
-  pthread_mutex_lock(&tier->inbox_lock);
+  kvstow__lock(&tier->inbox_lock);
   p->start_error = error;
   p->started = true;
   pthread_cond_signal(&p->start_cond);
-  pthread_mutex_unlock(&tier->inbox_lock);
+  kvstow__unlock(&tier->inbox_lock);
   if (error) return NULL;
   run(tier);
   kvstow__descriptors_close_all(tier, &p->files);
-  pthread_mutex_lock(&tier->inbox_lock); /* a waker may still be inside wake() */
-  pthread_mutex_unlock(&tier->inbox_lock);
+  kvstow__lock(&tier->inbox_lock); /* a waker may still be inside wake() */
+  kvstow__unlock(&tier->inbox_lock);
   tier->engine->destroy(p->engine);
   return NULL;
 }
@@ -556,9 +556,9 @@ static int start_thread(kvstow_tier *tier) {
   pthread_setname_np(tier->thread, "kvstow-io");
   tier->thread_started = true;
   kvstow__pump *p = tier->pump;
-  pthread_mutex_lock(&tier->inbox_lock);
-  while (!p->started) pthread_cond_wait(&p->start_cond, &tier->inbox_lock);
-  pthread_mutex_unlock(&tier->inbox_lock);
+  kvstow__lock(&tier->inbox_lock);
+  while (!p->started) kvstow__wait(&p->start_cond, &tier->inbox_lock);
+  kvstow__unlock(&tier->inbox_lock);
   return p->start_error;
 }
 
@@ -581,7 +581,7 @@ int kvstow__pump_start(kvstow_tier *tier, kvstow_engine wanted, char *why, size_
 
 void kvstow__pump_stop(kvstow_tier *tier) {
   if (!tier->thread_started) return;
-  pthread_mutex_lock(&tier->inbox_lock);
+  kvstow__lock(&tier->inbox_lock);
   tier->stopping = true;
   unlock_and_wake(tier);
   pthread_join(tier->thread, NULL);
@@ -593,7 +593,7 @@ void kvstow__pump_stop(kvstow_tier *tier) {
 /* ---- ops one waits for ---------------------------------------------------------------------- */
 
 typedef struct latch {
-  pthread_mutex_t lock;
+  kvstow__mutex lock;
   pthread_cond_t done;
   size_t left;
   int error;
@@ -601,16 +601,16 @@ typedef struct latch {
 
 static void latch_complete(kvstow__op *op) {
   latch *l = op->owner;
-  pthread_mutex_lock(&l->lock);
+  kvstow__lock(&l->lock);
   if (op->error && !l->error) l->error = op->error;
   if (--l->left == 0) pthread_cond_signal(&l->done);
-  pthread_mutex_unlock(&l->lock);
+  kvstow__unlock(&l->lock);
 }
 
 int kvstow__pump_run(kvstow_tier *tier, kvstow__op *ops, size_t count) {
   if (count == 0) return 0;
   latch l = {.left = count};
-  pthread_mutex_init(&l.lock, NULL);
+  kvstow__mutex_init(&l.lock, KVSTOW__RANK_LATCH);
   pthread_cond_init(&l.done, NULL);
   for (size_t i = 0; i < count; i++) {
     ops[i].owner = &l;
@@ -618,10 +618,10 @@ int kvstow__pump_run(kvstow_tier *tier, kvstow__op *ops, size_t count) {
     ops[i].next = i + 1 < count ? &ops[i + 1] : NULL;
   }
   kvstow__pump_send_ops(tier, ops);
-  pthread_mutex_lock(&l.lock);
-  while (l.left > 0) pthread_cond_wait(&l.done, &l.lock);
-  pthread_mutex_unlock(&l.lock);
+  kvstow__lock(&l.lock);
+  while (l.left > 0) kvstow__wait(&l.done, &l.lock);
+  kvstow__unlock(&l.lock);
   pthread_cond_destroy(&l.done);
-  pthread_mutex_destroy(&l.lock);
+  kvstow__mutex_finish(&l.lock);
   return l.error;
 }

@@ -107,9 +107,9 @@ int kvstow_tier_read_batch(kvstow_tier *tier, kvstow_record_read *const *reads, 
     job->deadline_us = reads[i]->deadline_us;
     job->next = i + 1 < count ? &jobs[i + 1] : NULL;
     reads[i]->result = 0;
-    pthread_mutex_lock(&tier->lock);
+    kvstow__lock(&tier->lock);
     job->error = pin(tier, job);
-    pthread_mutex_unlock(&tier->lock);
+    kvstow__unlock(&tier->lock);
     stale += job->error != 0;
     if (!job->error) {
       make_extents(tier, job);
@@ -122,9 +122,9 @@ int kvstow_tier_read_batch(kvstow_tier *tier, kvstow_record_read *const *reads, 
   kvstow__count(&tier->counters.bytes_read, bytes);
   kvstow__count(&tier->counters.read_requests, extents);
   kvstow__count(&tier->counters.stale_reads, stale);
-  pthread_mutex_lock(&tier->read_lock);
+  kvstow__lock(&tier->read_lock);
   for (size_t i = 0; i < count; i++) reads[i]->job_internal = &jobs[i];
-  pthread_mutex_unlock(&tier->read_lock);
+  kvstow__unlock(&tier->read_lock);
   kvstow__pump_send_reads(tier, jobs);
   return 0;
 }
@@ -132,10 +132,10 @@ int kvstow_tier_read_batch(kvstow_tier *tier, kvstow_record_read *const *reads, 
 /* job_internal is set before a read is sent and cleared before its done runs, both under read_lock:
  * a job seen here stays until the lock is let go. */
 void kvstow__read_cancel(kvstow_tier *tier, void *const *job_internal) {
-  pthread_mutex_lock(&tier->read_lock);
+  kvstow__lock(&tier->read_lock);
   kvstow__read_job *job = *job_internal;
   if (job) atomic_store(&job->cancel, true);
-  pthread_mutex_unlock(&tier->read_lock);
+  kvstow__unlock(&tier->read_lock);
   if (job) kvstow__pump_sweep(tier);
 }
 
@@ -145,10 +145,10 @@ void kvstow_tier_cancel(kvstow_tier *tier, kvstow_record_read *read) {
 
 void kvstow_tier_urge(kvstow_tier *tier, kvstow_record_read *read) {
   if (!tier || !read) return;
-  pthread_mutex_lock(&tier->read_lock);
+  kvstow__lock(&tier->read_lock);
   kvstow__read_job *job = read->job_internal;
   if (job) atomic_store(&job->urgent, true);
-  pthread_mutex_unlock(&tier->read_lock);
+  kvstow__unlock(&tier->read_lock);
   if (job) kvstow__pump_sweep(tier);
 }
 
@@ -250,13 +250,13 @@ static size_t finish(kvstow_tier *tier, kvstow__read_job *job) {
   if (job->error == KVSTOW_EIO) kvstow__verify_unread(tier, job);
   read->result = job->error;
   if (job->pinned) {
-    pthread_mutex_lock(&tier->lock);
+    kvstow__lock(&tier->lock);
     kvstow__segment_unpin(tier, &tier->segments[read->loc.segment]);
-    pthread_mutex_unlock(&tier->lock);
+    kvstow__unlock(&tier->lock);
   }
-  pthread_mutex_lock(&tier->read_lock);
+  kvstow__lock(&tier->read_lock);
   read->job_internal = NULL;
-  pthread_mutex_unlock(&tier->read_lock);
+  kvstow__unlock(&tier->read_lock);
   kvstow__read_batch *batch = job->batch;
   if (--batch->left == 0) free(batch); /* the I/O thread alone counts */
   read->done(read);

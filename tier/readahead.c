@@ -52,7 +52,7 @@ typedef struct list {
 
 struct kvstow__readahead {
   kvstow_tier *tier;
-  pthread_mutex_t lock;
+  kvstow__mutex lock;
   pthread_cond_t arrived; /* a load has completed */
   uint8_t *region;
   uint64_t region_bytes;
@@ -157,7 +157,7 @@ kvstow__readahead *kvstow__readahead_new(kvstow_tier *tier) {
   kvstow__readahead *ra = calloc(1, sizeof *ra);
   if (!ra) return NULL;
   ra->tier = tier;
-  pthread_mutex_init(&ra->lock, NULL);
+  kvstow__mutex_init(&ra->lock, KVSTOW__RANK_READAHEAD);
   pthread_cond_init(&ra->arrived, NULL);
   return ra;
 }
@@ -168,7 +168,7 @@ void kvstow__readahead_free(kvstow__readahead *ra) {
   free(ra->blocks);
   free(ra->heads);
   pthread_cond_destroy(&ra->arrived);
-  pthread_mutex_destroy(&ra->lock);
+  kvstow__mutex_finish(&ra->lock);
   free(ra);
 }
 
@@ -245,7 +245,7 @@ static void load_completed(kvstow__op *op) {
   load *l = op->owner;
   kvstow_file *file = l->file;
   kvstow__readahead *ra = file->tier->readahead;
-  pthread_mutex_lock(&ra->lock);
+  kvstow__lock(&ra->lock);
   for (uint32_t i = 0; i < l->count; i++) {
     block *b = &ra->blocks[l->blocks[i]];
     b->load = NULL;
@@ -260,7 +260,7 @@ static void load_completed(kvstow__op *op) {
   ra->busy--;
   file->loads--;
   pthread_cond_broadcast(&ra->arrived);
-  pthread_mutex_unlock(&ra->lock);
+  kvstow__unlock(&ra->lock);
   while (l->waiters) {
     kvstow__read_job *job = l->waiters;
     l->waiters = job->next;
@@ -404,14 +404,14 @@ void kvstow__readahead_begin(kvstow_tier *tier, kvstow__ahead *aheads, size_t co
   kvstow__readahead *ra = tier->readahead;
   kvstow__op *loads = NULL;
   if (!atomic_load_explicit(&tier->tuning.enable_prefetch, memory_order_relaxed)) return;
-  pthread_mutex_lock(&ra->lock);
+  kvstow__lock(&ra->lock);
   for (size_t i = 0; i < count; i++)
     if (aheads[i].bytes > 0) see(ra, &aheads[i]);
   for (size_t i = 0; i < count; i++)
     if (aheads[i].bytes > 0) look_ahead(ra, &aheads[i], &loads);
   for (size_t i = 0; i < count; i++)
     if (aheads[i].bytes > 0) hold(ra, &aheads[i]);
-  pthread_mutex_unlock(&ra->lock);
+  kvstow__unlock(&ra->lock);
   if (loads) kvstow__pump_send_ops(tier, loads);
 }
 
@@ -460,13 +460,13 @@ static void let_go(kvstow__readahead *ra, kvstow__ahead *a) {
 void kvstow__readahead_copy(kvstow__ahead *a, uint8_t *to, bool wait) {
   if (a->copied == a->held) return;
   kvstow__readahead *ra = a->file->tier->readahead;
-  pthread_mutex_lock(&ra->lock);
+  kvstow__lock(&ra->lock);
   while (a->copied < a->held) {
     const uint32_t id = block_at(ra, a);
     const block *b = &ra->blocks[id];
     if (b->load && !wait) break;
     if (b->load) {
-      pthread_cond_wait(&ra->arrived, &ra->lock);
+      kvstow__wait(&ra->arrived, &ra->lock);
       continue;
     }
     if (b->failed) {
@@ -477,25 +477,25 @@ void kvstow__readahead_copy(kvstow__ahead *a, uint8_t *to, bool wait) {
     const size_t piece = piece_of(ra, a);
     const uint64_t at = a->offset + a->copied;
     const uint8_t *from = ra->region + id * ra->block_bytes + at % ra->block_bytes;
-    pthread_mutex_unlock(&ra->lock);
+    kvstow__unlock(&ra->lock);
     memcpy(to + a->copied, from, piece);
-    pthread_mutex_lock(&ra->lock);
+    kvstow__lock(&ra->lock);
     a->copied += piece;
     unpin(ra, a, id, true);
   }
-  pthread_mutex_unlock(&ra->lock);
+  kvstow__unlock(&ra->lock);
 }
 
 bool kvstow__readahead_park(const kvstow__ahead *a, kvstow__read_job *job) {
   kvstow__readahead *ra = a->file->tier->readahead;
-  pthread_mutex_lock(&ra->lock);
+  kvstow__lock(&ra->lock);
   load *l = ra->blocks[block_at(ra, a)].load;
   if (l) {
     job->next = l->waiters;
     l->waiters = job;
     kvstow__pump_expect(ra->tier, job);
   }
-  pthread_mutex_unlock(&ra->lock);
+  kvstow__unlock(&ra->lock);
   return l != NULL;
 }
 
@@ -516,20 +516,20 @@ static void dismiss(kvstow_tier *tier, load *l) {
 
 void kvstow__readahead_sweep(kvstow_tier *tier) {
   kvstow__readahead *ra = tier->readahead;
-  pthread_mutex_lock(&ra->lock);
+  kvstow__lock(&ra->lock);
   for (uint32_t id = 0; id < ra->count; id++)
     if (ra->blocks[id].load) dismiss(tier, ra->blocks[id].load);
-  pthread_mutex_unlock(&ra->lock);
+  kvstow__unlock(&ra->lock);
 }
 
 void kvstow__readahead_end(kvstow__ahead *a) {
   if (a->birth == 0) return;
   kvstow__readahead *ra = a->file->tier->readahead;
-  pthread_mutex_lock(&ra->lock);
+  kvstow__lock(&ra->lock);
   let_go(ra, a);
   kvstow__stream *s = stream_of(a->file, a->place, a->birth);
   if (s) s->in_flight -= a->bytes;
-  pthread_mutex_unlock(&ra->lock);
+  kvstow__unlock(&ra->lock);
 }
 
 /* ---- forgetting ----------------------------------------------------------------------------- */
@@ -553,16 +553,16 @@ static void forget(kvstow__readahead *ra, const kvstow_file *file, uint64_t offs
 
 void kvstow__readahead_forget(kvstow_file *file, uint64_t offset) {
   kvstow__readahead *ra = file->tier->readahead;
-  pthread_mutex_lock(&ra->lock);
+  kvstow__lock(&ra->lock);
   forget(ra, file, offset);
-  pthread_mutex_unlock(&ra->lock);
+  kvstow__unlock(&ra->lock);
 }
 
 void kvstow__readahead_leave(kvstow_file *file) {
   kvstow__readahead *ra = file->tier->readahead;
-  pthread_mutex_lock(&ra->lock);
-  while (file->loads > 0) pthread_cond_wait(&ra->arrived, &ra->lock);
+  kvstow__lock(&ra->lock);
+  while (file->loads > 0) kvstow__wait(&ra->arrived, &ra->lock);
   forget(ra, file, 0);
   ra->live -= file->streams.detected;
-  pthread_mutex_unlock(&ra->lock);
+  kvstow__unlock(&ra->lock);
 }

@@ -203,7 +203,7 @@ int kvstow__footer_load(kvstow_tier *tier, uint32_t id, kvstow__life life, kvsto
 static bool table_copy(kvstow_tier *tier, uint32_t id, kvstow__entry **entries, uint32_t *records,
                        uint64_t *end_offset, int *code) {
   const kvstow__segment *segment = &tier->segments[id];
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   const bool held = segment->entries != NULL || segment->committed == 0;
   if (held) {
     *records = segment->committed;
@@ -213,7 +213,7 @@ static bool table_copy(kvstow_tier *tier, uint32_t id, kvstow__entry **entries, 
       memcpy(*entries, segment->entries, (size_t)*records * sizeof **entries);
     *code = *entries ? 0 : KVSTOW_ENOMEM;
   }
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
   return held;
 }
 
@@ -241,11 +241,11 @@ int kvstow__table_load(kvstow_tier *tier, uint32_t id, kvstow__life life, kvstow
   *records = 0;
   *end_offset = 0;
   if (table_copy(tier, id, entries, records, end_offset, &code)) return code;
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   const uint32_t wanted = tier->segments[id].committed;
   const uint64_t sum = tier->segments[id].footer_sum;
   const bool headers_lie = tier->segments[id].headers_lie;
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
   code = newest_footer(tier, id, life, sum, entries, records, end_offset);
   if (code && code != KVSTOW_ENOMEM) /* it may be a passing fault */
     code = newest_footer(tier, id, life, sum, entries, records, end_offset);
@@ -275,7 +275,7 @@ uint32_t kvstow_tier_segment_count(const kvstow_tier *tier) {
 int kvstow_tier_segment(const kvstow_tier *tier, uint32_t id, kvstow_segment_info *info) {
   if (!tier || !info || id >= tier->segments_count) return KVSTOW_EINVAL;
   kvstow_tier *t = (kvstow_tier *)(uintptr_t)tier;
-  pthread_mutex_lock(&t->lock);
+  kvstow__lock(&t->lock);
   const kvstow__segment *segment = &t->segments[id];
   const bool holds = segment->state != KVSTOW_SEGMENT_FREE;
   *info = (kvstow_segment_info){
@@ -289,14 +289,14 @@ int kvstow_tier_segment(const kvstow_tier *tier, uint32_t id, kvstow_segment_inf
       .segment_bytes = t->segment_bytes,
       .opened_s = holds ? segment->opened_s : 0,
   };
-  pthread_mutex_unlock(&t->lock);
+  kvstow__unlock(&t->lock);
   return 0;
 }
 
 int kvstow_tier_reclaim(kvstow_tier *tier, uint32_t id) {
   if (!tier || id >= tier->segments_count) return KVSTOW_EINVAL;
   if (tier->read_only) return KVSTOW_EACCES;
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   kvstow__segment *segment = &tier->segments[id];
   const bool bad = segment->state == KVSTOW_SEGMENT_BAD;
   int code = KVSTOW_ESTATE;
@@ -314,7 +314,7 @@ int kvstow_tier_reclaim(kvstow_tier *tier, uint32_t id) {
                              segment->pins > 0 ? KVSTOW_SEGMENT_RECLAIMED : KVSTOW_SEGMENT_FREE);
     code = 0;
   }
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
   return code;
 }
 
@@ -340,11 +340,11 @@ int kvstow_tier_scan(kvstow_tier *tier, uint32_t id,
                      bool (*each)(void *arg, const kvstow_record *record), void *arg) {
   if (!tier || !each || id >= tier->segments_count) return KVSTOW_EINVAL;
   kvstow__segment *segment = &tier->segments[id];
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   const kvstow__life life = segment->life;
   const bool alive = kvstow__segment_alive(segment, (uint32_t)life.sequence);
   if (alive) segment->pins++;
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
   if (!alive) return 0;
   kvstow__entry *entries;
   uint32_t records;
@@ -352,13 +352,13 @@ int kvstow_tier_scan(kvstow_tier *tier, uint32_t id,
   const int code = kvstow__table_load(tier, id, life, &entries, &records, &end_offset);
   deliver(id, life, entries, records, each, arg);
   free(entries);
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   if (segment->state == KVSTOW_SEGMENT_SEALED && segment->footer_done) {
     free(segment->entries); /* kept since the open, for this */
     segment->entries = NULL;
     segment->entries_max = 0;
   }
   kvstow__segment_unpin(tier, segment);
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
   return code;
 }

@@ -50,29 +50,29 @@ uint32_t kvstow__slot_find(kvstow_tier *tier, uint32_t dir, bool with_file) {
 
 /* A slot to make a file for; NO_SEGMENT: there are enough, or none. */
 static uint32_t next_unmade(kvstow_tier *tier, uint32_t dir, uint32_t wanted) {
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   const bool enough = tier->heads[dir].free_made >= wanted;
   const uint32_t id = enough ? KVSTOW__NO_SEGMENT : kvstow__slot_find(tier, dir, false);
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
   return id;
 }
 
 /* Makes files until `wanted` free slots of the directory have one. An errno, and where. */
 static int make(kvstow_tier *tier, uint32_t dir, uint32_t wanted, uint32_t *where) {
   int error = 0;
-  pthread_mutex_lock(&tier->make_lock);
+  kvstow__lock(&tier->make_lock);
   while (!error && (*where = next_unmade(tier, dir, wanted)) != KVSTOW__NO_SEGMENT) {
     uint64_t disk_bytes = 0;
     error = make_file(tier, *where, &disk_bytes);
     if (error) break;
-    pthread_mutex_lock(&tier->lock);
+    kvstow__lock(&tier->lock);
     tier->heads[dir].free_unmade--;
     tier->heads[dir].free_made++;
     tier->segments[*where].has_file = true;
     tier->segments[*where].disk_bytes = disk_bytes;
-    pthread_mutex_unlock(&tier->lock);
+    kvstow__unlock(&tier->lock);
   }
-  pthread_mutex_unlock(&tier->make_lock);
+  kvstow__unlock(&tier->make_lock);
   return error;
 }
 
@@ -81,9 +81,9 @@ int kvstow__slots_make(kvstow_tier *tier, uint32_t dir, uint32_t wanted) {
   const int error = id == KVSTOW__NO_SEGMENT ? 0 : make(tier, dir, wanted, &id);
   if (!error) return 0;
   /* The disk is fuller than the budget says: slots without a file do not count for a while. */
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   tier->heads[dir].denied_until_us = kvstow__now_us() + DENIED_RETRY_US;
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
   char path[KVSTOW__PATH_TEXT_BYTES], cause[64], name[KVSTOW__NAME_BYTES];
   kvstow__segment_name(name, id);
   if (error == EPERM || error == ELOOP)
@@ -110,20 +110,20 @@ static uint32_t wanting_dir(const kvstow_tier *tier) {
 /* What fails here fails again when it is needed, and is told then. */
 static void *maker_main(void *arg) {
   kvstow_tier *tier = arg;
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   while (!tier->maker_stops) {
     const uint32_t dir = wanting_dir(tier);
     if (dir == tier->dirs_count) {
-      pthread_cond_wait(&tier->slot_wanted, &tier->lock);
+      kvstow__wait(&tier->slot_wanted, &tier->lock);
       continue;
     }
     tier->heads[dir].wants_slot = false;
-    pthread_mutex_unlock(&tier->lock);
+    kvstow__unlock(&tier->lock);
     uint32_t where;
     (void)make(tier, dir, 1, &where);
-    pthread_mutex_lock(&tier->lock);
+    kvstow__lock(&tier->lock);
   }
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
   return NULL;
 }
 
@@ -135,18 +135,18 @@ void kvstow__maker_start(kvstow_tier *tier) {
   pthread_sigmask(SIG_SETMASK, &before, NULL);
   if (error) return; /* appends make their files themselves */
   pthread_setname_np(tier->maker, "kvstow-maker");
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   tier->maker_started = true;
   for (uint32_t dir = 0; dir < tier->dirs_count; dir++) kvstow__slots_want(tier, dir);
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
 }
 
 void kvstow__maker_stop(kvstow_tier *tier) {
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   const bool started = tier->maker_started;
   tier->maker_started = false;
   tier->maker_stops = true;
   pthread_cond_signal(&tier->slot_wanted);
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
   if (started) pthread_join(tier->maker, NULL);
 }

@@ -1,6 +1,6 @@
 /* tier/state.h - the tier's state, and who may touch it.
  *
- * Locks, in the only order in which they may be taken together:
+ * Locks, in the only order in which they may be taken together (lock.h has the others', too):
  *
  *   barrier_lock   one flush, erase, seal or close at a time; held while waiting for the I/O thread
  *   append_lock    one placement at a time; never held while waiting for the I/O thread, because
@@ -21,6 +21,7 @@
 
 #include "tier/cipher.h"
 #include "tier/io.h"
+#include "tier/lock.h"
 #include "tier/rooms.h"
 #include "tier/schedule.h"
 
@@ -204,11 +205,11 @@ struct kvstow_tier {
   kvstow__cipher *cipher; /* NULL: the store is not encrypted */
   kvstow__rooms *rooms;
 
-  pthread_mutex_t barrier_lock;
-  pthread_mutex_t append_lock;
-  pthread_mutex_t make_lock;
+  kvstow__mutex barrier_lock;
+  kvstow__mutex append_lock;
+  kvstow__mutex make_lock;
 
-  pthread_mutex_t lock;
+  kvstow__mutex lock;
   kvstow__segment *segments;                   /* lock */
   kvstow__head heads[KVSTOW__DIRS_MAX];        /* lock; its segment changes under append_lock too */
   uint32_t cursor;                             /* likewise: the directory of the last run */
@@ -222,7 +223,7 @@ struct kvstow_tier {
   uint64_t today, today_since_us, today_bytes; /* lock; job.c: kvstow__written_today */
   char message[KVSTOW_MESSAGE_BYTES];          /* lock */
 
-  pthread_mutex_t inbox_lock;
+  kvstow__mutex inbox_lock;
   kvstow__op *inbox_ops, **inbox_ops_tail;           /* inbox_lock */
   kvstow__job *inbox_jobs, **inbox_jobs_tail;        /* inbox_lock */
   kvstow__read_job *inbox_reads, **inbox_reads_tail; /* inbox_lock */
@@ -230,7 +231,7 @@ struct kvstow_tier {
   bool stopping;                                     /* inbox_lock */
   bool asleep;                                       /* inbox_lock: the I/O thread needs a wake() */
 
-  pthread_mutex_t read_lock; /* read->job_internal of reads under way; a leaf */
+  kvstow__mutex read_lock; /* read->job_internal of reads under way; a leaf */
 
   pthread_t maker;
   bool maker_started, maker_stops; /* lock */

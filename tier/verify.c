@@ -24,9 +24,9 @@ static int refuse_header(kvstow_tier *tier, const kvstow_record_read *read, cons
 /* Reclaimed while the read was under way: an erase may have wiped it. */
 static bool given_up(kvstow_tier *tier, const kvstow__read_job *job) {
   const kvstow_loc *loc = &job->read->loc;
-  pthread_mutex_lock(&tier->lock);
+  kvstow__lock(&tier->lock);
   const bool alive = kvstow__segment_alive(&tier->segments[loc->segment], loc->generation);
-  pthread_mutex_unlock(&tier->lock);
+  kvstow__unlock(&tier->lock);
   if (!alive) kvstow__count(&tier->counters.stale_reads, 1);
   return !alive;
 }
