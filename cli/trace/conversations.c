@@ -26,13 +26,14 @@
  *                           reuse within 10 minutes, and exponential within a category: 2506.02634]
  *   max_tokens     131072   a session whose context would exceed this ends
  *
- * Logarithms and exponentials are ours (below), because libm's last bit differs between systems.
- *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/trace/agenda.h"
+#include "cli/trace/random.h"
+#include "cli/trace/settings.h"
 #include "cli/trace/source.h"
 
 #ifdef __clang__
@@ -43,14 +44,13 @@ enum { TURNS_MAX = 20, SYSTEMS_MAX = 65536 };
 
 #define DECODE_MS_PER_TOKEN 20 /* an answer of 129 tokens takes 2.6 s */
 
-struct settings {
+struct parameters {
   double seed, requests, block_tokens, rate, systems, zipf, system_tokens, turns;
   double first, first_sigma, next, output, output_sigma, gap, max_tokens;
 };
 
 struct session {
-  uint64_t id;
-  double due_ms; /* of the next request */
+  struct event due; /* the next request; its number is the session's id */
   uint32_t turns_left;
   uint32_t tokens; /* context so far, without the coming message */
   uint32_t blocks; /* ids below */
@@ -60,7 +60,6 @@ struct session {
 };
 
 struct system_prompt {
-  double cumulative; /* popularity, summed up to this one; the last is 1 */
   uint32_t tokens;
   uint32_t blocks; /* known so far: a prompt gets its ids at its first use */
   uint32_t *ids;
@@ -68,79 +67,20 @@ struct system_prompt {
 
 struct conversations {
   struct trace_source source;
-  struct settings settings;
-  uint64_t random;
+  struct parameters settings;
+  struct random random;
   struct system_prompt *systems;
-  struct session **due; /* a min-heap by (due_ms, id) */
-  size_t due_count, due_size;
+  double *popularity;   /* of the systems, summed up */
+  struct agenda agenda; /* of sessions */
   double next_arrival_ms;
   uint64_t sessions, requests;
   struct session *current; /* the one whose ids were handed out */
 };
 
-/* ---- random numbers: splitmix64, and distributions made from it ---- */
-
-static uint64_t random_bits(struct conversations *gen) {
-  uint64_t x = gen->random += 0x9e3779b97f4a7c15u;
-  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-  return x ^ x >> 31;
-}
-
-/* In (0, 1). */
-static double uniform(struct conversations *gen) {
-  return ((double)(random_bits(gen) >> 12) + 0.5) * 0x1p-52;
-}
-
-/* ln x for x > 0: x = m 2^e with m in [0.7, 1.41), and atanh's series for ln m. */
-static double log_of(double x) {
-  int exponent = 0;
-  while (x >= 1.4142135623730951) {
-    x *= 0.5;
-    exponent++;
-  }
-  while (x < 0.7071067811865476) {
-    x *= 2;
-    exponent--;
-  }
-  const double y = (x - 1) / (x + 1);
-  double sum = 0, power = y;
-  for (int i = 1; i < 40; i += 2) {
-    sum += power / i;
-    power *= y * y;
-  }
-  return 2 * sum + exponent * 0.6931471805599453;
-}
-
-/* e^x: halved until small, Taylor's series, squared back. */
-static double exp_of(double x) {
-  int halvings = 0;
-  while (x > 0.5 || x < -0.5) {
-    x *= 0.5;
-    halvings++;
-  }
-  double sum = 1, term = 1;
-  for (int i = 1; i < 16; i++) {
-    term *= x / i;
-    sum += term;
-  }
-  while (halvings-- > 0) sum *= sum;
-  return sum;
-}
-
-static double exponential(struct conversations *gen, double mean) {
-  return -log_of(uniform(gen)) * mean;
-}
-
-/* The sum of twelve uniforms: close enough to normal for lengths, and exact arithmetic. */
-static double normal(struct conversations *gen) {
-  double sum = -6;
-  for (int i = 0; i < 12; i++) sum += uniform(gen);
-  return sum;
-}
+/* ---- lengths and counts ---- */
 
 static uint32_t lognormal_tokens(struct conversations *gen, double median, double sigma) {
-  const double tokens = median * exp_of(sigma * normal(gen));
+  const double tokens = random_lognormal(&gen->random, median, sigma);
   if (tokens < 1) return 1;
   return tokens < gen->settings.max_tokens ? (uint32_t)tokens : (uint32_t)gen->settings.max_tokens;
 }
@@ -148,45 +88,11 @@ static uint32_t lognormal_tokens(struct conversations *gen, double median, doubl
 /* Mean `mean`, at least 1, at most TURNS_MAX. */
 static uint32_t geometric_turns(struct conversations *gen, double mean) {
   uint32_t turns = 1;
-  while (turns < TURNS_MAX && uniform(gen) > 1 / mean) turns++;
+  while (turns < TURNS_MAX && random_uniform(&gen->random) > 1 / mean) turns++;
   return turns;
 }
 
 /* ---- sessions, in the order in which they are due ---- */
-
-static bool before(const struct session *a, const struct session *b) {
-  return a->due_ms < b->due_ms || (a->due_ms <= b->due_ms && a->id < b->id);
-}
-
-static bool push_due(struct conversations *gen, struct session *session) {
-  if (gen->due_count == gen->due_size) {
-    const size_t size = gen->due_size * 2 + 64;
-    struct session **due = realloc(gen->due, size * sizeof(struct session *));
-    if (due == NULL) return false;
-    gen->due = due;
-    gen->due_size = size;
-  }
-  size_t at = gen->due_count++;
-  for (; at > 0 && before(session, gen->due[(at - 1) / 2]); at = (at - 1) / 2)
-    gen->due[at] = gen->due[(at - 1) / 2];
-  gen->due[at] = session;
-  return true;
-}
-
-static struct session *pop_due(struct conversations *gen) {
-  struct session *first = gen->due[0], *last = gen->due[--gen->due_count];
-  size_t at = 0;
-  for (;;) {
-    size_t child = 2 * at + 1;
-    if (child >= gen->due_count) break;
-    if (child + 1 < gen->due_count && before(gen->due[child + 1], gen->due[child])) child++;
-    if (!before(gen->due[child], last)) break;
-    gen->due[at] = gen->due[child];
-    at = child;
-  }
-  if (gen->due_count > 0) gen->due[at] = last;
-  return first;
-}
 
 static void session_free(struct session *session) {
   if (session != NULL) free(session->ids);
@@ -212,22 +118,10 @@ static bool session_extend(struct conversations *gen, struct session *session, u
   return true;
 }
 
-static struct system_prompt *pick_system(struct conversations *gen) {
-  const double at = uniform(gen);
-  size_t low = 0, high = (size_t)gen->settings.systems - 1;
-  while (low < high) {
-    const size_t middle = (low + high) / 2;
-    if (gen->systems[middle].cumulative < at)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  return &gen->systems[low];
-}
-
 /* The system prompt's full blocks are shared; the rest of it lies in the session's first block. */
 static bool begin_with_system(struct conversations *gen, struct session *session) {
-  struct system_prompt *system = pick_system(gen);
+  struct system_prompt *system =
+      &gen->systems[random_zipf(&gen->random, gen->popularity, (size_t)gen->settings.systems)];
   const uint32_t blocks = system->tokens / (uint32_t)gen->settings.block_tokens;
   if (system->ids == NULL) {
     system->ids = malloc((blocks + 1) * sizeof *system->ids);
@@ -245,11 +139,11 @@ static bool begin_with_system(struct conversations *gen, struct session *session
 static bool arrive(struct conversations *gen) {
   struct session *session = calloc(1, sizeof *session);
   if (session == NULL) return false;
-  session->id = ++gen->sessions;
-  session->due_ms = gen->next_arrival_ms;
+  session->due.number = ++gen->sessions;
+  session->due.due_ms = gen->next_arrival_ms;
   session->turns_left = geometric_turns(gen, gen->settings.turns);
-  gen->next_arrival_ms += exponential(gen, 1000 / gen->settings.rate);
-  if (!begin_with_system(gen, session) || !push_due(gen, session)) {
+  gen->next_arrival_ms += random_exponential(&gen->random, 1000 / gen->settings.rate);
+  if (!begin_with_system(gen, session) || !agenda_push(&gen->agenda, &session->due)) {
     session_free(session);
     return false;
   }
@@ -264,7 +158,7 @@ static bool retire_current(struct conversations *gen) {
   gen->current = NULL;
   if (session == NULL) return true;
   if (session->turns_left > 0 && session->tokens < gen->settings.max_tokens &&
-      push_due(gen, session))
+      agenda_push(&gen->agenda, &session->due))
     return true;
   const bool ended = session->turns_left == 0 || session->tokens >= gen->settings.max_tokens;
   session_free(session);
@@ -273,14 +167,14 @@ static bool retire_current(struct conversations *gen) {
 
 static bool take_turn(struct conversations *gen, struct session *session,
                       struct trace_request *request) {
-  const struct settings *set = &gen->settings;
+  const struct parameters *set = &gen->settings;
   const uint32_t message =
       lognormal_tokens(gen, session->turn == 0 ? set->first : set->next, set->first_sigma);
   const uint32_t answer = lognormal_tokens(gen, set->output, set->output_sigma);
   const uint32_t input = session->tokens + message;
   if (!session_extend(gen, session, input)) return false;
-  *request = (struct trace_request){.timestamp_ms = (uint64_t)session->due_ms,
-                                    .session = session->id,
+  *request = (struct trace_request){.timestamp_ms = (uint64_t)session->due.due_ms,
+                                    .session = session->due.number,
                                     .input_tokens = input,
                                     .output_tokens = answer,
                                     .blocks = session->blocks,
@@ -288,7 +182,8 @@ static bool take_turn(struct conversations *gen, struct session *session,
   session->tokens = input + answer;
   session->turn++;
   session->turns_left--;
-  session->due_ms += (double)answer * DECODE_MS_PER_TOKEN + exponential(gen, set->gap * 1000);
+  session->due.due_ms +=
+      (double)answer * DECODE_MS_PER_TOKEN + random_exponential(&gen->random, set->gap * 1000);
   return true;
 }
 
@@ -296,9 +191,10 @@ static int conversations_next(struct trace_source *source, struct trace_request 
   struct conversations *gen = (struct conversations *)source;
   if (!retire_current(gen)) goto no_memory;
   if ((double)gen->requests >= gen->settings.requests) return 0;
-  while (gen->due_count == 0 || gen->next_arrival_ms <= gen->due[0]->due_ms)
+  while (agenda_next(&gen->agenda) == NULL ||
+         gen->next_arrival_ms <= agenda_next(&gen->agenda)->due_ms)
     if (!arrive(gen)) goto no_memory;
-  gen->current = pop_due(gen);
+  gen->current = (struct session *)agenda_pop(&gen->agenda);
   if (!take_turn(gen, gen->current, request)) goto no_memory;
   gen->requests++;
   return 1;
@@ -310,59 +206,32 @@ no_memory:
 static void conversations_close(struct trace_source *source) {
   struct conversations *gen = (struct conversations *)source;
   session_free(gen->current);
-  while (gen->due_count > 0) session_free(gen->due[--gen->due_count]);
+  for (struct event *due; (due = agenda_pop(&gen->agenda)) != NULL;)
+    session_free((struct session *)due);
+  agenda_finish(&gen->agenda);
   if (gen->systems != NULL)
     for (size_t i = 0; i < (size_t)gen->settings.systems; i++) free(gen->systems[i].ids);
   free(gen->systems);
-  free(gen->due);
+  free(gen->popularity);
   free(gen);
 }
 
-struct setting {
-  const char *key;
-  double *value;
-  double min, max;
-  bool whole;
-};
-
-static bool set_one(const struct setting *settings, size_t count, const char *text, size_t length,
-                    char *why, size_t why_bytes) {
-  for (size_t i = 0; i < count; i++) {
-    const size_t key_length = strlen(settings[i].key);
-    if (length <= key_length || memcmp(text, settings[i].key, key_length) != 0 ||
-        text[key_length] != '=')
-      continue;
-    char *end;
-    const double value = strtod(text + key_length + 1, &end);
-    if (end != text + length || end == text + key_length + 1 || !(value >= settings[i].min) ||
-        !(value <= settings[i].max) || (settings[i].whole && value != (double)(uint64_t)value)) {
-      snprintf(why, why_bytes, "gen:conversations: %.*s: wants %s from %g to %g", (int)length, text,
-               settings[i].whole ? "a whole number" : "a number", settings[i].min, settings[i].max);
-      return false;
-    }
-    *settings[i].value = value;
-    return true;
-  }
-  snprintf(why, why_bytes, "gen:conversations: no parameter `%.*s`", (int)length, text);
-  return false;
-}
-
-static bool parse(struct settings *set, const char *params, char *why, size_t why_bytes) {
-  *set = (struct settings){.seed = 1,
-                           .requests = 10000,
-                           .block_tokens = 512,
-                           .rate = 1.67,
-                           .systems = 64,
-                           .zipf = 1.0,
-                           .system_tokens = 1000,
-                           .turns = 2,
-                           .first = 1020,
-                           .first_sigma = 1.0,
-                           .next = 400,
-                           .output = 129,
-                           .output_sigma = 0.9,
-                           .gap = 373,
-                           .max_tokens = 131072};
+static bool parse(struct parameters *set, const char *params, char *why, size_t why_bytes) {
+  *set = (struct parameters){.seed = 1,
+                             .requests = 10000,
+                             .block_tokens = 512,
+                             .rate = 1.67,
+                             .systems = 64,
+                             .zipf = 1.0,
+                             .system_tokens = 1000,
+                             .turns = 2,
+                             .first = 1020,
+                             .first_sigma = 1.0,
+                             .next = 400,
+                             .output = 129,
+                             .output_sigma = 0.9,
+                             .gap = 373,
+                             .max_tokens = 131072};
   const struct setting settings[] = {
       {"seed", &set->seed, 0, 0x1p53, true},
       {"requests", &set->requests, 1, 1e9, true},
@@ -380,26 +249,18 @@ static bool parse(struct settings *set, const char *params, char *why, size_t wh
       {"gap", &set->gap, 0, 1e6, false},
       {"max_tokens", &set->max_tokens, 1, 1 << 22, true},
   };
-  while (*params != '\0') {
-    const size_t length = strcspn(params, "&,");
-    if (!set_one(settings, sizeof settings / sizeof settings[0], params, length, why, why_bytes))
-      return false;
-    params += length + (params[length] != '\0');
-  }
-  return true;
+  const struct settings all = {"", settings, sizeof settings / sizeof settings[0]};
+  return settings_parse("conversations", params, &all, 1, why, why_bytes);
 }
 
 static bool make_systems(struct conversations *gen) {
   const size_t count = (size_t)gen->settings.systems;
-  double sum = 0;
   gen->systems = calloc(count, sizeof *gen->systems);
-  if (gen->systems == NULL) return false;
-  for (size_t i = 0; i < count; i++) {
-    sum += exp_of(-gen->settings.zipf * log_of((double)i + 1));
-    gen->systems[i].cumulative = sum;
+  gen->popularity = malloc(count * sizeof *gen->popularity);
+  if (gen->systems == NULL || gen->popularity == NULL) return false;
+  random_zipf_sums(gen->popularity, count, gen->settings.zipf);
+  for (size_t i = 0; i < count; i++)
     gen->systems[i].tokens = lognormal_tokens(gen, gen->settings.system_tokens, 0.6);
-  }
-  for (size_t i = 0; i < count; i++) gen->systems[i].cumulative /= sum;
   return true;
 }
 
@@ -416,7 +277,7 @@ struct trace_source *conversations_open(const char *params, char *why, size_t wh
     return NULL;
   }
   gen->source.block_tokens = (uint32_t)gen->settings.block_tokens;
-  gen->random = (uint64_t)gen->settings.seed * 0x9e3779b97f4a7c15u;
+  gen->random = random_seeded((uint64_t)gen->settings.seed);
   if (!make_systems(gen)) {
     conversations_close(&gen->source);
     snprintf(why, why_bytes, "gen:conversations: out of memory");

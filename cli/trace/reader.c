@@ -99,17 +99,20 @@ static struct trace_source *open_file(const char *name, const char *format, char
   return NULL;
 }
 
+static struct trace_source *open_generator(const char *name, char *why, size_t why_bytes) {
+  static const char conversations[] = "conversations";
+  const size_t length = sizeof conversations - 1;
+  if (strncmp(name, conversations, length) == 0 && (name[length] == '\0' || name[length] == '?'))
+    return conversations_open(name[length] == '?' ? name + length + 1 : "", why, why_bytes);
+  return traffic_open(name, why, why_bytes);
+}
+
 struct trace_reader *trace_open(const char *name, const char *format, char *why, size_t why_bytes) {
   static const char generator[] = "gen:";
-  static const char conversations[] = "gen:conversations";
-  const size_t length = sizeof conversations - 1;
-  if (strncmp(name, generator, sizeof generator - 1) != 0)
-    return (struct trace_reader *)open_file(name, format, why, why_bytes);
-  if (strncmp(name, conversations, length) == 0 && (name[length] == '\0' || name[length] == '?'))
-    return (struct trace_reader *)conversations_open(name[length] == '?' ? name + length + 1 : "",
-                                                     why, why_bytes);
-  snprintf(why, why_bytes, "%s: no such generator (there is gen:conversations)", name);
-  return NULL;
+  const size_t length = sizeof generator - 1;
+  return (struct trace_reader *)(strncmp(name, generator, length) == 0
+                                     ? open_generator(name + length, why, why_bytes)
+                                     : open_file(name, format, why, why_bytes));
 }
 
 int trace_next(struct trace_reader *reader, struct trace_request *request) {

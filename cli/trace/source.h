@@ -40,7 +40,9 @@ struct trace_source *csv_open(struct input *input, const char *params, char *why
 
 struct trace_source *recorded_open(struct input *input, char *why, size_t why_bytes);
 
+/* Generators. `name` is what stands behind `gen:`. */
 struct trace_source *conversations_open(const char *params, char *why, size_t why_bytes);
+struct trace_source *traffic_open(const char *name, char *why, size_t why_bytes);
 
 /* Whether the beginning of a file looks like this format. */
 bool oracle_likely(const char *bytes, size_t count);

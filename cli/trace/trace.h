@@ -7,7 +7,7 @@
  *   oracleGeneral  libCacheSim's binary: each object access is a request of one block
  *   csv            the same as text; columns as libCacheSim's parameters name them
  *   kvstow         what a store has recorded (kvstow_options.trace)
- *   gen:...        a generator (gen:conversations?seed=1)
+ *   gen:...        a generator (gen:conversations?seed=1, gen:mix?chat.rate=2)
  *
  * Files may be compressed with zstd; `-` is standard input. Block ids are renamed to 0, 1, 2, ... in
  * the order of first appearance, so that a simulator can index arrays by them. In traces of
