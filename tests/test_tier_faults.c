@@ -302,6 +302,119 @@ static void a_bad_sector_costs_one_record_of_a_merged_read(void **state) {
   kvstow_tier_close(tier);
 }
 
+/* ---- segments used again -------------------------------------------------------------------- */
+
+/* All segments written to; then the given one is given up. What it shows ends while nobody waits. */
+static kvstow_tier *open_worn(void) {
+  kvstow_tier *tier = open_faulty(&kvstow__files);
+  record r = record_new(0, 3, PLANE);
+  while (append_all(tier, &r, 1) == 0) assert_int_equal(kvstow_tier_seal(tier), 0);
+  record_free(&r);
+  return tier;
+}
+
+static _Atomic uint64_t syncs_before_records, writes_before_records;
+
+static bool count_op(const kvstow__op *op) {
+  if (op->kind == KVSTOW__SYNC) atomic_fetch_add(&syncs_before_records, 1);
+  if (op->kind == KVSTOW__WRITE) atomic_fetch_add(&writes_before_records, 1);
+  return false;
+}
+
+static void a_segment_used_again_costs_its_first_append_no_barrier(void **state) {
+  (void)state;
+  kvstow_tier *tier = open_worn();
+  assert_int_equal(kvstow_tier_reclaim(tier, 2), 0);
+  assert_int_equal(kvstow_tier_flush(tier), 0);
+  atomic_store(&syncs_before_records, 0);
+  atomic_store(&writes_before_records, 0);
+  the_device.keep = count_op;
+  record r = append_one(tier, 1, 3);
+  the_device.keep = NULL;
+  assert_int_equal(r.loc.segment, 2);
+  assert_int_equal(syncs_before_records, 0);
+  assert_int_equal(writes_before_records, 1);
+  record_free(&r);
+  kvstow_tier_close(tier);
+}
+
+/* Also by who did not wait for a flush. */
+static void a_segment_given_up_shows_nothing_before_it_is_used_again(void **state) {
+  (void)state;
+  kvstow_tier *tier = open_worn();
+  seen *before = scan_all(tier);
+  assert_int_equal(kvstow_tier_reclaim(tier, 2), 0);
+  record r = append_one(tier, 1, 3);
+  assert_int_equal(r.loc.segment, 2);
+  char *copy = crash_copy(dir, 8);
+  kvstow_tier_close(tier);
+  dirs[0] = copy;
+  tier = open_faulty(&kvstow__files);
+  seen *s = scan_all(tier);
+  assert_int_equal(s->count, before->count);
+  assert_non_null(seen_find(s, 1));
+  assert_int_equal(read_record(tier, &r), 0);
+  free(s);
+  free(before);
+  record_free(&r);
+  kvstow_tier_close(tier);
+  scratch_remove(copy);
+}
+
+static void a_life_that_could_not_be_ended_ahead_is_ended_when_needed(void **state) {
+  (void)state;
+  kvstow_tier *tier = open_worn();
+  faults.write_error = EIO;
+  assert_int_equal(kvstow_tier_reclaim(tier, 2), 0);
+  assert_int_equal(kvstow_tier_flush(tier), 0); /* nothing was lost */
+  faults.write_error = 0;
+  record r = append_one(tier, 1, 3);
+  assert_int_equal(r.loc.segment, 2);
+  assert_int_equal(kvstow_tier_flush(tier), 0);
+  record_free(&r);
+  kvstow_tier_close(tier);
+  tier = open_faulty(&kvstow__files);
+  seen *s = scan_all(tier);
+  assert_non_null(seen_find(s, 1));
+  free(s);
+  kvstow_tier_close(tier);
+}
+
+static bool keep_all(const kvstow__op *op) {
+  (void)op;
+  return true;
+}
+
+/* What relies on an end that is on its way fails with it. */
+static void an_append_behind_an_end_that_fails_is_told(void **state) {
+  (void)state;
+  for (int kind = 0; kind < 2; kind++) {
+    kvstow_tier *tier = open_worn();
+    const uint64_t kept = the_device.kept;
+    the_device.keep = keep_all;
+    assert_int_equal(kvstow_tier_reclaim(tier, 2), 0);
+    record r = record_new(1, 3, PLANE);
+    kvstow_record_write write = {.header = r.header, .payload = r.payload, .run_start = true};
+    gate g = GATE_INIT(1);
+    assert_int_equal(kvstow_tier_append(tier, &write, 1, gate_append_done, &g), 0);
+    while (the_device.kept == kept) usleep(1000);
+    the_device.keep = NULL;
+    *(kind == 0 ? &faults.write_error : &faults.sync_error) = EIO;
+    told_release();
+    assert_int_equal(gate_wait(&g), KVSTOW_EIO);
+    faults.write_error = faults.sync_error = 0;
+    assert_int_equal(write.result, KVSTOW_EIO);
+    assert_int_equal(kvstow_tier_flush(tier), KVSTOW_EIO);
+    kvstow_segment_info info;
+    assert_int_equal(kvstow_tier_segment(tier, 2, &info), 0);
+    assert_int_equal(info.state, KVSTOW_SEGMENT_BAD);
+    record_free(&r);
+    kvstow_tier_close(tier);
+    remove_it(state);
+    fresh(state);
+  }
+}
+
 /* ---- full disks ----------------------------------------------------------------------------- */
 
 /* A footer that ends a life, its barrier failed, is no wiped segment to the next process: were the footer lost
@@ -613,6 +726,10 @@ int main(void) {
       TEST(a_file_whose_sync_failed_stays_failed),
       TEST(a_bad_sector_costs_one_record_of_a_merged_read),
       TEST(an_erase_whose_barrier_failed_is_done_again),
+      TEST(a_segment_used_again_costs_its_first_append_no_barrier),
+      TEST(a_segment_given_up_shows_nothing_before_it_is_used_again),
+      TEST(a_life_that_could_not_be_ended_ahead_is_ended_when_needed),
+      TEST(an_append_behind_an_end_that_fails_is_told),
       TEST(a_full_disk_means_fewer_segments),
       TEST(power_loss_after_any_operation_keeps_the_promises),
       TEST(forbidden_io_uring_falls_back_to_threads),

@@ -209,14 +209,6 @@ static int seal_head(draft *d, uint32_t dir) {
   return code;
 }
 
-static kvstow__life new_life(kvstow_tier *tier) {
-  kvstow__life life = {.sequence = tier->next_sequence++};
-  if ((uint32_t)life.sequence == 0) life.sequence = tier->next_sequence++;
-  if (tier->io.files->random(tier->io.env, &life.nonce, sizeof life.nonce) != 0)
-    life.nonce = life.sequence * UINT64_C(0x9e3779b97f4a7c15); /* still unlike its neighbours */
-  return life;
-}
-
 static int open_slot(kvstow_tier *tier, uint32_t dir) {
   const uint32_t id = kvstow__slot_find(tier, dir, true);
   if (id == KVSTOW__NO_SEGMENT) return KVSTOW_ENOSPC; /* an erase holds it for a moment */
@@ -224,13 +216,14 @@ static int open_slot(kvstow_tier *tier, uint32_t dir) {
   free(segment->entries);
   segment->entries = NULL;
   segment->entries_max = 0;
-  segment->life = new_life(tier);
+  segment->life = kvstow__life_new(tier);
   kvstow__segment_become(tier, segment, KVSTOW_SEGMENT_OPEN);
   segment->records = segment->committed = 0;
   segment->used_bytes = segment->committed_bytes = 0;
   segment->opened_s = kvstow__now_s(tier);
   segment->resume = segment->footer_done = segment->headers_lie = false;
   tier->heads[dir].segment = id;
+  tier->heads[dir].ready = KVSTOW__NO_SEGMENT;
   kvstow__slots_want(tier, dir);
   return 0;
 }
@@ -244,9 +237,10 @@ static void close_empty(kvstow_tier *tier, uint32_t dir) {
   tier->heads[dir].segment = KVSTOW__NO_SEGMENT;
 }
 
-/* The footer that ends an older life, or a clean close, before anything new is written. */
-static kvstow__job *begin_job(kvstow_tier *tier, uint32_t id) {
+/* What must be on disk before anything new is. */
+static kvstow__job *first_job(kvstow_tier *tier, uint32_t id) {
   const kvstow__segment *segment = &tier->segments[id];
+  if (!segment->resume) return kvstow__end_job(tier, id);
   return kvstow__footer_job(tier, KVSTOW__JOB_BEGIN, id, segment->life, segment->opened_s,
                             segment->used_bytes, segment->entries, segment->records, false);
 }
@@ -289,10 +283,11 @@ static int take_into_head(draft *d, uint32_t dir, size_t first, size_t count) {
   kvstow_tier *tier = d->tier;
   const uint32_t id = tier->heads[dir].segment;
   kvstow__segment *segment = &tier->segments[id];
-  const bool begins = segment->resume || (segment->ghost && segment->records == 0);
+  const bool begins =
+      segment->resume || (segment->ghost && !segment->ended && segment->records == 0);
   if (kvstow__entries_reserve(segment, (uint64_t)segment->records + count) != 0)
     return KVSTOW_ENOMEM;
-  kvstow__job *begin = begins ? begin_job(tier, id) : NULL;
+  kvstow__job *begin = begins ? first_job(tier, id) : NULL;
   kvstow__job *job = write_job(d, id, first, count);
   if (!job || (begins && !begin) || complete(d, id, first, count) != 0) {
     kvstow__job_free(begin);
@@ -300,6 +295,7 @@ static int take_into_head(draft *d, uint32_t dir, size_t first, size_t count) {
     return KVSTOW_ENOMEM;
   }
   if (begin) draft_add(d, begin);
+  segment->ended = true;
   segment->resume = false;
   enter(d, id, first, count);
   job->life = segment->life;

@@ -9,9 +9,10 @@
  *     way round a record could be listed that can't be read: the cache would take it for held, not
  *     store it again, and a flush would promise what is not there.
  *  3. Segments given up but not yet overwritten still show their records to a recovery, and the
- *     caller may have forgotten where those lay. So they all get an empty footer of another nonce
- *     and lose their first page: nothing in them is found again.
- *  4. A segment being reused loses its old life in its BEGIN job; we wait for that.
+ *     caller may have forgotten where those lay. So they all get an empty footer of another life and,
+ *     when that is durable (2.), lose their first page: nothing in them is found again.
+ *  4. A segment being reused loses its old life in its END job, and its first page to the first record; we wait
+ *     for both.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
@@ -171,7 +172,7 @@ static int erase_group(kvstow_tier *tier, const kvstow_loc *locs, size_t count) 
 
 /* ---- what is given up but legible ----------------------------------------------------------- */
 
-/* Takes a slot out of placement's sight while its old life is wiped. */
+/* Takes a slot out of placement's sight while its old life is wiped; *life is the one to end it. */
 static bool take_ghost(kvstow_tier *tier, uint32_t id, kvstow__life *life) {
   kvstow__lock(&tier->lock);
   kvstow__segment *segment = &tier->segments[id];
@@ -183,7 +184,7 @@ static bool take_ghost(kvstow_tier *tier, uint32_t id, kvstow__life *life) {
     if (segment->state == KVSTOW_SEGMENT_FREE)
       kvstow__segment_become(tier, segment, KVSTOW_SEGMENT_RECLAIMED);
     segment->pins++;
-    *life = segment->life;
+    *life = kvstow__life_new(tier);
   }
   kvstow__unlock(&tier->lock);
   return take;
@@ -246,9 +247,8 @@ static int wipe_first_page(kvstow_tier *tier, uint32_t id) {
 }
 
 static int wipe(kvstow_tier *tier, uint32_t id, kvstow__life life) {
-  /* The sequence stays on disk, so that it is not given out again; the nonce changes. */
-  life.nonce = ~life.nonce;
   int error = write_footer(tier, id, KVSTOW__TRAILER_OPEN, life, 0, 0, NULL, 0, NULL);
+  if (!error) error = sync_file(tier, id);
   if (!error) error = wipe_first_page(tier, id);
   if (!error) error = sync_file(tier, id);
   kvstow__lock(&tier->lock);

@@ -3,8 +3,9 @@
  * Why a flushed record is always found again:
  *  1. Jobs of a segment sit in its queue in the order they were accepted (lock is held from placing a
  *     record until its job is in the inbox).
- *  2. BEGIN (the footer that ends the life of a reused file, then a sync) runs alone, at the head.
- *     So no byte of the new life reaches a disk that still shows the old one.
+ *  2. END (the footer that ends the life of a file to be reused, then a sync) runs alone, at the head, and
+ *     so does BEGIN. So no byte of the new life reaches a disk that still shows the old one. The footer of END is
+ *     one of a life between the two, which has no records: the new one's first record tells of itself.
  *  3. WRITE jobs run in parallel but finish in order: a record is committed only when all bytes of
  *     the segment before it are written. So a walk from the front meets no hole before it.
  *  4. A WRITE that fails spoils the segment from its first byte on: later jobs of it fail too, earlier
@@ -83,8 +84,8 @@ kvstow__job *kvstow__footer_job(kvstow_tier *tier, kvstow__job_kind kind, uint32
     free(job);
     return NULL;
   }
-  kvstow__trailer_state state = KVSTOW__TRAILER_SEALED;
-  if (kind == KVSTOW__JOB_BEGIN) state = KVSTOW__TRAILER_OPEN;
+  const bool seals = kind == KVSTOW__JOB_SEAL;
+  kvstow__trailer_state state = seals ? KVSTOW__TRAILER_SEALED : KVSTOW__TRAILER_OPEN;
   if (clean) state = KVSTOW__TRAILER_CLEAN;
   if (kvstow__footer_fill(tier, job->footer, state, life, opened_s, end_offset, entries, records) !=
       0) {
@@ -99,8 +100,8 @@ kvstow__job *kvstow__footer_job(kvstow_tier *tier, kvstow__job_kind kind, uint32
   job->ops = (kvstow__op *)(job + 1);
   job->ops_count = 2;
   job->footer_iov = (struct iovec){job->footer, bytes};
-  kvstow__op *write = &job->ops[kind == KVSTOW__JOB_BEGIN ? 0 : 1];
-  kvstow__op *sync = &job->ops[kind == KVSTOW__JOB_BEGIN ? 1 : 0];
+  kvstow__op *write = &job->ops[seals ? 1 : 0];
+  kvstow__op *sync = &job->ops[seals ? 0 : 1];
   sync->kind = KVSTOW__SYNC;
   sync->file = segment;
   write->kind = KVSTOW__WRITE;
@@ -110,6 +111,11 @@ kvstow__job *kvstow__footer_job(kvstow_tier *tier, kvstow__job_kind kind, uint32
   write->iov = &job->footer_iov;
   write->iov_count = 1;
   return job;
+}
+
+kvstow__job *kvstow__end_job(kvstow_tier *tier, uint32_t segment) {
+  return kvstow__footer_job(tier, KVSTOW__JOB_END, segment, kvstow__life_new(tier), 0, 0, NULL, 0,
+                            false);
 }
 
 /* ---- running, on the I/O thread ------------------------------------------------------------- */
@@ -203,34 +209,44 @@ static void finish_seal(kvstow_tier *tier, kvstow__job *job) {
 
 static void report(kvstow_tier *tier, const kvstow__job *job) {
   char path[KVSTOW__PATH_TEXT_BYTES], cause[64];
-  static const char *const what[] = {"writing records", "beginning a segment", "sealing"};
+  static const char *const what[] = {"writing records", "ending an old segment",
+                                     "beginning a segment", "sealing"};
   const uint64_t offset = job->ops_count > 0 ? job->ops[0].offset : 0;
   kvstow__fail(tier, 0, "%s: %s at offset %" PRIu64 ": %s; segment given up from there",
                kvstow__segment_path(tier, job->segment, path), what[job->kind], offset,
                strerror_r(job->error, cause, sizeof cause));
 }
 
+/* A slot that nobody has begun to use: who does will try again. */
+static bool failed_ahead(kvstow_tier *tier, const kvstow__job *job) {
+  kvstow__segment *segment = &tier->segments[job->segment];
+  kvstow__lock(&tier->lock);
+  const bool ahead = job->kind == KVSTOW__JOB_END && (segment->state == KVSTOW_SEGMENT_FREE ||
+                                                      segment->state == KVSTOW_SEGMENT_RECLAIMED);
+  if (ahead) segment->ended = false;
+  kvstow__unlock(&tier->lock);
+  return ahead;
+}
+
+static void fail(kvstow_tier *tier, kvstow__job *job) {
+  if (!job->inherited) report(tier, job);
+  kvstow__lock(&tier->lock);
+  if (!tier->write_error) tier->write_error = job->error;
+  kvstow__segment_spoil(tier, job->segment);
+  if (job->kind == KVSTOW__JOB_SEAL && job->ops[0].error)
+    tier->segments[job->segment].unsure = true; /* its sync */
+  kvstow__unlock(&tier->lock);
+}
+
 static void finish(kvstow_tier *tier, kvstow__job *job) {
   kvstow__segment *segment = &tier->segments[job->segment];
-  if (job->error && !job->inherited) report(tier, job);
-  if (job->error) {
-    kvstow__lock(&tier->lock);
-    if (!tier->write_error) tier->write_error = job->error;
-    kvstow__segment_spoil(tier, job->segment);
-    if (job->kind == KVSTOW__JOB_SEAL && job->ops[0].error) segment->unsure = true; /* its sync */
-    kvstow__unlock(&tier->lock);
-    if (job->next && !job->next->error) { /* 4.: and so on to the end of the queue */
-      job->next->error = job->error;
-      job->next->inherited = true;
-    }
+  if (job->error && !failed_ahead(tier, job)) fail(tier, job);
+  if (job->error && job->next && !job->next->error) { /* 4.: and so on to the end of the queue */
+    job->next->error = job->error;
+    job->next->inherited = true;
   }
   if (job->kind == KVSTOW__JOB_WRITE) finish_write(tier, job);
   if (job->kind == KVSTOW__JOB_SEAL && !job->error) finish_seal(tier, job);
-  if (job->kind == KVSTOW__JOB_BEGIN && !job->error) {
-    kvstow__lock(&tier->lock);
-    if (in_same_life(segment, job)) segment->ghost = false; /* 2. */
-    kvstow__unlock(&tier->lock);
-  }
   kvstow__lock(&tier->lock);
   ticket_return(tier, job);
   kvstow__segment_unpin(tier, segment);

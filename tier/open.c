@@ -101,7 +101,7 @@ static kvstow_tier *tier_new(const kvstow_tier_options *o, const kvstow__io *io)
   kvstow__tuning_set(&tier->tuning, &o->tuning);
   for (uint32_t i = 0; i < KVSTOW__DIRS_MAX; i++) {
     tier->dirs[i].fd = tier->dirs[i].lock_fd = -1;
-    tier->heads[i].segment = KVSTOW__NO_SEGMENT;
+    tier->heads[i].segment = tier->heads[i].ready = KVSTOW__NO_SEGMENT;
   }
   tier->readahead = kvstow__readahead_new(tier);
   tier->rooms = kvstow__rooms_new();

@@ -212,10 +212,9 @@ static bool same_life(kvstow__life a, kvstow__life b) {
   return a.sequence == b.sequence && a.nonce == b.nonce;
 }
 
-/* Both tell of one life; or its records are none, and there is no first one. */
-static bool ends_agree(const ends *e, const lives *l) {
-  return l->trailer.sequence != 0 && (same_life(l->first, l->trailer) ||
-                                      (l->first.sequence == 0 && trailer_of(e)->records == 0));
+/* Both tell of one life. Where one has ended and the next has a first record, they do not. */
+static bool ends_agree(const lives *l) {
+  return l->trailer.sequence != 0 && same_life(l->first, l->trailer);
 }
 
 static void read_ends(kvstow_tier *tier, ends *e) {
@@ -232,8 +231,7 @@ static int read_footer(recovery *r, ends *e, lives *l, kvstow__entry **entries) 
   for (int reading = 1;; reading++) {
     *l = lives_of(r, e);
     const int code = newest_table(r, e, l, entries);
-    if (code == KVSTOW_ENOMEM || (!code && ends_agree(e, l)) || reading == READINGS_MAX)
-      return code;
+    if (code == KVSTOW_ENOMEM || (!code && ends_agree(l)) || reading == READINGS_MAX) return code;
     if (reading > 1 && code == code_before && same_life(l->first, before.first) &&
         same_life(l->trailer, before.trailer))
       return code;

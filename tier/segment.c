@@ -24,6 +24,14 @@ bool kvstow__segment_alive(const kvstow__segment *segment, uint32_t generation) 
          (uint32_t)segment->life.sequence == generation;
 }
 
+kvstow__life kvstow__life_new(kvstow_tier *tier) {
+  kvstow__life life = {.sequence = tier->next_sequence++};
+  if ((uint32_t)life.sequence == 0) life.sequence = tier->next_sequence++;
+  if (tier->io.files->random(tier->io.env, &life.nonce, sizeof life.nonce) != 0)
+    life.nonce = life.sequence * UINT64_C(0x9e3779b97f4a7c15); /* still unlike its neighbours */
+  return life;
+}
+
 /* All changes of state after the open go through here: the counts of free slots depend on it. */
 void kvstow__segment_become(kvstow_tier *tier, kvstow__segment *segment,
                             kvstow_segment_state state) {
@@ -35,10 +43,14 @@ void kvstow__segment_become(kvstow_tier *tier, kvstow__segment *segment,
   segment->state = state;
 }
 
+static void set_free(kvstow_tier *tier, kvstow__segment *segment) {
+  kvstow__segment_become(tier, segment, KVSTOW_SEGMENT_FREE);
+  kvstow__slots_want(tier, kvstow__dir_of(tier, (uint32_t)(segment - tier->segments)));
+}
+
 void kvstow__segment_unpin(kvstow_tier *tier, kvstow__segment *segment) {
   segment->pins--;
-  if (segment->state == KVSTOW_SEGMENT_RECLAIMED && segment->pins == 0)
-    kvstow__segment_become(tier, segment, KVSTOW_SEGMENT_FREE);
+  if (segment->state == KVSTOW_SEGMENT_RECLAIMED && segment->pins == 0) set_free(tier, segment);
 }
 
 void kvstow__segment_soil(kvstow_tier *tier, kvstow__segment *segment) {
@@ -65,6 +77,7 @@ void kvstow__segment_spoil(kvstow_tier *tier, uint32_t id) {
   segment->records = segment->committed;
   segment->used_bytes = segment->committed_bytes;
   segment->ghost = true; /* what failed may have arrived all the same */
+  segment->ended = false;
   for (uint32_t d = 0; d < tier->dirs_count; d++)
     if (tier->heads[d].segment == id) tier->heads[d].segment = KVSTOW__NO_SEGMENT;
   kvstow__head *head = &tier->heads[kvstow__dir_of(tier, id)];
@@ -307,11 +320,13 @@ int kvstow_tier_reclaim(kvstow_tier *tier, uint32_t id) {
     segment->records = segment->committed = 0;
     segment->used_bytes = segment->committed_bytes = 0;
     segment->ghost = true;
+    segment->ended = false;
     segment->unsure = false;
     segment->given_up = bad;
-    if (!bad)
-      kvstow__segment_become(tier, segment,
-                             segment->pins > 0 ? KVSTOW_SEGMENT_RECLAIMED : KVSTOW_SEGMENT_FREE);
+    if (!bad && segment->pins > 0)
+      kvstow__segment_become(tier, segment, KVSTOW_SEGMENT_RECLAIMED);
+    else if (!bad)
+      set_free(tier, segment);
     code = 0;
   }
   kvstow__unlock(&tier->lock);

@@ -1,6 +1,10 @@
-/* tier/slots.c - segment files: making one takes as long as the file system likes (fallocate, two fsyncs), so
- * that a thread of its own makes the next one when a directory has none left that is free. An append that
- * comes too early, or needs several, waits for it or makes them itself.
+/* tier/slots.c - where the next segment goes, seen to ahead of need.
+ *
+ * Making a file takes as long as the file system likes (fallocate, two fsyncs), so that a thread of its own makes
+ * the next one when a directory has none left that is free. An append that comes too early, or needs several,
+ * waits for it or makes them itself. In a file that was used before the old life must have ended on disk
+ * before a byte of the new one arrives there. So that appends need not wait for that barrier, it ends as soon as
+ * the slot is free: its job lies in the segment's queue, and who comes too early is queued behind it.
  *
  * make_lock: one file is being made at a time. Taken before lock, never while holding it; under append_lock
  * or alone.
@@ -31,9 +35,14 @@ static int make_file(kvstow_tier *tier, uint32_t id, uint64_t *disk_bytes) {
   return error;
 }
 
+static bool is_free(const kvstow_tier *tier, uint32_t id) {
+  return id != KVSTOW__NO_SEGMENT && tier->segments[id].state == KVSTOW_SEGMENT_FREE;
+}
+
 uint32_t kvstow__slot_find(kvstow_tier *tier, uint32_t dir, bool with_file) {
   kvstow__head *head = &tier->heads[dir];
   if ((with_file ? head->free_made : head->free_unmade) == 0) return KVSTOW__NO_SEGMENT;
+  if (with_file && is_free(tier, head->ready)) return head->ready;
   uint32_t id = with_file && head->made_hint > dir ? head->made_hint : dir;
   for (uint32_t i = 0; i < tier->segments_count; i++) {
     const kvstow__segment *segment = &tier->segments[id];
@@ -94,11 +103,28 @@ int kvstow__slots_make(kvstow_tier *tier, uint32_t dir, uint32_t wanted) {
 
 /* ---- ahead ---------------------------------------------------------------------------------- */
 
+/* Without memory the append that opens it ends the old life itself. */
+static void end_ahead(kvstow_tier *tier, uint32_t dir) {
+  kvstow__head *head = &tier->heads[dir];
+  head->ready = kvstow__slot_find(tier, dir, true);
+  if (head->offline || head->ready == KVSTOW__NO_SEGMENT) return;
+  kvstow__segment *segment = &tier->segments[head->ready];
+  if (!segment->ghost || segment->ended) return;
+  kvstow__job *job = kvstow__end_job(tier, head->ready);
+  if (!job) return;
+  segment->ended = true;
+  kvstow__jobs_issue(tier, job);
+}
+
 void kvstow__slots_want(kvstow_tier *tier, uint32_t dir) {
   kvstow__head *head = &tier->heads[dir];
-  if (!tier->maker_started || head->free_made > 0 || head->free_unmade == 0) return;
-  head->wants_slot = true;
-  pthread_cond_signal(&tier->slot_wanted);
+  if (!tier->maker_started) return; /* being opened, or closed */
+  if (head->free_made > 0) {
+    end_ahead(tier, dir);
+  } else if (head->free_unmade > 0) {
+    head->wants_slot = true;
+    pthread_cond_signal(&tier->slot_wanted);
+  }
 }
 
 static uint32_t wanting_dir(const kvstow_tier *tier) {
@@ -137,7 +163,8 @@ void kvstow__maker_start(kvstow_tier *tier) {
   pthread_setname_np(tier->maker, "kvstow-maker");
   kvstow__lock(&tier->lock);
   tier->maker_started = true;
-  for (uint32_t dir = 0; dir < tier->dirs_count; dir++) kvstow__slots_want(tier, dir);
+  for (uint32_t dir = 0; dir < tier->dirs_count; dir++)
+    if (tier->heads[dir].free_made == 0) kvstow__slots_want(tier, dir);
   kvstow__unlock(&tier->lock);
 }
 

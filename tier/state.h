@@ -50,13 +50,15 @@ void kvstow__tuning_set(kvstow__tuning *to, const kvstow_tuning *tuning);
 
 /* A segment slot. Its records are reachable in the states OPEN, SEALED and BAD only, and only under
  * the sequence of its present life. Invariants: committed <= records; committed_bytes <= used_bytes;
- * FREE implies pins == 0; entries != NULL in OPEN and BAD with records, optional when SEALED. */
+ * FREE has no pins but that of the job that ends its old life; entries != NULL in OPEN and BAD with
+ * records, optional when SEALED. */
 typedef struct kvstow__segment {
   kvstow_segment_state state; /* lock, as all below */
   kvstow__life life;          /* also of the last life, when FREE */
   bool has_file;
-  bool ghost;       /* a life given up is still legible on disk */
-  bool dirty;       /* written since the last barrier */
+  bool ghost; /* a life given up is still legible on disk */
+  bool ended; /* ... but for a footer that ends it, which is there, or a job on its way to be */
+  bool dirty; /* written since the last barrier */
   bool footer_done; /* SEALED: its footer is on disk, entries are but a copy */
   bool headers_lie; /* some records are erased in its table alone: walking does not make it anew */
   bool unsure;      /* a barrier failed: what was written since the one before may be lost */
@@ -78,6 +80,7 @@ typedef struct kvstow__head {
   uint32_t segment;                /* KVSTOW__NO_SEGMENT: none open */
   uint32_t free_made, free_unmade; /* slots in the state FREE, with and without a file */
   uint32_t made_hint;              /* slot to look at first */
+  uint32_t ready;                  /* the next one: its old life is ended ahead; or NO_SEGMENT */
   uint64_t denied_until_us;        /* no file could be made: not before then; CLOCK_MONOTONIC */
   uint32_t bad_streak;             /* segments spoiled since the last good write */
   bool offline;                    /* too many: nothing is appended here any more */
@@ -95,7 +98,8 @@ typedef struct kvstow__dir {
 /* Work on one segment's file, done in the order accepted. */
 typedef enum kvstow__job_kind {
   KVSTOW__JOB_WRITE, /* records: its ops run in parallel, also with neighbours' */
-  KVSTOW__JOB_BEGIN, /* footer that ends the old life, then sync: nothing overtakes it */
+  KVSTOW__JOB_END,   /* footer that ends an old life, then sync: nothing overtakes it */
+  KVSTOW__JOB_BEGIN, /* likewise; footer that says that what was closed goes on */
   KVSTOW__JOB_SEAL,  /* sync, then footer: starts when all before it is done */
 } kvstow__job_kind;
 
@@ -108,7 +112,7 @@ struct kvstow__job {
   int error;      /* errno */
   uint32_t ops_count, ops_left, ops_next;
   kvstow__op *ops;
-  void *footer; /* page aligned; BEGIN and SEAL */
+  void *footer; /* page aligned; of all but WRITE */
   struct iovec footer_iov;
   uint64_t footer_sum;  /* its trailer's checksum */
   bool clean;           /* SEAL: a checkpoint at close */
@@ -213,7 +217,7 @@ struct kvstow_tier {
   kvstow__segment *segments;                   /* lock */
   kvstow__head heads[KVSTOW__DIRS_MAX];        /* lock; its segment changes under append_lock too */
   uint32_t cursor;                             /* likewise: the directory of the last run */
-  uint64_t next_sequence;                      /* likewise */
+  uint64_t next_sequence;                      /* lock */
   uint64_t next_ticket;                        /* lock */
   kvstow__job *jobs_oldest, *jobs_newest;      /* lock */
   pthread_cond_t jobs_finished;                /* with lock */
@@ -275,7 +279,9 @@ void kvstow__segment_name(char name[KVSTOW__NAME_BYTES], uint32_t segment);
 const char *kvstow__segment_path(const kvstow_tier *tier, uint32_t segment,
                                  char text[KVSTOW__PATH_TEXT_BYTES]);
 
-/* segment.c: the first six with `lock` held; the others block, without locks. */
+/* segment.c: the first seven with `lock` held; the others block, without locks. */
+/* One that was never used. Its sequence is higher than all before. */
+kvstow__life kvstow__life_new(kvstow_tier *tier);
 bool kvstow__segment_alive(const kvstow__segment *segment, uint32_t generation);
 void kvstow__segment_unpin(kvstow_tier *tier, kvstow__segment *segment);
 void kvstow__segment_become(kvstow_tier *tier, kvstow__segment *segment,
@@ -320,8 +326,8 @@ uint32_t kvstow__slot_find(kvstow_tier *tier, uint32_t dir, bool with_file);
 /* Makes files until `wanted` free slots of the directory have one, as far as there are slots. Blocking, with
  * append_lock alone. A KVSTOW_E code. */
 int kvstow__slots_make(kvstow_tier *tier, uint32_t dir, uint32_t wanted);
-void kvstow__slots_want(kvstow_tier *tier,
-                        uint32_t dir); /* one ahead, if there is none; lock held */
+/* One ahead, if there is none, and ready to be written to. lock held */
+void kvstow__slots_want(kvstow_tier *tier, uint32_t dir);
 void kvstow__maker_start(kvstow_tier *tier);
 void kvstow__maker_stop(kvstow_tier *tier);
 
@@ -332,12 +338,14 @@ int kvstow__head_seal(kvstow_tier *tier, uint32_t dir, kvstow__job **list);
 /* Bytes written today, and `more` just now. The day ends when the clock says so; or, should the clock be set
  * back, 24 hours after it began: set to and fro it grants nothing twice. lock held */
 uint64_t kvstow__written_today(kvstow_tier *tier, uint64_t more);
-void kvstow__jobs_issue(kvstow_tier *tier, kvstow__job *list); /* append_lock and lock held */
+void kvstow__jobs_issue(kvstow_tier *tier, kvstow__job *list); /* lock held */
 void kvstow__jobs_wait(kvstow_tier *tier);                     /* all accepted until now */
 void kvstow__job_enter(kvstow_tier *tier, kvstow__job *job);   /* on the I/O thread */
 kvstow__job *kvstow__footer_job(kvstow_tier *tier, kvstow__job_kind kind, uint32_t segment,
                                 kvstow__life life, uint64_t opened_s, uint64_t end_offset,
                                 const kvstow__entry *entries, uint32_t records, bool clean);
+/* Ends what a free slot's file shows, by the footer of a life without records. To be issued with `ended` set. lock held */
+kvstow__job *kvstow__end_job(kvstow_tier *tier, uint32_t segment);
 void kvstow__job_free(kvstow__job *job);
 
 /* read.c, on the I/O thread. Sums planes of the piece, about `bytes` at a time; adds what it did to *done. True: through. */
