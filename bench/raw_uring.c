@@ -14,6 +14,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "bench/cold.h"
+
 enum { CREATE_BLOCK_BYTES = 4 << 20, CREATE_DEPTH = 8 };
 
 struct slot {
@@ -174,9 +176,25 @@ int raw_uring_run(const struct raw_uring_job *job, struct raw_uring_result *resu
   return rc;
 }
 
+/* 0, or -EMEDIUMTYPE where O_DIRECT is accepted and reaches no device, as in a file system that lives in memory.
+ * Kernels that do not tell are asked whether the file can leave the page cache. */
+static int reaches_device(int fd) {
+  return cold_direct(fd) || cold_drop(fd) == 0 ? 0 : -EMEDIUMTYPE;
+}
+
+const char *raw_uring_why(int rc) {
+  if (rc == -EMEDIUMTYPE) return "refused: here it reaches the page cache, and no device";
+  if (rc == -EINVAL) return "refused: this file system has none, only the page cache";
+  return strerror(-rc);
+}
+
 int raw_uring_open(const char *path, bool write) {
   const int fd = open(path, (write ? O_RDWR : O_RDONLY) | O_DIRECT | O_CLOEXEC);
-  return fd < 0 ? -errno : fd;
+  if (fd < 0) return -errno;
+  const int rc = reaches_device(fd);
+  if (rc == 0) return fd;
+  close(fd);
+  return rc;
 }
 
 int raw_uring_open_dir(const char *dir, uint64_t least_bytes, struct raw_extent *extents,
@@ -228,6 +246,7 @@ int raw_uring_create(const char *path, uint64_t bytes) {
     rc = raw_uring_run(&job, &result);
   }
   measure_memory_free(buffers, buffer_bytes);
+  if (rc == 0) rc = reaches_device(fd);
   if (rc == 0) return fd;
   close(fd);
   (void)unlink(path);

@@ -42,7 +42,8 @@ struct raw_uring_result {
 int raw_uring_run(const struct raw_uring_job *job, struct raw_uring_result *result);
 bool raw_uring_forbidden(void); /* it was, at the last run */
 
-/* Opens for direct I/O; negative errno where there is none: page-cache speed is not the SSD's. */
+/* Opens for direct I/O; negative errno where there is none, -EMEDIUMTYPE where it reaches no device: page-cache
+ * speed is not the SSD's. */
 int raw_uring_open(const char *path, bool write);
 
 /* Opens the files of a directory that are no shorter than `least_bytes`, by name, up to their first
@@ -50,6 +51,9 @@ int raw_uring_open(const char *path, bool write);
  * descriptors are the caller's. */
 int raw_uring_open_dir(const char *dir, uint64_t least_bytes, struct raw_extent *extents,
                        size_t max);
+
+/* What such an error means, for a message. */
+const char *raw_uring_why(int rc);
 
 /* A new file of `bytes`, preallocated and written once, so that what is timed is an overwrite. A
  * descriptor, or a negative errno. */

@@ -192,7 +192,7 @@ static bool fill(struct bed *bed) {
 /* The segment files, for the limit. */
 static bool open_extents(struct bed *bed) {
   const int count = raw_uring_open_dir(bed->dir, LIMIT_BLOCK_BYTES, bed->extents, SEGMENTS_MAX);
-  if (count < 0) bench_fail(bed->report, "the limit needs O_DIRECT: %s", strerror(-count));
+  if (count < 0) bench_fail(bed->report, "the limit needs O_DIRECT: %s", raw_uring_why(count));
   bed->extents_count = count < 0 ? 0 : (size_t)count;
   return count > 0;
 }

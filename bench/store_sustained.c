@@ -196,7 +196,7 @@ void bench_store_sustained(const struct bench_args *args, const struct model *mo
   track.buffers = measure_memory((size_t)LIMIT_BLOCK_BYTES * LIMIT_DEPTH);
   if (fd < 0 || track.buffers == NULL)
     bench_fail(report, "a file of %llu bytes with direct I/O: %s",
-               (unsigned long long)track.round_bytes, strerror(fd < 0 ? -fd : ENOMEM));
+               (unsigned long long)track.round_bytes, raw_uring_why(fd < 0 ? fd : -ENOMEM));
   if (track.buffers != NULL)
     measure_fill(track.buffers, (size_t)LIMIT_BLOCK_BYTES * LIMIT_DEPTH, 3);
   const char *const dirs[] = {dir};

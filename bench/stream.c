@@ -389,7 +389,7 @@ static bool bed_begin(struct bed *bed) {
   bed->raw = measure_memory((size_t)bed->shape.plane_bytes * LIMIT_DEPTH);
   if (bed->raw == NULL || !fill(bed) || !compare_all(bed)) return false;
   const int count = raw_uring_open_dir(bed->dir, 1 << 20, bed->extents, SEGMENTS_MAX);
-  if (count <= 0) bench_fail(bed->report, "the limit needs O_DIRECT: %s", strerror(-count));
+  if (count <= 0) bench_fail(bed->report, "the limit needs O_DIRECT: %s", raw_uring_why(count));
   bed->extents_count = count < 0 ? 0 : (size_t)count;
   return count > 0 && make_file(bed);
 }

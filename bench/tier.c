@@ -120,7 +120,7 @@ void tier_make_content(struct tier_bed *bed, size_t bytes) {
 }
 
 bool tier_limit_failed(struct tier_bed *bed, int rc) {
-  bench_fail(bed->report, "the limit, a bare io_uring loop: %s", strerror(-rc));
+  bench_fail(bed->report, "the limit, a bare io_uring loop: %s", raw_uring_why(rc));
   return false;
 }
 
