@@ -22,7 +22,8 @@
 #define RUN_LEAST_BYTES ((uint64_t)1 << 20)
 #define RECLAIM_TRIES 8u
 #define IDLE_MS 500u
-#define FIT_EVERY 64u /* batches */
+#define FIT_EVERY 64u     /* batches */
+#define WANTED_KEEP 1024u /* rows of the list of what is wanted that an empty one keeps */
 
 struct record {
   uint32_t id, depth, root;
@@ -189,7 +190,12 @@ static void gather_wanted(struct batch *batch, uint64_t allowed) {
     batch_add(batch, wanted->id, victim, wanted->again);
     if ((entry->flags & KVS_SSD) != 0) entry->flags |= KVS_MOVING;
   }
-  if (store->wanted_at == store->wanted_count) store->wanted_at = store->wanted_count = 0;
+  if (store->wanted_at < store->wanted_count) return;
+  store->wanted_at = store->wanted_count = 0;
+  if (store->wanted_room <= WANTED_KEEP) return;
+  free(store->wanted); /* a flush had it grow */
+  store->wanted = NULL;
+  store->wanted_room = 0;
 }
 
 bool kvs_demote_want(kvstow *store, uint32_t id, bool again) {

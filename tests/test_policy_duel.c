@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <malloc.h>
 
 #include "cli/sim/sim.h"
 #include "kvstow/policy.h"
@@ -194,6 +195,34 @@ static void a_cache_smaller_than_said_is_led_all_the_same(void **state) {
   cache_destroy(cache);
 }
 
+/* ---- memory ---- */
+
+static uint64_t allocated(void) {
+  const struct mallinfo2 info = mallinfo2();
+  return info.uordblks + info.hblkhd;
+}
+
+/* kvstow.h: at most 512 KiB and 600 bytes a block. Tables double just above powers of two. */
+static void memory_is_what_the_header_says(void **state) {
+  static const uint64_t capacities[] = {1, 1000, 65536, 65537, 87382, 131072, 1000003};
+  (void)state;
+  if (allocated() == 0) skip(); /* a sanitizer's malloc does not tell */
+  for (size_t i = 0; i < sizeof capacities / sizeof capacities[0]; i++) {
+    const uint64_t before = allocated();
+    struct cache *cache = cache_create(capacities[i]);
+    const uint64_t created = allocated() - before - sizeof *cache;
+    for (uint32_t id = 0; id < IDS; id++) cache_use(cache, id, id);
+    const uint64_t used = allocated() - before - sizeof *cache;
+    print_message("%llu blocks: %llu bytes\n", (unsigned long long)capacities[i],
+                  (unsigned long long)used);
+    assert_int_equal(used, created);
+    assert_true(used <= (UINT64_C(512) << 10) + 600 * capacities[i]);
+    assert_int_equal(cache->ops->resize(cache->policy, 2 * capacities[i]), 0);
+    assert_true(allocated() - before <= (UINT64_C(512) << 10) + 1200 * capacities[i]);
+    cache_destroy(cache);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(serves_what_its_better_side_would),
@@ -201,6 +230,7 @@ int main(void) {
       cmocka_unit_test(admits_what_will_be_read),
       cmocka_unit_test(a_cache_larger_than_said_works),
       cmocka_unit_test(a_cache_smaller_than_said_is_led_all_the_same),
+      cmocka_unit_test(memory_is_what_the_header_says),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
