@@ -11,6 +11,7 @@
 #include "cli/commands.h"
 #include "cli/progress.h"
 #include "cli/record_read.h"
+#include "cli/segment_files.h"
 #include "cli/store_reader.h"
 #include "cli/table.h"
 
@@ -20,9 +21,10 @@ static const struct store_command command = {
         "\n"
         "Reads every byte of every record of a store and checks it: header, identity, each\n"
         "plane's checksum, the cache's description. Names every bad record: file, offset,\n"
-        "cause. Nothing is written. Exit code 1 if anything is bad.\n"
+        "cause; and every segment file that is missing or too short. Nothing is written. Exit\n"
+        "code 1 if anything is bad, but for files that a crash left while they were being made.\n"
         "\n"
-        "  -j, --json   {records, bad, bytes, bad_records: [...]}\n"
+        "  -j, --json   {records, bad, bytes, bad_records: [...], incomplete: [...]}\n"
         "      --key-file FILE\n"
         "               of an encrypted store: 32 bytes, or 64 hexadecimal digits\n"
         "  -h, --help   this text\n",
@@ -43,6 +45,8 @@ struct verification {
   size_t count, room;
   struct bad_record *bad;
   size_t bad_count, bad_room;
+  struct segment_file *incomplete;
+  size_t incomplete_count;
   char *memory; /* header pages of a batch, then payloads */
   uint64_t memory_bytes;
   uint64_t records_read, bytes_read;
@@ -206,6 +210,36 @@ static void verify_all(struct verification *v) {
   progress_end(&progress);
 }
 
+static const char *file_state(enum segment_file_state state) {
+  switch (state) {
+    case SEGMENT_FILE_TRUNCATED:
+      return "truncated";
+    case SEGMENT_FILE_MISSING:
+      return "missing";
+    case SEGMENT_FILE_UNFINISHED:
+      return "never finished";
+  }
+  return "?";
+}
+
+static bool files_lost(const struct verification *v) {
+  for (size_t i = 0; i < v->incomplete_count; i++)
+    if (v->incomplete[i].state != SEGMENT_FILE_UNFINISHED) return true;
+  return false;
+}
+
+static json_t *incomplete_json(const struct verification *v) {
+  json_t *list = json_array();
+  for (size_t i = 0; i < v->incomplete_count; i++) {
+    const struct segment_file *file = &v->incomplete[i];
+    json_array_append_new(
+        list, json_pack("{s:I, s:s, s:I, s:I}", "segment", (json_int_t)file->segment, "state",
+                        file_state(file->state), "bytes", (json_int_t)file->bytes, "segment_bytes",
+                        (json_int_t)file->segment_bytes));
+  }
+  return list;
+}
+
 static json_t *to_json(const struct verification *v) {
   json_t *list = json_array();
   for (size_t i = 0; i < v->bad_count; i++) {
@@ -217,9 +251,9 @@ static json_t *to_json(const struct verification *v) {
                         "offset", (json_int_t)bad->record.loc.page * KVSTOW_PAGE_BYTES, "key", key,
                         "error", kvstow_errname(bad->result), "cause", bad->cause));
   }
-  return json_pack("{s:I, s:I, s:I, s:o}", "records", (json_int_t)v->records_read, "bad",
+  return json_pack("{s:I, s:I, s:I, s:o, s:o}", "records", (json_int_t)v->records_read, "bad",
                    (json_int_t)v->bad_count, "bytes", (json_int_t)v->bytes_read, "bad_records",
-                   list);
+                   list, "incomplete", incomplete_json(v));
 }
 
 static void print_text(const struct verification *v) {
@@ -230,8 +264,20 @@ static void print_text(const struct verification *v) {
            *bad->cause ? bad->cause : kvstow_strerror(bad->result));
   }
   char records[TABLE_CELL_BYTES], bytes[TABLE_CELL_BYTES], bad[TABLE_CELL_BYTES];
-  printf("%s records, %s read, %s bad\n", format_count(records, v->records_read),
+  for (size_t i = 0; i < v->incomplete_count; i++) {
+    const struct segment_file *file = &v->incomplete[i];
+    char whole[TABLE_CELL_BYTES];
+    if (file->state == SEGMENT_FILE_MISSING)
+      printf("segment %" PRIu32 ": missing\n", file->segment);
+    else
+      printf("segment %" PRIu32 ": %s of %s%s\n", file->segment, format_bytes(bytes, file->bytes),
+             format_bytes(whole, file->segment_bytes),
+             file->state == SEGMENT_FILE_UNFINISHED ? ", never used" : "");
+  }
+  printf("%s records, %s read, %s bad", format_count(records, v->records_read),
          format_bytes(bytes, v->bytes_read), format_count(bad, v->bad_count));
+  if (v->incomplete_count > 0) printf("; %zu segment files are not whole", v->incomplete_count);
+  putchar('\n');
 }
 
 int cmd_verify(int argc, char **argv) {
@@ -240,7 +286,9 @@ int cmd_verify(int argc, char **argv) {
   if (code >= 0) return code;
   struct verification v = {.tier = reader.tier};
   verify_all(&v);
-  int status = v.bad_count > 0 ? EXIT_FAILED : EXIT_OK;
+  if (segment_files_incomplete(&reader, &v.incomplete, &v.incomplete_count) != 0)
+    v.no_memory = true;
+  int status = v.bad_count > 0 || files_lost(&v) ? EXIT_FAILED : EXIT_OK;
   if (v.no_memory) {
     fputs("kvstow verify: out of memory\n", stderr);
     status = EXIT_FAILED;
@@ -251,6 +299,7 @@ int cmd_verify(int argc, char **argv) {
   }
   free(v.records);
   free(v.bad);
+  free(v.incomplete);
   free(v.memory);
   store_reader_close(&reader);
   return status;

@@ -278,6 +278,53 @@ static void verify_names_every_bad_record(void **state) {
   json_decref(json);
 }
 
+static void incomplete_is(const struct scratch_store *scratch, int code, size_t at,
+                          const char *expected, long long bytes) {
+  json_t *json = json_of("verify", scratch, code);
+  const json_t *list = json_object_get(json, "incomplete");
+  const json_t *file = json_array_get(list, at);
+  if (file == NULL) fail_msg("%zu files incomplete", json_array_size(list));
+  assert_string_equal(json_string_value(json_object_get(file, "state")), expected);
+  assert_int_equal(number(file, "bytes"), bytes);
+  assert_int_equal(number(file, "segment_bytes"), 1 << 20);
+  assert_int_equal(number(json, "bad"), 0);
+  json_decref(json);
+}
+
+static void verify_names_files_that_are_not_whole(void **state) {
+  const struct scratch_store *scratch = *state;
+  char path[3][300], line[300];
+  struct stat file;
+  json_t *json = json_of("verify", scratch, 0);
+  assert_int_equal(json_array_size(json_object_get(json, "incomplete")), 0);
+  json_decref(json);
+  for (int i = 0; i < 3; i++) snprintf(path[i], 300, "%s/seg-%06d.kvs", scratch->dir, i);
+  assert_int_equal(stat(path[2], &file), 0); /* the store has three at least */
+  int last = 2;
+  for (;; last++) {
+    snprintf(line, sizeof line, "%s/seg-%06d.kvs", scratch->dir, last + 1);
+    if (access(line, F_OK) != 0) break;
+  }
+  snprintf(line, sizeof line, "%s/seg-%06d.kvs", scratch->dir, last + 1);
+  const int unfinished = open(line, O_CREAT | O_WRONLY, 0600); /* as a crash leaves it */
+  assert_true(unfinished >= 0 && ftruncate(unfinished, 8192) == 0);
+  close(unfinished);
+  incomplete_is(scratch, 0, 0, "never finished", 8192);
+
+  assert_int_equal(truncate(path[1], 1 << 18), 0);
+  incomplete_is(scratch, 1, 0, "truncated", 1 << 18);
+  assert_int_equal(unlink(path[0]), 0);
+  incomplete_is(scratch, 1, 0, "missing", 0);
+  incomplete_is(scratch, 1, 1, "truncated", 1 << 18);
+  snprintf(line, sizeof line, "verify %s", scratch->dir);
+  kvstow_run(line);
+  assert_int_equal(outcome.code, 1);
+  assert_contains(outcome.out, "segment 0: missing\n");
+  assert_contains(outcome.out, "segment 1: 256 KiB of 1.00 MiB\n");
+  assert_contains(outcome.out, "8.00 KiB of 1.00 MiB, never used\n");
+  assert_contains(outcome.out, "3 segment files are not whole");
+}
+
 static void a_store_in_use_is_refused(void **state) {
   const struct scratch_store *scratch = *state;
   const char *dir = scratch->dir;
@@ -362,6 +409,8 @@ int main(void) {
                                       remove_store),
       cmocka_unit_test_setup_teardown(tables_are_for_people, make_store, remove_store),
       cmocka_unit_test_setup_teardown(verify_names_every_bad_record, make_store, remove_store),
+      cmocka_unit_test_setup_teardown(verify_names_files_that_are_not_whole, make_store,
+                                      remove_store),
       cmocka_unit_test_setup_teardown(a_store_in_use_is_refused, make_store, remove_store),
       cmocka_unit_test(columns_line_up),
       cmocka_unit_test(units_are_spelled_for_people),
