@@ -117,24 +117,30 @@ static void *shared(size_t bytes) {
   return memory;
 }
 
+static bool number(const char *text, uint64_t *value) {
+  char *end;
+  errno = 0;
+  *value = strtoull(text, &end, 0);
+  return *text >= '0' && *text <= '9' && *end == '\0' && errno == 0 && *value > 0;
+}
+
 int main(int argc, char **argv) {
   uint64_t seeds = kv_env("KVSTOW_TEST_FULL", 0) ? SEEDS_FULL : SEEDS;
   uint64_t first = 1, jobs = (uint64_t)sysconf(_SC_NPROCESSORS_ONLN);
   for (int i = 1; i < argc; i++) {
+    uint64_t *value = strcmp(argv[i], "--seeds") == 0  ? &seeds
+                      : strcmp(argv[i], "--seed") == 0 ? &first
+                      : strcmp(argv[i], "--jobs") == 0 ? &jobs
+                                                       : NULL;
     if (strcmp(argv[i], "--trace") == 0) {
       tracing = true;
-    } else if (i + 1 < argc && strcmp(argv[i], "--seeds") == 0) {
-      seeds = strtoull(argv[++i], NULL, 0);
-    } else if (i + 1 < argc && strcmp(argv[i], "--seed") == 0) {
-      first = strtoull(argv[++i], NULL, 0);
-    } else if (i + 1 < argc && strcmp(argv[i], "--jobs") == 0) {
-      jobs = strtoull(argv[++i], NULL, 0);
-    } else {
-      fprintf(stderr, "usage: kvstow-sim [--seeds N] [--seed FIRST] [--jobs N] [--trace]\n");
+    } else if (value == NULL || i + 1 == argc || !number(argv[++i], value)) {
+      fprintf(stderr,
+              "kvstow-sim: %s\nusage: kvstow-sim [--seeds N] [--seed FIRST] [--jobs N] [--trace]\n",
+              argv[i]);
       return 2;
     }
   }
-  if (jobs < 1) jobs = 1;
   totals *all = shared(jobs * sizeof *all);
   fflush(stdout);
   for (uint64_t j = 0; j < jobs; j++) {
