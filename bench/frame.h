@@ -1,8 +1,9 @@
 /* frame.h - what every benchmark does alike: options, rows, targets, printing.
  *
  * Rows are JSON objects; the table for people is made from the same objects, so that the two cannot
- * differ. A target is a figure that was promised: printed with met or not met. A benchmark exits
- * with 1 when bytes were wrong or it could not run, and, with --check, when a target was missed.
+ * differ. A target is a figure that was promised: printed with met or not met, if there were rounds enough for
+ * a verdict. A benchmark exits with 1 when bytes were wrong, it could not run or had nothing to measure, and, with
+ * --check, when a target was missed.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef KVSTOW_BENCH_FRAME_H
@@ -32,7 +33,7 @@ enum bench_accepts {
 
 struct bench_args {
   bool json, csv, quick, check;
-  unsigned rounds; /* at least 5, unless asked for fewer */
+  unsigned rounds; /* below 5, if asked for: figures, no verdicts */
   const char *dir;
   uint64_t size, blocks;
   const char *shape, *path, *op;
@@ -51,10 +52,18 @@ int bench_parse(int argc, char **argv, const char *usage, unsigned accepts,
 /* True if the option that picks one was not given, or picks this. */
 bool bench_picks(const char *asked, const char *name);
 
+/* -1 if `--option` was not given or is one of `names`, which end with NULL; else an exit code, and a message that
+ * lists them. `command` is argv[0]. */
+int bench_known(const char *command, const char *option, const char *asked,
+                const char *const *names);
+/* The same of numbers, up to a 0. */
+int bench_known_number(const char *command, const char *option, uint64_t asked,
+                       const uint64_t *numbers);
+
 struct bench_report {
   const char *name;
   json_t *root, *rows, *targets, *notes;
-  bool missed, failed;
+  bool failed;
   bool (*shown)(const json_t *row); /* in the table for people; NULL: all are */
 };
 
@@ -83,7 +92,8 @@ struct bench_column {
   int digits;
 };
 
-/* Prints, frees, and returns the exit code. `columns` end with a NULL key. */
+/* Judges, prints, frees, and returns the exit code. A failed benchmark prints nothing for programs. `columns` end
+ * with a NULL key. */
 int bench_report_end(struct bench_report *report, const struct bench_args *args,
                      const struct bench_column *columns);
 

@@ -31,7 +31,7 @@ static const char usage_text[] =
     "Matches prefixes of 1K to 128K tokens, 256 in a block, in an index of a million blocks, from\n"
     "1 to 8 threads: time of a match, and its parts. The blocks are of one page; a million of "
     "them\n"
-    "take 8 GB of scratch.\n";
+    "take 8 GB of scratch. --blocks is rounded up to whole prefixes, of 512.\n";
 
 static const struct bench_column columns[] = {
     {"tokens", "tokens", 0},         {"source", "<source", -1},      {"prefixes", "prefixes", 0},
@@ -47,7 +47,8 @@ enum {
   PAYLOAD_BYTES = 4096,
   RECORD_BYTES = PAYLOAD_BYTES + 4096,
   BLOCKS = 1 << 20,
-  QUICK_BLOCKS = 1 << 17,
+  LEAST_BLOCKS = 4 * PREFIXES * CHAIN_BLOCKS, /* so that the first lie on SSD alone */
+  QUICK_BLOCKS = LEAST_BLOCKS,
   STORE_BLOCKS = 64, /* a call */
   PAGE_BYTES = 4096,
   LINE_BYTES = 64,
@@ -374,10 +375,11 @@ static double probe_run(struct probe *probe, struct bench_report *report) {
   return median_us[MATCH];
 }
 
+static const uint64_t thread_counts[] = {1, 2, 4, 8, 0};
+
 static void run_probes(const struct index *index, const struct bench_args *args,
                        struct bench_report *report) {
   static const size_t lengths[] = {1024, 8192, 32768, CHAIN_BLOCKS * BLOCK_TOKENS};
-  static const unsigned thread_counts[] = {1, 2, 4, 8};
   struct probe probe = {.index = index, .rounds = args->rounds, .matches = PREFIXES};
   double us = 0;
   for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
@@ -397,8 +399,8 @@ static void run_probes(const struct index *index, const struct bench_args *args,
   if (single) us = probe_run(&probe, report);
   if (single) bench_target_max(report, "match of 128K tokens, all on SSD, us", us, 150);
   probe.source = 0;
-  for (size_t t = 0; t < sizeof thread_counts / sizeof *thread_counts; t++) {
-    probe.threads = thread_counts[t];
+  for (size_t t = 0; thread_counts[t] != 0; t++) {
+    probe.threads = (unsigned)thread_counts[t];
     if (args->threads == 0 ? probe.threads > 1 : probe.threads == args->threads)
       (void)probe_run(&probe, report);
   }
@@ -406,15 +408,18 @@ static void run_probes(const struct index *index, const struct bench_args *args,
 
 int bench_match_run(int argc, char **argv) {
   struct bench_args args;
-  const int status =
-      bench_parse(argc, argv, usage_text, BENCH_DIR | BENCH_BLOCKS | BENCH_THREADS, &args);
+  int status = bench_parse(argc, argv, usage_text, BENCH_DIR | BENCH_BLOCKS | BENCH_THREADS, &args);
+  if (status < 0) status = bench_known_number(argv[0], "threads", args.threads, thread_counts);
+  if (status < 0 && args.blocks != 0 && args.blocks < LEAST_BLOCKS) {
+    fprintf(stderr, "%s: --blocks: at least %d\n", argv[0], LEAST_BLOCKS);
+    status = EXIT_USAGE;
+  }
   if (status >= 0) return status;
   struct bench_report report = bench_report_begin("match");
   struct index index = {0};
   const uint64_t blocks = args.blocks != 0 ? args.blocks : args.quick ? QUICK_BLOCKS : BLOCKS;
   char dir[BENCH_PATH_BYTES];
   index.chains = (blocks + CHAIN_BLOCKS - 1) / CHAIN_BLOCKS;
-  if (index.chains < 4 * PREFIXES) index.chains = 4 * PREFIXES;
   if (!bench_scratch_make(args.dir, dir)) {
     bench_fail(&report, "scratch directory: %s", strerror(errno));
     return bench_report_end(&report, &args, columns);

@@ -73,6 +73,8 @@ static const struct layout layouts[] = {
     {"scattered", 16, 4, 1, {1024, 8192, 32768}, {1024, 4096}},
 };
 
+enum { LAYOUTS = sizeof layouts / sizeof *layouts };
+
 static const uint64_t ram_bytes = (uint64_t)640 << 20;
 
 struct bed {
@@ -433,11 +435,13 @@ static void measure_layout(const struct layout *layout, const struct bench_args 
 
 int bench_restore_run(int argc, char **argv) {
   struct bench_args args;
-  const int status =
-      bench_parse(argc, argv, usage_text, BENCH_DIR | BENCH_PATH | BENCH_ENCRYPT, &args);
+  const char *names[LAYOUTS + 1] = {NULL};
+  for (size_t i = 0; i < LAYOUTS; i++) names[i] = layouts[i].name;
+  int status = bench_parse(argc, argv, usage_text, BENCH_DIR | BENCH_PATH | BENCH_ENCRYPT, &args);
+  if (status < 0) status = bench_known(argv[0], "path", args.path, names);
   if (status >= 0) return status;
   struct bench_report report = bench_report_begin("restore");
-  for (size_t i = 0; i < sizeof layouts / sizeof *layouts && !report.failed; i++)
+  for (size_t i = 0; i < LAYOUTS && !report.failed; i++)
     if (bench_picks(args.path, layouts[i].name)) measure_layout(&layouts[i], &args, &report);
   bench_note(&report,
              "Cold: reopened, nothing in RAM, O_DIRECT throughout. Checksums verified by the "

@@ -15,7 +15,9 @@ static const char usage_text[] =
     "The store rate of four KV layouts, one token at a time and in batches, beside plain memcpy "
     "of\n"
     "the same bytes in the same rounds. Paths: copy (kvstow_seq_append, kvstow_store), reserve\n"
-    "(kvstow_reserve and kvstow_commit, without the filling), sustained (to SSD, with eviction).\n"
+    "(kvstow_reserve and kvstow_commit, without the filling), sustained (to SSD, with eviction, "
+    "by\n"
+    "one thread).\n"
     "Memory is touched before it is timed; what was stored is read back and compared.\n";
 
 static const struct bench_column columns[] = {
@@ -29,8 +31,9 @@ static const struct bench_column columns[] = {
     {"waits", "waits", 0},         {NULL, NULL, 0},
 };
 
-static const char *const shapes[] = {"original", "llama-3-8b", "llama-3-70b", "deepseek-v3"};
-static const unsigned thread_counts[] = {1, 2, 8};
+static const char *const shapes[] = {"original", "llama-3-8b", "llama-3-70b", "deepseek-v3", NULL};
+static const char *const paths[] = {"copy", "reserve", "sustained", NULL};
+static const uint64_t thread_counts[] = {1, 2, 8, 0};
 static const size_t batch_sizes[] = {1, 32, 256};
 
 enum {
@@ -198,8 +201,8 @@ static void measure_shape(const struct model *model, const struct bench_args *ar
   if (bed.target == NULL) bench_fail(report, "no memory for memcpy's destination");
   for (size_t w = 0; w < sizeof ways / sizeof *ways; w++) {
     if (!bench_picks(args->path, ways[w]->path)) continue;
-    for (size_t t = 0; t < sizeof thread_counts / sizeof *thread_counts; t++) {
-      const unsigned threads = thread_counts[t];
+    for (size_t t = 0; thread_counts[t] != 0; t++) {
+      const unsigned threads = (unsigned)thread_counts[t];
       if (args->threads != 0 ? threads != args->threads : args->quick && threads > 2) continue;
       if (!report->failed) measure_way(&bed, ways[w], threads, args, report, verified);
     }
@@ -209,20 +212,23 @@ static void measure_shape(const struct model *model, const struct bench_args *ar
 
 int bench_store_run(int argc, char **argv) {
   struct bench_args args;
-  const int status = bench_parse(
+  int status = bench_parse(
       argc, argv, usage_text,
       BENCH_DIR | BENCH_SIZE | BENCH_SHAPE | BENCH_THREADS | BENCH_PATH | BENCH_ENCRYPT, &args);
+  if (status < 0) status = bench_known(argv[0], "shape", args.shape, shapes);
+  if (status < 0) status = bench_known(argv[0], "path", args.path, paths);
+  if (status < 0) status = bench_known_number(argv[0], "threads", args.threads, thread_counts);
   if (status >= 0) return status;
   struct bench_report report = bench_report_begin("store");
   uint64_t verified = 0;
-  for (size_t i = 0; i < sizeof shapes / sizeof *shapes && !report.failed; i++) {
+  for (size_t i = 0; shapes[i] != NULL && !report.failed; i++) {
     const bool heavy = strcmp(shapes[i], "original") == 0 || strcmp(shapes[i], "llama-3-70b") == 0;
     if (!bench_picks(args.shape, shapes[i]) || (args.quick && args.shape == NULL && heavy))
       continue;
     const struct model *model = model_find(shapes[i]);
     if (args.path == NULL || strcmp(args.path, "sustained") != 0)
       measure_shape(model, &args, &report, &verified);
-    if (bench_picks(args.path, "sustained") && !report.failed)
+    if (bench_picks(args.path, "sustained") && args.threads <= 1 && !report.failed)
       bench_store_sustained(&args, model, &report, &verified);
   }
   bench_count(report.root, "verified_bytes", verified);

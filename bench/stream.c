@@ -50,7 +50,7 @@ static const struct bench_column columns[] = {
     {"late", "late", 2},           {NULL, NULL, 0},
 };
 
-static const char *const shapes[] = {"llama-3-8b", "deepseek-v3"};
+static const char *const shapes[] = {"llama-3-8b", "deepseek-v3", NULL};
 static const unsigned multiples[] = {1, 2, 4};
 
 enum { LIMIT_DEPTH = 32, SEGMENTS_MAX = 1024, LAYERS_MAX = 256, SUM_LANES = 4 };
@@ -423,10 +423,11 @@ static void measure_context(const struct model *model, unsigned multiple,
 
 int bench_stream_run(int argc, char **argv) {
   struct bench_args args;
-  const int status = bench_parse(argc, argv, usage_text, BENCH_DIR | BENCH_SHAPE, &args);
+  int status = bench_parse(argc, argv, usage_text, BENCH_DIR | BENCH_SHAPE, &args);
+  if (status < 0) status = bench_known(argv[0], "shape", args.shape, shapes);
   if (status >= 0) return status;
   struct bench_report report = bench_report_begin("stream");
-  for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+  for (size_t s = 0; shapes[s] != NULL; s++)
     for (size_t m = 0; m < sizeof multiples / sizeof *multiples && !report.failed; m++)
       if (bench_picks(args.shape, shapes[s]))
         measure_context(model_find(shapes[s]), multiples[m], &args, &report);

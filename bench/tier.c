@@ -260,14 +260,6 @@ static const uint32_t *blocks_of(const struct bench_args *args, size_t *count) {
   return args->quick ? quick_block_sizes : block_sizes;
 }
 
-static bool known_block(const struct bench_args *args) {
-  size_t count;
-  const uint32_t *blocks = blocks_of(args, &count);
-  for (size_t i = 0; i < count; i++)
-    if (args->block_bytes == 0 || args->block_bytes == blocks[i]) return true;
-  return false;
-}
-
 static bool measure_op(struct tier_bed *bed, enum tier_op op, struct tier_tally *tally) {
   const struct bench_args *args = bed->args;
   size_t count;
@@ -356,28 +348,28 @@ static void measure(struct tier_bed *bed) {
   tier_report_targets(bed, tally);
 }
 
-static bool known_op(const char *name) {
-  for (int op = 0; op < TIER_OPS; op++)
-    if (bench_picks(name, ops[op].name)) return true;
-  return false;
+static int known(const char *command, const struct bench_args *args) {
+  static const uint64_t depths[] = {1, TIER_APPEND_BATCHES, DEPTH, TIER_FRAGMENTS, 0};
+  const char *names[TIER_OPS + 1] = {NULL};
+  uint64_t sizes[sizeof block_sizes / sizeof *block_sizes + 1] = {0};
+  size_t count;
+  const uint32_t *blocks = blocks_of(args, &count);
+  for (size_t i = 0; i < count; i++) sizes[i] = blocks[i];
+  for (int op = 0; op < TIER_OPS; op++) names[op] = ops[op].name;
+  int status = bench_known(command, "op", args->op, names);
+  if (status < 0) status = bench_known_number(command, "block", args->block_bytes, sizes);
+  if (status < 0) status = bench_known_number(command, "depth", args->depth, depths);
+  return status;
 }
 
 int bench_tier_run(int argc, char **argv) {
   struct bench_args args;
-  const int status = bench_parse(
+  int status = bench_parse(
       argc, argv, usage_text,
       BENCH_DIR | BENCH_SIZE | BENCH_ENGINE | BENCH_CSV | BENCH_OP | BENCH_BLOCK | BENCH_DEPTH,
       &args);
+  if (status < 0) status = known(argv[0], &args);
   if (status >= 0) return status;
-  if (!known_op(args.op)) {
-    fprintf(stderr, "%s: --op %s: no such operation\n", argv[0], args.op);
-    return EXIT_USAGE;
-  }
-  if (!known_block(&args)) {
-    fprintf(stderr, "%s: --block %llu: no such block\n", argv[0],
-            (unsigned long long)args.block_bytes);
-    return EXIT_USAGE;
-  }
   if (args.size != 0 && args.size < FILE_MIN_BYTES) {
     fprintf(stderr, "%s: --size: at least 16 MiB\n", argv[0]);
     return EXIT_USAGE;

@@ -275,11 +275,59 @@ static void memory_is_refused(void **state) {
   }
 }
 
+/* A word that picks nothing is no pass. */
+static void unknown_words_are_refused(void **state) {
+  (void)state;
+  assert_refused("bench store --shape zzz --check --json", "llama-3-8b");
+  assert_refused("bench store --path zzz", "copy reserve sustained");
+  assert_refused("bench store --threads 3", "1 2 8");
+  assert_refused("bench restore --path zzz", "chain runs scattered");
+  assert_refused("bench stream --shape zzz", "deepseek-v3");
+  assert_refused("bench match --threads 3", "1 2 4 8");
+  assert_refused("bench match --blocks 5", "--blocks: at least 131072");
+  assert_refused("bench tier --depth 7", "1 4 16 64");
+  assert_refused("bench tier --quick --block 16KiB", "4096 65536 1048576");
+  kvstow_run("bench store --path sustained --threads 8 --json");
+  assert_int_equal(outcome.code, 1);
+  assert_string_equal(outcome.out, "");
+  assert_contains(outcome.err, "nothing to measure");
+  kvstow_run("bench tier --quick --op append --block 4KiB --csv --dir " SCRATCH);
+  assert_int_equal(outcome.code, 1);
+  assert_string_equal(outcome.out, "");
+}
+
+/* A median of fewer than five rounds is a figure, and neither met nor missed. */
+static void few_rounds_give_no_verdict(void **state) {
+  (void)state;
+  static const char line[] = "bench tier --op read --block 1MiB --depth 1 --quick --size 16MiB";
+  char with[256];
+  assert_refused("bench tier --check --rounds 4", "no verdict");
+  for (int rounds = 4; rounds <= 5; rounds++) {
+    snprintf(with, sizeof with, "%s --json --rounds %d --dir " SCRATCH, line, rounds);
+    json_t *root = run_json(with);
+    const json_t *targets = json_object_get(root, "targets");
+    size_t i;
+    json_t *row;
+    assert_true(json_array_size(targets) > 0);
+    json_array_foreach(targets, i, row) {
+      (void)number_of(row, "value");
+      const json_t *met = json_object_get(row, "met");
+      assert_true(rounds < 5 ? json_is_null(met) : json_is_boolean(met));
+    }
+    json_decref(root);
+  }
+  snprintf(with, sizeof with, "%s --rounds 1 --dir " SCRATCH, line);
+  kvstow_run(with);
+  assert_int_equal(outcome.code, 0);
+  assert_contains(outcome.out, "No verdicts");
+  if (strstr(outcome.out, "met")) fail_msg("a verdict: %s", outcome.out);
+}
+
 static void tier_bad_usage(void **state) {
   (void)state;
-  assert_refused("bench tier --op nothing", "no such operation");
+  assert_refused("bench tier --op nothing", "write read random");
   assert_refused("bench tier --size 4096", "16 MiB");
-  assert_refused("bench tier --block 1", "such block");
+  assert_refused("bench tier --block 1", "4096 16384");
   assert_refused("bench tier --engine disk", "uring or threads");
   assert_refused("bench tier --depth 0", "depth");
   assert_refused("bench tier file", "not an option");
@@ -317,6 +365,8 @@ int main(void) {
       cmocka_unit_test(tier_merges_fragments),
       cmocka_unit_test(tier_prints_tables_and_csv),
       cmocka_unit_test(memory_is_refused),
+      cmocka_unit_test(unknown_words_are_refused),
+      cmocka_unit_test(few_rounds_give_no_verdict),
       cmocka_unit_test(tier_bad_usage),
       cmocka_unit_test(without_io_uring_threads_set_the_limit),
   };
