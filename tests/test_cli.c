@@ -293,19 +293,14 @@ static void incomplete_is(const struct scratch_store *scratch, int code, size_t 
 
 static void verify_names_files_that_are_not_whole(void **state) {
   const struct scratch_store *scratch = *state;
-  char path[3][300], line[300];
-  struct stat file;
+  char path[2][300], line[300];
   json_t *json = json_of("verify", scratch, 0);
   assert_int_equal(json_array_size(json_object_get(json, "incomplete")), 0);
   json_decref(json);
-  for (int i = 0; i < 3; i++) snprintf(path[i], 300, "%s/seg-%06d.kvs", scratch->dir, i);
-  assert_int_equal(stat(path[2], &file), 0); /* the store has three at least */
-  int last = 2;
-  for (;; last++) {
-    snprintf(line, sizeof line, "%s/seg-%06d.kvs", scratch->dir, last + 1);
-    if (access(line, F_OK) != 0) break;
-  }
-  snprintf(line, sizeof line, "%s/seg-%06d.kvs", scratch->dir, last + 1);
+  for (int i = 0; i < 2; i++) snprintf(path[i], 300, "%s/seg-%06d.kvs", scratch->dir, i);
+  int next = 2; /* two are full of blocks, others may have been made ahead */
+  do snprintf(line, sizeof line, "%s/seg-%06d.kvs", scratch->dir, next++);
+  while (access(line, F_OK) == 0);
   const int unfinished = open(line, O_CREAT | O_WRONLY, 0600); /* as a crash leaves it */
   assert_true(unfinished >= 0 && ftruncate(unfinished, 8192) == 0);
   close(unfinished);
