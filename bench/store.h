@@ -36,7 +36,7 @@ struct work;
 struct way {
   const char *path, *call;
   bool whole_blocks; /* only batches of whole blocks */
-  bool bytes_move;
+  bool bytes_move;   /* in the calls; else memcpy is what filling the room would take */
   int (*batch)(struct work *work, unsigned thread, size_t batch);
 };
 
@@ -64,6 +64,7 @@ struct measure_span work_memcpy_pieces(struct work *work); /* row by row, to whe
 
 /* Of all threads, since the last call. */
 void work_latency(struct work *work, struct measure_latency *latency);
+void work_write_latency(json_t *row, const struct measure_latency *latency);
 
 /* Reads each thread's newest sequence back and compares every byte. Bytes compared. */
 uint64_t work_verify(struct work *work, struct bench_report *report);

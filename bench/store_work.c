@@ -244,6 +244,13 @@ void work_latency(struct work *work, struct measure_latency *latency) {
   }
 }
 
+void work_write_latency(json_t *row, const struct measure_latency *latency) {
+  bench_real(row, "p50_us", measure_latency_ns(latency, 0.50) / 1e3);
+  bench_real(row, "p99_us", measure_latency_ns(latency, 0.99) / 1e3);
+  bench_real(row, "p999_us", measure_latency_ns(latency, 0.999) / 1e3);
+  bench_real(row, "max_us", (double)latency->max_ns / 1e3);
+}
+
 /* ---- limits --------------------------------------------------------------------------------- */
 
 /* Each thread's own part of the target, whole blocks. */

@@ -47,14 +47,18 @@ static void batch_done(void *arg, int result) {
   sem_post(&log->room);
 }
 
-static int append(struct tier_log *log, const struct tier_cell *cell) {
+/* `latency`: until a batch has room and is taken. */
+static int append(struct tier_log *log, const struct tier_cell *cell,
+                  struct measure_latency *latency) {
   size_t each = BATCH_BYTES / record_bytes(cell);
   if (each == 0) each = 1;
   int rc = 0;
   for (size_t at = 0; at < cell->count && rc == 0; at += each) {
     const size_t count = cell->count - at < each ? cell->count - at : each;
+    const uint64_t begun = measure_now_ns();
     while (sem_wait(&log->room) != 0) continue;
     rc = kvstow_tier_append(log->tier, log->writes + at, count, batch_done, log);
+    measure_latency_add(latency, measure_now_ns() - begun);
     if (rc != 0) sem_post(&log->room);
   }
   for (int i = 0; i < TIER_APPEND_BATCHES; i++)
@@ -98,7 +102,7 @@ static bool append_run(struct tier_bed *bed, struct tier_log *log, const struct 
   if (rc == 0) rc = give_up_all(log);
   if (rc != 0) return tier_fail(bed, log->tier, "reclaim", rc);
   const struct measure_span begun = measure_begin();
-  rc = append(log, cell);
+  rc = append(log, cell, &sample->latency);
   sample->span = measure_end(begun);
   sample->bytes = cell->count * record_bytes(cell);
   return rc == 0 || tier_fail(bed, log->tier, "append", rc);
@@ -194,8 +198,9 @@ bool tier_log_limit(struct tier_bed *bed, const struct tier_cell *cell,
 /* Until no segment is left that was never written. */
 static int wear_in(struct tier_bed *bed, struct tier_log *log, size_t bytes) {
   const struct tier_cell cell = {TIER_APPEND, 1 << 20, 1, bytes >> 20};
+  static struct measure_latency untimed;
   int rc = describe(bed, log, &cell);
-  while (rc == 0) rc = append(log, &cell);
+  while (rc == 0) rc = append(log, &cell, &untimed);
   log->held.count = 0;
   return rc == KVSTOW_ENOSPC ? give_up_all(log) : rc;
 }

@@ -55,6 +55,57 @@ static void write_model(const void *bytes, size_t count) {
   assert_int_equal(fclose(file), 0);
 }
 
+/* ---- keys --------------------------------------------------------------------------------------- */
+
+/* True if every word of `keys` has a value in `row`. */
+static bool has_keys(const json_t *row, const char *keys) {
+  char words[256], *rest = NULL;
+  bool all = true;
+  snprintf(words, sizeof words, "%s", keys);
+  for (char *key = strtok_r(words, " ", &rest); key != NULL; key = strtok_r(NULL, " ", &rest)) {
+    const json_t *value = json_object_get(row, key);
+    const bool has = json_is_string(value) || json_is_number(value);
+    if (!has) print_error("no '%s'\n", key);
+    all &= has;
+  }
+  return all;
+}
+
+/* Those that programs rely on; stream, gguf and tier have theirs below. */
+static void every_bench_has_its_keys(void **state) {
+  (void)state;
+  static const char store_keys[] =
+      "shape bytes_per_token path threads batch_tokens tok_s mb_s limit_mb_s ratio p50_us p99_us";
+  static const struct {
+    const char *line, *keys, *root_keys;
+  } benches[] = {
+      {"store --path copy --threads 1 --size 8MiB --shape deepseek-v3 --dir " SCRATCH, store_keys,
+       ""},
+      {"store --path reserve --threads 1 --shape deepseek-v3 --dir " SCRATCH, store_keys, ""},
+      {"store --path sustained --shape deepseek-v3 --dir " SCRATCH, store_keys, ""},
+      {"restore --path chain --dir " SCRATCH, "tokens layout source mb_s limit_mb_s ratio ttft_ms",
+       "engine"},
+      {"match --threads 1 --dir " SCRATCH, "tokens blocks_in_index threads us limit_us p99_us", ""},
+      {"overhead --dir " SCRATCH, "path on_ns off_ns overhead", "on_ns off_ns overhead"},
+      {"sim", "workload policy size_blocks accesses_per_s limit_per_s ratio", ""},
+  };
+  for (size_t b = 0; b < sizeof benches / sizeof *benches; b++) {
+    char line[256];
+    snprintf(line, sizeof line, "bench %s --quick --rounds 1 --json", benches[b].line);
+    json_t *root = run_json(line);
+    const json_t *rows = json_object_get(root, "rows");
+    size_t i;
+    json_t *row;
+    if (json_array_size(rows) == 0) fail_msg("kvstow %s: no rows", line);
+    json_array_foreach(rows, i, row) {
+      if (!has_keys(row, benches[b].keys)) fail_msg("kvstow %s: row %zu: %s", line, i, outcome.out);
+    }
+    if (!has_keys(root, benches[b].root_keys)) fail_msg("kvstow %s: %s", line, outcome.out);
+    assert_true(json_is_array(json_object_get(root, "targets")));
+    json_decref(root);
+  }
+}
+
 /* ---- stream ------------------------------------------------------------------------------------- */
 
 static void stream_compares_prefetch_on_and_off(void **state) {
@@ -203,7 +254,7 @@ static void assert_tier_rows(const char *op, const char *block, size_t rows_want
     assert_true(number_of(row, "block_bytes") >= 4096 && number_of(row, "depth") >= 1);
     assert_true(number_of(row, "mb_s") > 0 && number_of(row, "limit_mb_s") > 0);
     assert_true(number_of(row, "ratio") > 0);
-    (void)number_of(row, "cpu_s_per_gib");
+    assert_true(has_keys(row, "cpu_s_per_gib p50_us p99_us"));
     assert_true(json_is_boolean(json_object_get(row, "prefetch")));
     assert_true(json_is_boolean(json_object_get(row, "scheduling")));
     const char *engine = text_of(row, "engine");
@@ -355,6 +406,7 @@ static void without_io_uring_threads_set_the_limit(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(every_bench_has_its_keys),
       cmocka_unit_test(stream_compares_prefetch_on_and_off),
       cmocka_unit_test(gguf_streams_what_it_generated),
       cmocka_unit_test(gguf_refuses_other_files_by_name),
