@@ -64,11 +64,13 @@ static bool covered_by_later(size_t i) {
   return false;
 }
 
-/* Power is gone: about half of what was not synced is lost, any half. */
+#define LOSE_ALL UINT64_MAX
+
+/* Power is gone: about half of what was not synced is lost, any half; or all of it. */
 static void cache_lose(const char *place, uint64_t seed) {
   for (size_t i = cache_count; i-- > 0;) {
     unsynced *u = &cache[i];
-    u->lost = (mix(seed * 4096 + i) & 1) != 0 && !covered_by_later(i);
+    u->lost = (seed == LOSE_ALL || (mix(seed * 4096 + i) & 1) != 0) && !covered_by_later(i);
     if (!u->lost) continue;
     char name[32];
     snprintf(name, sizeof name, "seg-%06u.kvs", u->file);
@@ -608,6 +610,93 @@ static void power_loss_after_any_operation_keeps_the_promises(void **state) {
   assert_true(total > 100);
 }
 
+/* ---- a kill, and then the power --------------------------------------------------------------- */
+
+/* Of `place`: which of the records there are. */
+static void look(bool there[RECORDS], kvstow_tier *tier) {
+  seen *s = scan_all(tier);
+  for (uint64_t i = 0; i < RECORDS; i++) there[i] = seen_find(s, i) != NULL;
+  free(s);
+}
+
+/* The next process finds what the one that was killed has written, durable or not; a flush that it is told of and
+ * a forget that finds nothing to do are to be relied on all the same. */
+static void what_a_killed_process_left_outlives_the_power(void **state) {
+  (void)state;
+  uint64_t total = UINT64_MAX;
+  for (uint64_t stop = 0; stop < total; stop++) {
+    char *place = scratch_new();
+    const char *places[] = {place};
+    options = options_for(places, 3);
+    options.engine = KVSTOW_ENGINE_AUTO;
+    faults.ops = 0;
+    faults.stop_at = total == UINT64_MAX ? UINT64_MAX : stop;
+    cache_volatile = true;
+    told t = {0};
+    live_until_power_loss(&t); /* but it is a kill: nothing is lost */
+    if (total == UINT64_MAX) {
+      total = faults.ops;
+      stop--;
+    }
+    bool found[RECORDS], left[RECORDS];
+    faults.stop_at = UINT64_MAX;
+    kvstow_tier *tier = open_faulty(&kvstow__files);
+    look(found, tier);
+    assert_int_equal(kvstow_tier_flush(tier), 0);
+    assert_int_equal(kvstow_tier_erase(tier, NULL, 0), 0);
+    faults.stop_at = 0;
+    (void)kvstow_tier_close(tier);
+    cache_volatile = false;
+    cache_lose(place, LOSE_ALL);
+    faults.stop_at = UINT64_MAX;
+    tier = open_faulty(&kvstow__files);
+    look(left, tier);
+    for (uint64_t i = 0; i < RECORDS; i++)
+      if (found[i] != left[i])
+        fail_msg("killed at op %llu: record %llu was %s, and is %s", (unsigned long long)stop,
+                 (unsigned long long)i, found[i] ? "found" : "gone", left[i] ? "back" : "lost");
+    assert_int_equal(kvstow_tier_close(tier), 0);
+    scratch_remove(place);
+  }
+  assert_true(total > 100);
+}
+
+static bool names_durable, names_fail;
+static atomic_bool made_too_early;
+
+static int names_sync(void *env, int fd) {
+  names_durable = !names_fail;
+  return names_fail ? EIO : kvstow__files.dir_sync(env, fd);
+}
+
+static int names_open(void *env, int fd, const char *name, bool create, bool writable, bool direct,
+                      int *file) {
+  if (create && strncmp(name, "seg-", 4) == 0 && !names_durable)
+    atomic_store(&made_too_early, true);
+  return kvstow__files.open(env, fd, name, create, writable, direct, file);
+}
+
+/* A creation failed in its last step. The next process finds a super, whose name may be gone with the power; a
+ * segment's must not be there without it. */
+static void no_segment_is_made_before_the_super_is_durable(void **state) {
+  (void)state;
+  kvstow__file_ops files = kvstow__files;
+  files.dir_sync = names_sync;
+  files.open = names_open;
+  const kvstow__io io = {
+      .files = &files, .engines = {&TOLD}, .kinds = {KVSTOW_ENGINE_AUTO}, .buffered = true};
+  the_device.carry_out = carry_out;
+  kvstow_tier *tier = NULL;
+  names_fail = true;
+  assert_int_equal(kvstow__tier_open_with(&options, &io, &tier, NULL, 0), KVSTOW_EIO);
+  names_fail = false;
+  tier = open_faulty(&files);
+  record r = append_one(tier, 1, 3);
+  record_free(&r);
+  assert_int_equal(kvstow_tier_close(tier), 0);
+  assert_false(made_too_early);
+}
+
 /* ---- forbidden and scarce things ------------------------------------------------------------ */
 
 /* Runs a check in a child process, which may break itself. */
@@ -732,6 +821,8 @@ int main(void) {
       TEST(an_append_behind_an_end_that_fails_is_told),
       TEST(a_full_disk_means_fewer_segments),
       TEST(power_loss_after_any_operation_keeps_the_promises),
+      TEST(what_a_killed_process_left_outlives_the_power),
+      TEST(no_segment_is_made_before_the_super_is_durable),
       TEST(forbidden_io_uring_falls_back_to_threads),
       TEST(few_descriptors_are_enough),
       TEST(few_descriptors_are_enough_for_threads),

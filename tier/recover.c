@@ -7,6 +7,9 @@
  * the walk (format.h: life). What was walked is read through as well: a record whose planes did not
  * arrive is none (torn.c).
  *
+ * All that was found is then made durable: a process that was killed may have left it in the kernel's or the
+ * device's memory. What the caller hears of stays, and what he does not hear of, erased perhaps, stays gone.
+ *
  * Then the files are fitted to the budget: surplus ones go, empty first, then the oldest; the
  * others move to numbers below the slot count. read_only does all this in memory only.
  *
@@ -293,6 +296,26 @@ static void ends_prepare(const kvstow_tier *tier, ends *e, uint32_t id, uint8_t 
   e->ops[1].offset = tier->segment_bytes - TAIL_BYTES;
 }
 
+/* A file whose barrier fails has no records: a failing disk costs its blocks (kernels forget what they could not
+ * write, so that another try would prove nothing). They are legible, for all we know. */
+static void sync_group(recovery *r, const uint32_t *ids, uint32_t count) {
+  kvstow_tier *tier = r->tier;
+  kvstow__op ops[GROUP_FILES_MAX];
+  for (uint32_t i = 0; i < count; i++) ops[i] = (kvstow__op){.kind = KVSTOW__SYNC, .file = ids[i]};
+  if (kvstow__pump_run(tier, ops, count) == 0) return;
+  for (uint32_t i = 0; i < count; i++) {
+    kvstow__segment *segment = &tier->segments[ids[i]];
+    char path[KVSTOW__PATH_TEXT_BYTES];
+    if (!ops[i].error) continue;
+    kvstow__fail(tier, 0, "%s: fdatasync: %s", kvstow__segment_path(tier, ids[i], path),
+                 strerror(ops[i].error));
+    free(segment->entries);
+    *segment = (kvstow__segment){
+        .life = segment->life, .has_file = true, .ghost = true, .disk_bytes = segment->disk_bytes};
+    r->files[ids[i]].crashed = r->files[ids[i]].clean = false;
+  }
+}
+
 static int recover_group(recovery *r, const uint32_t *ids, uint32_t count, ends *group,
                          uint8_t *buffer) {
   kvstow_tier *tier = r->tier;
@@ -320,6 +343,7 @@ static int recover_group(recovery *r, const uint32_t *ids, uint32_t count, ends 
       r->tables_bytes -= bytes;
     }
   }
+  if (!tier->read_only) sync_group(r, ids, count);
   return 0;
 }
 
@@ -411,14 +435,12 @@ static uint32_t least_of_dir(const recovery *r, uint32_t dir, uint32_t *files) {
 static int fit_dir(recovery *r, uint32_t dir) {
   kvstow_tier *tier = r->tier;
   const uint32_t slots = slots_of_dir(tier, dir);
-  bool changed = false;
   for (;;) {
     uint32_t files;
     const uint32_t least = least_of_dir(r, dir, &files);
     if (files <= slots) break;
     const int code = drop_file(r, least);
     if (code) return code;
-    changed = true;
   }
   uint32_t to = dir;
   for (uint32_t id = dir; id < tier->files_count; id += tier->dirs_count) {
@@ -426,9 +448,9 @@ static int fit_dir(recovery *r, uint32_t dir) {
     while (r->files[to].present) to += tier->dirs_count;
     const int code = move_file(r, id, to);
     if (code) return code;
-    changed = true;
   }
-  const int error = changed ? tier->io.files->dir_sync(tier->io.env, tier->dirs[dir].fd) : 0;
+  /* Without changes, too: the super's own name may not be durable yet, and segments' names follow. */
+  const int error = tier->io.files->dir_sync(tier->io.env, tier->dirs[dir].fd);
   if (!error) return 0;
   return kvstow__fail(tier, kvstow__code_of_errno(error), "%s: fsync: %s", tier->dirs[dir].path,
                       strerror(error));
@@ -444,8 +466,7 @@ static int seal_walked(kvstow_tier *tier, uint32_t id) {
       kvstow__footer_job(tier, KVSTOW__JOB_SEAL, id, segment->life, segment->opened_s,
                          segment->used_bytes, segment->entries, segment->records, false);
   if (!job) return KVSTOW_ENOMEM;
-  int error = kvstow__pump_run(tier, &job->ops[0], 1); /* sync, footer, sync */
-  if (!error) error = kvstow__pump_run(tier, &job->ops[1], 1);
+  int error = kvstow__pump_run(tier, &job->ops[1], 1); /* what it lists is durable */
   if (!error) error = kvstow__pump_run(tier, &job->ops[0], 1);
   segment->footer_sum = job->footer_sum;
   kvstow__job_free(job);

@@ -94,7 +94,13 @@ bool sim_strikes(sim_fault fault) {
 }
 
 void sim_request_made(sim_fault crash) {
-  if (++p.requests != p.faults.crash_at) return;
+  p.requests++;
+  if (p.requests == p.faults.kill_at) {
+    sim_count(SIM_KILLED);
+    sim_requests_tear();
+    _exit(SIM_ENDED);
+  }
+  if (p.requests != p.faults.crash_at) return;
   sim_count(crash);
   sim_disk_crash();
 }

@@ -2,7 +2,7 @@
  *
  * Names, sizes and bytes exist twice: as the process sees them, and as they are on the medium. A sync
  * carries the one to the other; a crash keeps, of what was not synced, any part it likes, in sectors
- * of 512 or 4096 bytes. The memory is shared with the parent, so that a life can end in _exit and the
+ * of 512 or 4096 bytes. A process that is killed leaves both as they are. The memory is shared with the parent, so that a life can end in _exit and the
  * next one find the disk.
  *
  *   disk.c    names, bytes, power; what goes wrong
@@ -24,6 +24,7 @@
 
 enum {
   SIM_CRASHED = 70, /* exit status of a life that lost power */
+  SIM_ENDED = 71,   /* ... that was killed */
   SIM_SEGMENT_BYTES = 1 << 20,
   SIM_FILE_BYTES = SIM_SEGMENT_BYTES, /* no file is larger */
   SIM_DIR_FD = 1000,                  /* descriptors of directories begin here */

@@ -39,7 +39,8 @@
   X(CRASH_READ, "power lost at a read", false)                                                     \
   X(CRASH_WRITE, "power lost at a write", false)                                                   \
   X(CRASH_SYNC, "power lost at a barrier", false)                                                  \
-  X(CRASH_NAME, "power lost at a name, size or open", false)
+  X(CRASH_NAME, "power lost at a name, size or open", false)                                       \
+  X(KILLED, "processes killed", false)
 
 typedef enum sim_fault {
 #define SIM_X(name, text, fails) SIM_##name,
@@ -51,6 +52,7 @@ typedef enum sim_fault {
 typedef struct sim_faults {
   uint16_t chance[SIM_FAULT_KINDS]; /* in 10,000 of the requests it may befall; 0 never */
   uint32_t crash_at;                /* power is lost at this request of the life; 0 never */
+  uint32_t kill_at;                 /* the process is killed at it; 0 never */
   uint32_t dead_at;                 /* dead_dir dies at this request of the life; 0 never */
   uint8_t dead_dir;
 } sim_faults;

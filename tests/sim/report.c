@@ -52,8 +52,9 @@ int run_seed(uint64_t seed) {
   if (tracing) print_plan();
   for (the_life = 0; the_life <= the_plan.lives; the_life++) {
     const int status = run_life();
-    m->crashes += status == SIM_CRASHED;
-    if (status != 0 && status != SIM_CRASHED) {
+    const bool cut_short = status == SIM_CRASHED || status == SIM_ENDED;
+    m->crashes += cut_short;
+    if (status != 0 && !cut_short) {
       if (m->message[0] == 0)
         snprintf(m->message, sizeof m->message, "life %u: exit %d", the_life, status);
       return status;

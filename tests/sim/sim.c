@@ -103,7 +103,7 @@ static bool print_tables(const totals *sum) {
   printf("%12s  call, in the time of the simulation\n", "longest, s");
   for (int i = 0; i < CALLS; i++)
     printf("%12.4f  %s\n", (double)sum->longest_ns[i] / 1e9, TIMED[i]);
-  printf("\n%" PRIu64 " lives, %" PRIu64 " losses of power, %" PRIu64
+  printf("\n%" PRIu64 " lives, %" PRIu64 " of them cut short, %" PRIu64
          " flushes whose promise was checked, %.1f GiB compared\n",
          sum->lives, sum->crashes, sum->flushes, (double)sum->bytes / (1 << 30));
   if (sum->seeds < SEEDS_ALL || all) return true;

@@ -140,6 +140,11 @@ void plan_make(uint64_t seed) {
     for (unsigned i = 0; i < LIVES_MAX; i++) /* so that what was written can be told to the byte */
       p->life[i].faults.chance[SIM_SHORT_WRITE] = 0;
   }
+  kv_rng kills = {kv_mix(seed ^ 0x6b11u)};
+  for (unsigned i = 0; i < LIVES_MAX; i++)
+    if (kv_chance(&kills, 25))
+      p->life[i].faults.kill_at =
+          (uint32_t)kv_between(&kills, 1, (size_t)1 << kv_between(&kills, 4, 12));
   sim_faults *last = &p->life[p->lives].faults; /* at the end disks are as they should be */
   *last = (sim_faults){{0}};
 }

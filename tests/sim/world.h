@@ -1,6 +1,6 @@
 /* world.h - what a seed draws, what the model knows, and how a failure is told.
  *
- * A seed is a few lives of one store; each life is a process that ends with a close or with a loss of
+ * A seed is a few lives of one store; each life is a process that ends with a close, a kill or a loss of
  * power, and leaves the disk and the model to the next.
  *
  * The model. Blocks are the nodes of token trees, one tree an owner: a salt in a space. The trees are
@@ -153,10 +153,11 @@ typedef struct model {
   node nodes[USERS_MAX][NODES];
   file files[FILES_MAX];
   uint8_t off[LIVES_MAX][ACTORS][OPS_MAX]; /* operations left out, when shrinking */
-  uint64_t operations, opened, crashes, flushes_kept, bytes_compared;
+  uint64_t operations, opened, flushes_kept, bytes_compared;
+  uint64_t crashes;           /* lives cut short, by the power or a kill */
   uint64_t failures_at_flush; /* of the disk, until the last flush that returned 0 */
   uint64_t longest_ns[CALLS];
-  uint64_t deeds[DEEDS]; /* of lives that did not end in a loss of power */
+  uint64_t deeds[DEEDS]; /* of lives that were not cut short */
   char message[1024];
 } model;
 
