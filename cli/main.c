@@ -1,6 +1,8 @@
 /* main.c - the `kvstow` command: finds the subcommand and runs it.
  *
  * SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -42,7 +44,17 @@ static void print_help(FILE *out) {
       out);
 }
 
-int main(int argc, char **argv) {
+/* What was printed must have arrived: a command's success includes its output. */
+static int finish(int status) {
+  errno = 0;
+  const bool lost = ferror(stdout) != 0;
+  if (fflush(stdout) == 0 && !lost) return status;
+  fprintf(stderr, "kvstow: the output could not be written%s%s\n", errno != 0 ? ": " : "",
+          errno != 0 ? strerror(errno) : "");
+  return status == EXIT_OK ? EXIT_FAILED : status;
+}
+
+static int run(int argc, char **argv) {
   if (argc < 2) {
     print_help(stderr);
     return EXIT_USAGE;
@@ -65,4 +77,8 @@ int main(int argc, char **argv) {
   }
   fprintf(stderr, "kvstow: no command '%s'; `kvstow --help` lists them\n", name);
   return EXIT_USAGE;
+}
+
+int main(int argc, char **argv) {
+  return finish(run(argc, argv));
 }

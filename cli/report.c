@@ -199,8 +199,7 @@ bool report_json(const struct replay_report *r, FILE *out) {
   }
   bool ok = o != NULL && json_dumpf(o, out, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) == 0;
   json_decref(o);
-  ok = ok && fputc('\n', out) != EOF;
-  return ok && fflush(out) == 0;
+  return ok && fputc('\n', out) != EOF;
 }
 
 /* ---- text ----------------------------------------------------------------------------------- */

@@ -128,6 +128,6 @@ int print_json(json_t *json) {
       json && json_dumpf(json, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) == 0;
   if (printed) putchar('\n');
   json_decref(json);
-  if (!printed) fputs("kvstow: out of memory\n", stderr);
+  if (!printed && !ferror(stdout)) fputs("kvstow: out of memory\n", stderr);
   return printed ? EXIT_OK : EXIT_FAILED;
 }

@@ -225,6 +225,37 @@ static void tables_are_for_people(void **state) {
   assert_string_equal(outcome.err, ""); /* no progress bar in a pipe */
 }
 
+/* Success includes the output. */
+static void lost_output_is_a_failure(void **state) {
+  const struct scratch_store *scratch = *state;
+  static const char *const lines[] = {
+      "stat",
+      "stat --json",
+      "inspect",
+      "inspect --json",
+      "verify",
+      "verify --json",
+      "bench --help #",
+      "bench --names #",
+      "--help #",
+      "--version #",
+      "replay --sim --trace gen:conversations?requests=9 --policy lru --size 10% --json #"};
+  if (access("/dev/full", W_OK) != 0) skip();
+  for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++) {
+    char line[700];
+    snprintf(line, sizeof line, "'%s' %s '%s'", KVSTOW_COMMAND, lines[i], scratch->dir);
+    char *rest = strchr(line, '#'); /* these want no store */
+    snprintf(line + (rest ? (size_t)(rest - line) : strlen(line)), 200, " 2>&1 >/dev/full");
+    FILE *messages = popen(line, "re");
+    assert_non_null(messages);
+    char said[300] = "";
+    (void)fgets(said, sizeof said, messages);
+    const int status = pclose(messages);
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 1) fail_msg("%s: %d: %s", line, status, said);
+    assert_contains(said, "could not be written");
+  }
+}
+
 /* Flips one byte of the store where a payload holds it; false if no file has one past `skip`. */
 static bool damage(const char *dir, size_t *skip) {
   char line[300];
@@ -402,6 +433,7 @@ int main(void) {
       cmocka_unit_test(a_missing_store_is_an_error_that_names_it),
       cmocka_unit_test_setup_teardown(inspect_and_stat_count_what_was_stored, make_store,
                                       remove_store),
+      cmocka_unit_test_setup_teardown(lost_output_is_a_failure, make_store, remove_store),
       cmocka_unit_test_setup_teardown(tables_are_for_people, make_store, remove_store),
       cmocka_unit_test_setup_teardown(verify_names_every_bad_record, make_store, remove_store),
       cmocka_unit_test_setup_teardown(verify_names_files_that_are_not_whole, make_store,

@@ -283,9 +283,5 @@ int lab_print(const struct lab *lab) {
       rc = print_tables(lab);
       break;
   }
-  if (fflush(stdout) != 0 || ferror(stdout)) {
-    perror("kvstow replay: stdout");
-    return EXIT_FAILED;
-  }
   return rc;
 }
