@@ -3,7 +3,6 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include "bench/frame.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
@@ -12,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "bench/measure.h"
 #include "bench/raw_uring.h"
@@ -460,28 +458,4 @@ int bench_report_end(struct bench_report *report, const struct bench_args *args,
   }
   json_decref(report->root);
   return report->failed || (args->check && missed) ? EXIT_FAILED : EXIT_OK;
-}
-
-/* ---- scratch -------------------------------------------------------------------------------- */
-
-bool bench_scratch_make(const char *under, char path[BENCH_PATH_BYTES]) {
-  const char *tmp = getenv("TMPDIR");
-  if (under == NULL) under = tmp != NULL && *tmp != '\0' ? tmp : "/var/tmp";
-  const int length = snprintf(path, BENCH_PATH_BYTES, "%s/kvstow-bench-XXXXXX", under);
-  if (length < 0 || length >= BENCH_PATH_BYTES) {
-    errno = ENAMETOOLONG;
-    return false;
-  }
-  return mkdtemp(path) != NULL;
-}
-
-void bench_scratch_remove(const char *path) {
-  DIR *dir = opendir(path);
-  if (dir == NULL) return;
-  for (const struct dirent *entry; (entry = readdir(dir)) != NULL;) {
-    if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
-      (void)unlinkat(dirfd(dir), entry->d_name, 0);
-  }
-  closedir(dir);
-  (void)rmdir(path);
 }

@@ -97,10 +97,4 @@ struct bench_column {
 int bench_report_end(struct bench_report *report, const struct bench_args *args,
                      const struct bench_column *columns);
 
-/* A new directory for a store, under `under`, or TMPDIR, or /var/tmp. False: errno tells. */
-enum { BENCH_PATH_BYTES = 1024 };
-bool bench_scratch_make(const char *under, char path[BENCH_PATH_BYTES]);
-/* Removes the files in it, and it. */
-void bench_scratch_remove(const char *path);
-
 #endif

@@ -23,6 +23,7 @@
 #include "bench/bench.h"
 #include "bench/frame.h"
 #include "bench/measure.h"
+#include "bench/scratch.h"
 #include "cli/commands.h"
 
 static const char usage_text[] =

@@ -16,6 +16,7 @@
 #include "bench/bench.h"
 #include "bench/frame.h"
 #include "bench/measure.h"
+#include "bench/scratch.h"
 #include "cli/models.h"
 
 static const char usage_text[] =

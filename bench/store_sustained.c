@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "bench/raw_uring.h"
+#include "bench/scratch.h"
 #include "bench/store.h"
 
 enum {
@@ -190,6 +191,7 @@ void bench_store_sustained(const struct bench_args *args, const struct model *mo
   track.round_bytes = (args->quick ? 256 : 1024) * mib;
   if (!bench_scratch_make(args->dir, dir) || !bench_scratch_make(args->dir, limit_dir)) {
     bench_fail(report, "scratch directory: %s", strerror(errno));
+    bench_scratch_remove(dir);
     return;
   }
   snprintf(path, sizeof path, "%s/limit", limit_dir);

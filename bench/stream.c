@@ -28,6 +28,7 @@
 #include "bench/frame.h"
 #include "bench/measure.h"
 #include "bench/raw_uring.h"
+#include "bench/scratch.h"
 #include "cli/commands.h"
 #include "cli/content.h"
 #include "cli/models.h"

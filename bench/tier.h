@@ -11,6 +11,7 @@
 #include "bench/frame.h"
 #include "bench/measure.h"
 #include "bench/raw_uring.h"
+#include "bench/scratch.h"
 
 enum tier_op {
   TIER_WRITE,       /* kvstow_file_append into a new file, then a flush */

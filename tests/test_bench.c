@@ -2,10 +2,13 @@
  * depends on how fast the machine is.
  *
  * SPDX-License-Identifier: Apache-2.0 */
+#include <ftw.h>
 #include <jansson.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <time.h>
 
 #include "tests/support/command.h"
 #include "tests/support/forbid.h"
@@ -374,6 +377,38 @@ static void few_rounds_give_no_verdict(void **state) {
   if (strstr(outcome.out, "met")) fail_msg("a verdict: %s", outcome.out);
 }
 
+#define INTERRUPTED SCRATCH "/interrupted"
+
+/* True if it is a file of more than a page. */
+static int is_large(const char *path, const struct stat *st, int type, struct FTW *at) {
+  (void)path, (void)at;
+  return type == FTW_F && st->st_size > 4096;
+}
+
+static void interrupted_benches_leave_nothing(void **state) {
+  (void)state;
+  static const int signals[] = {SIGINT, SIGTERM};
+  static char command[] = KVSTOW_COMMAND, dir[] = INTERRUPTED;
+  static char words[][16] = {"bench", "store", "--quick", "--path", "sustained", "--dir"};
+  char *argv[] = {command, words[0], words[1], words[2], words[3], words[4], words[5], dir, NULL};
+  const struct timespec nap = {0, 10 * 1000 * 1000};
+  for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
+    pid_t child;
+    int status = 0;
+    assert_true(mkdir(INTERRUPTED, 0700) == 0 || errno == EEXIST);
+    assert_int_equal(posix_spawn(&child, KVSTOW_COMMAND, NULL, NULL, argv, environ), 0);
+    while (nftw(INTERRUPTED, is_large, 16, FTW_PHYS) == 0) {
+      assert_int_equal(waitpid(child, &status, WNOHANG), 0);
+      nanosleep(&nap, NULL);
+    }
+    assert_int_equal(kill(child, signals[i]), 0);
+    while (waitpid(child, &status, 0) < 0) assert_int_equal(errno, EINTR);
+    assert_true(WIFSIGNALED(status));
+    assert_int_equal(WTERMSIG(status), signals[i]);
+    assert_int_equal(rmdir(INTERRUPTED), 0); /* empty */
+  }
+}
+
 static void tier_bad_usage(void **state) {
   (void)state;
   assert_refused("bench tier --op nothing", "write read random");
@@ -419,6 +454,7 @@ int main(void) {
       cmocka_unit_test(memory_is_refused),
       cmocka_unit_test(unknown_words_are_refused),
       cmocka_unit_test(few_rounds_give_no_verdict),
+      cmocka_unit_test(interrupted_benches_leave_nothing),
       cmocka_unit_test(tier_bad_usage),
       cmocka_unit_test(without_io_uring_threads_set_the_limit),
   };
