@@ -12,6 +12,9 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+/* The exit code of a program none of whose tests could run. */
+enum { ALL_SKIPPED = 77 };
+
 /* The path of traces/`file` (static storage), or NULL when it isn't there. */
 static inline const char *shared_trace(const char *file) {
   static char path[4096];

@@ -1,7 +1,7 @@
 /* tests/test_sim_reference.c - the simulator against results made by others.
  *
  * libCacheSim's miss counts, prefix hits, two tiers: every row whose policy we ship, exactly. The
- * files lie in ../shared/traces; tests/test_sim_model.c needs nothing.
+ * files lie in ../shared/traces; tests/test_sim_model.c and test_sim_oracle.c need nothing.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <setjmp.h>
@@ -151,7 +151,6 @@ static void block_misses_equal_libcachesim(void **state) {
   (void)state;
   struct table table;
   unsigned rows = 0, wrong = 0;
-  if (shared_traces_missing(__func__)) skip();
   assert_true(table_open(&table, "reference_libcachesim_counts.csv"));
   while (table_next(&table)) {
     char policy[32];
@@ -171,7 +170,7 @@ static void block_misses_equal_libcachesim(void **state) {
     }
   }
   fprintf(stderr, "block level: %u rows, %u wrong\n", rows, wrong);
-  assert_true(rows >= 54); /* fifo, lru, belady at six sizes of three traces */
+  assert_int_equal(rows, 216); /* 12 policies at six sizes of three traces */
   assert_int_equal(wrong, 0);
 }
 
@@ -179,7 +178,6 @@ static void prefix_hits_equal_reference(void **state) {
   (void)state;
   struct table table;
   unsigned rows = 0, wrong = 0;
-  if (shared_traces_missing(__func__)) skip();
   assert_true(table_open(&table, "reference_prefix.csv"));
   while (table_next(&table)) {
     char policy[32];
@@ -201,7 +199,7 @@ static void prefix_hits_equal_reference(void **state) {
     }
   }
   fprintf(stderr, "prefix: %u rows, %u wrong\n", rows, wrong);
-  assert_true(rows >= 93); /* lru, lru_reversed, leaf_lru, fifo, opt at six sizes; infinite */
+  assert_int_equal(rows, 309); /* 17 policies and orders at six sizes of three traces; infinite */
   assert_int_equal(wrong, 0);
 }
 
@@ -209,7 +207,6 @@ static void two_ideal_tiers_equal_reference(void **state) {
   (void)state;
   struct table table;
   unsigned rows = 0;
-  if (shared_traces_missing(__func__)) skip();
   assert_true(table_open(&table, "reference_twotier.csv"));
   while (table_next(&table)) {
     const struct sim_options options = {
@@ -236,7 +233,6 @@ static void small_trace_equals_golden(void **state) {
   (void)state;
   struct table table;
   unsigned rows = 0;
-  if (shared_traces_missing(__func__)) skip();
   const struct trace *trace = load("mooncake_conversation_head1000");
   assert_true(table_open(&table, "golden_head1000.csv"));
   while (table_next(&table)) {
@@ -263,6 +259,7 @@ static void small_trace_equals_golden(void **state) {
 }
 
 int main(void) {
+  if (shared_traces_missing("test_sim_reference")) return ALL_SKIPPED;
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(block_misses_equal_libcachesim),
       cmocka_unit_test(prefix_hits_equal_reference),
