@@ -1,10 +1,10 @@
 /* match.c - `kvstow bench match`: what it takes to find a long prefix in a large index.
  *
  * The index is filled with opaque blocks of one page, so that a million of them fit: with their
- * header pages they take 8 KiB each, all but the newest of them on SSD. A match looks at names and
- * header pages only, so the blocks' size does not matter to it. The prefixes that are matched were
- * stored last and lie in RAM (their tokens are compared), or first and lie on SSD (they are not,
- * before they are read).
+ * header pages they take 8 KiB each, all but a sixteenth of them on SSD alone. A match looks at names and
+ * header pages only, so the blocks' size does not matter to it. Which prefixes are in RAM is the policy's
+ * choice: when all are stored, 64 are looked for that are there as a whole (their tokens are compared), and 64 that
+ * are wholly on SSD (they are not, before they are read).
  *
  * Parts: kvstow_exists looks up alike but leases nothing.
  *
@@ -165,28 +165,44 @@ static int store_chain(const struct index *index, const kvstow_token *tokens, ch
   return rc;
 }
 
-/* The first PREFIXES chains and the last are kept by name. */
-static int fill(struct index *index) {
-  const size_t bytes = (size_t)CHAIN_BLOCKS * BLOCK_TOKENS * sizeof(kvstow_token);
-  kvstow_token *scratch = malloc(bytes);
+static int fill(const struct index *index) {
+  kvstow_token *tokens = malloc((size_t)CHAIN_BLOCKS * BLOCK_BYTES);
   char *payload = measure_memory(PAYLOAD_BYTES);
-  int rc = scratch == NULL || payload == NULL ? KVSTOW_ENOMEM : 0;
+  int rc = tokens == NULL || payload == NULL ? KVSTOW_ENOMEM : 0;
   for (uint64_t c = 0; rc == 0 && c < index->chains; c++) {
-    kvstow_token *tokens = scratch;
-    const bool first = c < PREFIXES, last = c + PREFIXES >= index->chains;
-    if (first || last) {
-      tokens = measure_memory(bytes);
-      if (tokens == NULL) rc = KVSTOW_ENOMEM;
-      index->tokens[last ? 0 : 1][last ? c + PREFIXES - index->chains : c] = tokens;
-    }
-    if (rc != 0) break;
     chain_tokens(c, tokens);
     memcpy(payload, &c, sizeof c);
     rc = store_chain(index, tokens, payload);
   }
   measure_memory_free(payload, PAYLOAD_BYTES);
-  free(scratch);
+  free(tokens);
   return rc;
+}
+
+/* Where a chain is: 0 all in RAM, 1 all on SSD alone, else mixed. */
+static int where_is(const struct index *index, const kvstow_token *tokens) {
+  const kvstow_prefix prefix =
+      KVSTOW_PREFIX(index->space, tokens, (size_t)CHAIN_BLOCKS * BLOCK_TOKENS);
+  kvstow_held held = {0};
+  (void)kvstow_exists(&prefix, &held);
+  return held.ram_blocks == CHAIN_BLOCKS ? 0 : held.ssd_blocks == CHAIN_BLOCKS ? 1 : 2;
+}
+
+/* Chains for both sources. KVSTOW_EMISS: there are not enough. */
+static int choose_prefixes(struct index *index) {
+  const size_t bytes = (size_t)CHAIN_BLOCKS * BLOCK_BYTES;
+  size_t count[3] = {0, 0, PREFIXES};
+  kvstow_token *tokens = measure_memory(bytes);
+  for (uint64_t c = 0; tokens != NULL && c < index->chains; c++) {
+    chain_tokens(c, tokens);
+    const int source = where_is(index, tokens);
+    if (count[source] == PREFIXES) continue;
+    index->tokens[source][count[source]++] = tokens;
+    tokens = measure_memory(bytes);
+  }
+  if (tokens == NULL) return KVSTOW_ENOMEM;
+  measure_memory_free(tokens, bytes);
+  return count[0] == PREFIXES && count[1] == PREFIXES ? 0 : KVSTOW_EMISS;
 }
 
 static bool open_index(struct index *index, const char *dir, struct bench_report *report) {
@@ -196,7 +212,7 @@ static bool open_index(struct index *index, const char *dir, struct bench_report
   kvstow_options_init(&o);
   o.dirs = &dir;
   o.dirs_count = 1;
-  o.ram_bytes = (uint64_t)512 << 20; /* the newest 64 prefixes, and not the first */
+  o.ram_bytes = (uint64_t)512 << 20; /* 128 prefixes */
   o.ssd_bytes = blocks * RECORD_BYTES * 9 / 8 + ((uint64_t)512 << 20);
   int rc = kvstow_open(&o, &index->store, why, sizeof why);
   if (rc == 0) {
@@ -216,6 +232,7 @@ static bool open_index(struct index *index, const char *dir, struct bench_report
   const uint64_t started = measure_now_ns();
   if (rc == 0) rc = fill(index);
   if (rc == 0) rc = kvstow_flush(index->store);
+  if (rc == 0) rc = choose_prefixes(index);
   if (rc == 0 && !make_pattern(index)) rc = KVSTOW_ENOMEM;
   if (rc != 0) {
     if (index->store != NULL) kvstow_message(index->store, why, sizeof why);
@@ -264,7 +281,9 @@ static int match_once(struct probe *probe, struct lane *lane, const kvstow_prefi
   kvstow_lease_release(lease);
   measure_latency_add(&lane->part[RELEASE], measure_now_ns() - matched);
   measure_latency_add(&lane->part[MATCH], matched - start);
-  return rc != 0 ? rc : held.tokens == probe->tokens ? 0 : KVSTOW_EMISS;
+  if (rc != 0) return rc;
+  const size_t there = probe->source == 0 ? held.ram_blocks : held.ssd_blocks;
+  return there * BLOCK_TOKENS == probe->tokens ? 0 : KVSTOW_EMISS;
 }
 
 static int exists_once(struct lane *lane, const kvstow_prefix *prefix) {
