@@ -54,6 +54,7 @@ static void advance(struct hazard *hazard, uint32_t now) {
     for (uint32_t class = 0; class < HAZARD_CLASSES; class ++) {
       if (row[class] == 0) continue;
       end(hazard, class, (HAZARD_EPOCHS - 1) * HAZARD_EPOCH, row[class]);
+      hazard->waiting_now[class] -= row[class];
       row[class] = 0;
     }
   }
@@ -62,8 +63,9 @@ static void advance(struct hazard *hazard, uint32_t now) {
 
 void kvstow__hazard_wait(struct hazard *hazard, uint32_t class, uint32_t since, uint32_t now) {
   advance(hazard, now);
-  if (epochs_between(since, now) < HAZARD_EPOCHS)
-    hazard->waiting[since / HAZARD_EPOCH % HAZARD_EPOCHS][class]++;
+  if (epochs_between(since, now) >= HAZARD_EPOCHS) return;
+  hazard->waiting[since / HAZARD_EPOCH % HAZARD_EPOCHS][class]++;
+  hazard->waiting_now[class]++;
 }
 
 /* Whether the wait was still counted. */
@@ -72,6 +74,7 @@ static bool stop_waiting(struct hazard *hazard, uint32_t class, uint32_t since, 
   uint32_t *waiting = &hazard->waiting[since / HAZARD_EPOCH % HAZARD_EPOCHS][class];
   if (epochs_between(since, now) >= HAZARD_EPOCHS || *waiting == 0) return false;
   --*waiting;
+  hazard->waiting_now[class]--;
   end(hazard, class, now - since, 1);
   return true;
 }
@@ -104,9 +107,10 @@ static void exposure(const struct hazard *hazard, uint32_t class, uint32_t now,
     waits[bin] = hazard->ended[class][bin];
     ticks[bin] = hazard->partial[class][bin];
   }
-  for (uint32_t past = 0; past < HAZARD_EPOCHS; past++) {
+  for (uint32_t past = 0, left = hazard->waiting_now[class]; left > 0; past++) {
     const uint32_t blocks = hazard->waiting[(hazard->epoch - past) % HAZARD_EPOCHS][class];
     if (blocks == 0) continue;
+    left -= blocks;
     const uint32_t under_way = now % HAZARD_EPOCH; /* they began somewhere in their epoch */
     const uint32_t age =
         past == 0 ? under_way / 2 : under_way + past * HAZARD_EPOCH - HAZARD_EPOCH / 2;
@@ -179,13 +183,35 @@ static double departure(const double uses[HAZARD_BINS], const double expected[HA
   return seen / believed;
 }
 
+/* Has no block of the class been counted? */
+static bool unknown(const struct hazard *hazard, uint32_t class) {
+  if (hazard->waiting_now[class] > 0) return false;
+  for (uint32_t bin = 0; bin < HAZARD_BINS; bin++)
+    if (hazard->ended[class][bin] != 0) return false;
+  return true;
+}
+
+/* What is believed of classes of which nothing is known: the same of all, worked out once. */
+static void weigh_unknown(struct hazard *hazard, const double common[HAZARD_BINS]) {
+  float rate[HAZARD_BINS], worth[HAZARD_BINS];
+  for (uint32_t bin = 0; bin < HAZARD_BINS; bin++) rate[bin] = (float)common[bin];
+  index_of(common, worth);
+  for (uint32_t class = 0; class < HAZARD_CLASSES; class ++) {
+    if (!unknown(hazard, class)) continue;
+    memcpy(hazard->rate[class], rate, sizeof rate);
+    memcpy(hazard->worth[class], worth, sizeof worth);
+  }
+}
+
 void kvstow__hazard_weigh(struct hazard *hazard, uint32_t now) {
   double ticks[HAZARD_CLASSES][HAZARD_BINS], common[HAZARD_BINS];
   advance(hazard, now);
   for (uint32_t class = 0; class < HAZARD_CLASSES; class ++)
     exposure(hazard, class, now, ticks[class]);
   weigh_common(hazard, ticks, common);
+  weigh_unknown(hazard, common);
   for (uint32_t class = 0; class < HAZARD_CLASSES; class ++) {
+    if (unknown(hazard, class)) continue;
     double expected[HAZARD_BINS], own[HAZARD_BINS];
     for (uint32_t bin = 0; bin < HAZARD_BINS; bin++)
       expected[bin] = common[bin] * ticks[class][bin];

@@ -30,6 +30,7 @@ enum {
 struct hazard {
   uint32_t epoch;                                  /* the one under way */
   uint32_t waiting[HAZARD_EPOCHS][HAZARD_CLASSES]; /* blocks last used then, and not since */
+  uint32_t waiting_now[HAZARD_CLASSES];            /* of them all */
   double uses[HAZARD_CLASSES][HAZARD_BINS];        /* by age at the use */
   double ended[HAZARD_CLASSES][HAZARD_BINS];       /* waits, by age at their end, used or lost */
   double partial[HAZARD_CLASSES][HAZARD_BINS];     /* ticks they spent in their last bin */

@@ -6,69 +6,55 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define CHUNK_ENTRIES (1u << KVS_CHUNK_SHIFT)
-#define BUCKETS_MIN 4u
+#define CHUNK_BYTES (CHUNK_ENTRIES * sizeof(struct kvs_entry))
+#define SLAB_BYTES ((size_t)2 << 20) /* a huge page */
+#define SLAB_CHUNKS ((uint32_t)(SLAB_BYTES / CHUNK_BYTES))
+#define SMALL_SLABS 16u    /* while there are so few, half a huge page is too much to waste */
+#define LINE_BLOCKS_MAX 12 /* on average; then there are twice as many lines */
 
-/* The buckets go by the lowest bits. */
-static uint64_t shard_number(uint64_t key_lo) {
-  return (key_lo >> 32) % KVS_SHARDS;
+/* ---- entries -------------------------------------------------------------------------------- */
+
+/* Full slabs become huge pages in time, later ones are from the beginning: blocks that are asked for together were
+ * stored together, but what a million of them take is more than the processor has page table entries for. */
+static char *slab_map(struct kvs_index *index) {
+  const uint32_t slabs = index->chunks_count / SLAB_CHUNKS;
+  char *map = mmap(NULL, 2 * SLAB_BYTES, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (map == MAP_FAILED) return NULL;
+  const size_t before = (SLAB_BYTES - (uintptr_t)map % SLAB_BYTES) % SLAB_BYTES;
+  if (before > 0) munmap(map, before);
+  munmap(map + before + SLAB_BYTES, SLAB_BYTES - before);
+  if (index->slab != NULL) (void)madvise(index->slab, SLAB_BYTES, MADV_HUGEPAGE); /* a wish */
+  if (slabs >= SMALL_SLABS) (void)madvise(map + before, SLAB_BYTES, MADV_HUGEPAGE);
+  return map + before;
 }
 
-static struct kvs_shard *shard_of(const struct kvs_index *index, kvstow_key key) {
-  return (struct kvs_shard *)&index->shards[shard_number(key.lo)];
-}
-
-int kvs_index_init(struct kvs_index *index, uint64_t entries_max) {
-  memset(index, 0, sizeof *index);
-  if (entries_max > UINT32_MAX - CHUNK_ENTRIES) entries_max = UINT32_MAX - CHUNK_ENTRIES;
-  index->chunks_max = (uint32_t)((entries_max + CHUNK_ENTRIES - 1) / CHUNK_ENTRIES);
-  index->free = KVS_NO_ENTRY;
-  /* Sized once: lookups follow these pointers without the store's lock. */
-  index->chunks = calloc(index->chunks_max, sizeof *index->chunks);
-  index->ram_nodes = calloc(index->chunks_max, sizeof *index->ram_nodes);
-  index->ssd_nodes = calloc(index->chunks_max, sizeof *index->ssd_nodes);
-  bool ok = index->chunks != NULL && index->ram_nodes != NULL && index->ssd_nodes != NULL;
-  for (uint32_t i = 0; i < KVS_SHARDS; i++) {
-    struct kvs_shard *shard = &index->shards[i];
-    kvstow__mutex_init(&shard->lock, KVS_RANK_SHARD);
-    shard->buckets = malloc(BUCKETS_MIN * sizeof *shard->buckets);
-    if (shard->buckets == NULL) {
-      ok = false;
-      continue;
-    }
-    memset(shard->buckets, 0xff, BUCKETS_MIN * sizeof *shard->buckets);
-    shard->mask = BUCKETS_MIN - 1;
+static bool chunk_add(struct kvs_index *index) {
+  const uint32_t chunk = index->chunks_count;
+  if (chunk % SLAB_CHUNKS == 0) {
+    char *slab = slab_map(index);
+    if (slab == NULL) return false;
+    index->slab = slab;
   }
-  return ok ? 0 : KVSTOW_ENOMEM;
-}
-
-void kvs_index_finish(struct kvs_index *index) {
-  for (uint32_t i = 0; i < KVS_SHARDS; i++) {
-    kvstow__mutex_finish(&index->shards[i].lock);
-    free(index->shards[i].buckets);
-  }
-  for (uint32_t i = 0; i < index->chunks_count; i++) free(index->chunks[i]);
-  free(index->chunks);
-  free(index->ram_nodes);
-  free(index->ssd_nodes);
+  char *entries = index->slab + chunk % SLAB_CHUNKS * CHUNK_BYTES;
+  index->chunks[chunk] = (struct kvs_entry *)(void *)entries;
+  index->ram_nodes[chunk] = entries + offsetof(struct kvs_entry, ram_node);
+  index->ssd_nodes[chunk] = entries + offsetof(struct kvs_entry, ssd_node);
+  index->chunks_count++;
+  return true;
 }
 
 uint32_t kvs_entry_new(struct kvs_index *index) {
   uint32_t id = index->free;
   if (id != KVS_NO_ENTRY) {
-    index->free = kvs_entry(index, id)->next;
+    index->free = kvs_entry(index, id)->next_free;
   } else {
     const uint32_t chunk = index->used >> KVS_CHUNK_SHIFT;
     if (chunk == index->chunks_max) return KVS_NO_ENTRY;
-    if (chunk == index->chunks_count) {
-      struct kvs_entry *entries = malloc(CHUNK_ENTRIES * sizeof *entries);
-      if (entries == NULL) return KVS_NO_ENTRY;
-      index->chunks[chunk] = entries;
-      index->ram_nodes[chunk] = (char *)entries + offsetof(struct kvs_entry, ram_node);
-      index->ssd_nodes[chunk] = (char *)entries + offsetof(struct kvs_entry, ssd_node);
-      index->chunks_count++;
-    }
+    if (chunk == index->chunks_count && !chunk_add(index)) return KVS_NO_ENTRY;
     id = index->used++;
   }
   *kvs_entry(index, id) = (struct kvs_entry){.frame = UINT32_MAX};
@@ -79,102 +65,206 @@ uint32_t kvs_entry_new(struct kvs_index *index) {
 void kvs_entry_free(struct kvs_index *index, uint32_t id) {
   struct kvs_entry *entry = kvs_entry(index, id);
   entry->root = KVS_NO_ENTRY; /* what a walk over all ids skips */
-  entry->next = index->free;
+  entry->next_free = index->free;
   index->free = id;
   index->live--;
 }
 
+/* ---- the table ------------------------------------------------------------------------------ */
+
+/* Lines go by the lowest bits of a key, shards by those in the middle, slots are told apart by the highest. */
+static struct kvs_shard *shard_of(const struct kvs_index *index, uint64_t key_lo) {
+  return (struct kvs_shard *)&index->shards[(key_lo >> 32) % KVS_SHARDS];
+}
+
+static struct kvs_line *lines_new(uint32_t count) {
+  struct kvs_line *lines = aligned_alloc(sizeof *lines, count * sizeof *lines);
+  if (lines == NULL) return NULL;
+  memset(lines, 0xff, count * sizeof *lines);
+  for (uint32_t i = 0; i < count; i++) lines[i].passed = 0;
+  return lines;
+}
+
+/* What a slot holds of a key, in the place where it holds it. */
+static uint32_t tag_of(const struct kvs_index *index, uint64_t key_lo) {
+  return (uint32_t)(key_lo >> 32) & ~(uint32_t)0 << index->id_bits;
+}
+
+static uint32_t id_of(const struct kvs_index *index, uint32_t slot) {
+  return slot & ~(~(uint32_t)0 << index->id_bits);
+}
+
+/* Where a block's slot is likely to be in its line. */
+static uint32_t first_slot(uint64_t key_lo) {
+  return (uint32_t)(key_lo >> 38 & 15) * KVS_LINE_SLOTS >> 4;
+}
+
+/* The slot of a line at which to go on looking for a tag, from the `tried`th on; KVS_LINE_SLOTS: none. */
+static uint32_t slot_with(const struct kvs_index *index, const struct kvs_line *line, uint32_t tag,
+                          uint32_t first, uint32_t *tried) {
+  while (*tried < KVS_LINE_SLOTS) {
+    uint32_t at = first + (*tried)++;
+    if (at >= KVS_LINE_SLOTS) at -= KVS_LINE_SLOTS;
+    const uint32_t slot = line->slot[at];
+    if (slot != KVS_NO_ENTRY && (slot ^ tag) >> index->id_bits == 0) return at;
+  }
+  return KVS_LINE_SLOTS;
+}
+
+int kvs_index_init(struct kvs_index *index, uint64_t entries_max) {
+  memset(index, 0, sizeof *index);
+  if (entries_max > INT32_MAX - CHUNK_ENTRIES) entries_max = INT32_MAX - CHUNK_ENTRIES;
+  index->chunks_max = (uint32_t)((entries_max + CHUNK_ENTRIES - 1) / CHUNK_ENTRIES);
+  index->free = KVS_NO_ENTRY;
+  /* An id with all bits set is none. */
+  for (uint64_t ids = (uint64_t)index->chunks_max * CHUNK_ENTRIES; ids >> index->id_bits != 0;)
+    index->id_bits++;
+  /* Sized once: lookups follow these pointers without the store's lock. */
+  index->chunks = calloc(index->chunks_max, sizeof *index->chunks);
+  index->ram_nodes = calloc(index->chunks_max, sizeof *index->ram_nodes);
+  index->ssd_nodes = calloc(index->chunks_max, sizeof *index->ssd_nodes);
+  bool ok = index->chunks != NULL && index->ram_nodes != NULL && index->ssd_nodes != NULL;
+  for (uint32_t i = 0; i < KVS_SHARDS; i++) {
+    struct kvs_shard *shard = &index->shards[i];
+    kvstow__mutex_init(&shard->lock, KVS_RANK_SHARD);
+    shard->lines = lines_new(1);
+    ok = ok && shard->lines != NULL;
+  }
+  return ok ? 0 : KVSTOW_ENOMEM;
+}
+
+void kvs_index_finish(struct kvs_index *index) {
+  for (uint32_t i = 0; i < KVS_SHARDS; i++) {
+    kvstow__mutex_finish(&index->shards[i].lock);
+    free(index->shards[i].lines);
+  }
+  for (uint32_t i = 0; i < index->chunks_count; i += SLAB_CHUNKS)
+    munmap(index->chunks[i], SLAB_BYTES);
+  free(index->chunks);
+  free(index->ram_nodes);
+  free(index->ssd_nodes);
+}
+
 void kvs_shard_lock(struct kvs_index *index, kvstow_key key) {
-  kvstow__lock(&shard_of(index, key)->lock);
+  kvstow__lock(&shard_of(index, key.lo)->lock);
 }
 
 void kvs_shard_unlock(struct kvs_index *index, kvstow_key key) {
-  kvstow__unlock(&shard_of(index, key)->lock);
+  kvstow__unlock(&shard_of(index, key.lo)->lock);
 }
 
 void kvs_shard_ahead(const struct kvs_index *index, kvstow_key key) {
-  const struct kvs_shard *shard = shard_of(index, key);
-  const uint32_t *buckets = atomic_load_explicit(&shard->buckets, memory_order_relaxed);
+  const struct kvs_shard *shard = shard_of(index, key.lo);
+  const struct kvs_line *lines = atomic_load_explicit(&shard->lines, memory_order_relaxed);
   const uint32_t mask = atomic_load_explicit(&shard->mask, memory_order_relaxed);
-  __builtin_prefetch((const char *)buckets + (key.lo & mask) * sizeof *buckets);
+  __builtin_prefetch((const char *)lines + (key.lo & mask) * sizeof *lines);
 }
 
 void kvs_shard_ahead_entry(const struct kvs_index *index, kvstow_key key) {
-  const struct kvs_shard *shard = shard_of(index, key);
-  const uint32_t id = shard->buckets[key.lo & shard->mask];
-  if (id == KVS_NO_ENTRY) return;
-  const char *entry = (const char *)kvs_entry(index, id);
+  const struct kvs_shard *shard = shard_of(index, key.lo);
+  const struct kvs_line *line = &shard->lines[key.lo & shard->mask];
+  uint32_t tried = 0;
+  const uint32_t at = slot_with(index, line, tag_of(index, key.lo), first_slot(key.lo), &tried);
+  if (at == KVS_LINE_SLOTS) return; /* not held, or one in thousands */
+  const struct kvs_entry *entry = kvs_entry(index, id_of(index, line->slot[at]));
   __builtin_prefetch(entry);
-  __builtin_prefetch(entry + sizeof(struct kvs_entry) - 1);
+  __builtin_prefetch(&entry->written_s);
 }
 
-uint32_t kvs_shard_find(const struct kvs_index *index, kvstow_key key, uint32_t root) {
-  const struct kvs_shard *shard = shard_of(index, key);
-  for (uint32_t id = shard->buckets[key.lo & shard->mask]; id != KVS_NO_ENTRY;) {
-    const struct kvs_entry *entry = kvs_entry(index, id);
-    if (entry->key.lo == key.lo && entry->key.hi == key.hi && entry->root == root) return id;
-    id = entry->next;
+static bool is_block(const struct kvs_entry *entry, uint64_t key_lo, const uint64_t *key_hi,
+                     uint32_t root) {
+  return entry->key.lo == key_lo && (key_hi == NULL || entry->key.hi == *key_hi) &&
+         entry->root == root;
+}
+
+/* `key_hi` NULL: half of the key is enough. */
+static uint32_t find(const struct kvs_index *index, uint64_t key_lo, const uint64_t *key_hi,
+                     uint32_t root) {
+  const struct kvs_shard *shard = shard_of(index, key_lo);
+  const uint32_t tag = tag_of(index, key_lo), first = first_slot(key_lo), mask = shard->mask;
+  const struct kvs_line *lines = shard->lines;
+  uint32_t number = (uint32_t)key_lo & mask;
+  for (uint32_t steps = 0; steps <= mask; steps++, number = (number + 1) & mask) {
+    const struct kvs_line *line = &lines[number];
+    for (uint32_t tried = 0, at;
+         (at = slot_with(index, line, tag, first, &tried)) != KVS_LINE_SLOTS;) {
+      const uint32_t id = id_of(index, line->slot[at]);
+      if (is_block(kvs_entry(index, id), key_lo, key_hi, root)) return id;
+    }
+    if (line->passed == 0) break;
   }
   return KVS_NO_ENTRY;
 }
 
-uint32_t kvs_shard_find_half(const struct kvs_index *index, uint64_t key_lo, uint32_t root) {
-  const struct kvs_shard *shard = &index->shards[shard_number(key_lo)];
-  uint32_t id = shard->buckets[key_lo & shard->mask];
-  while (id != KVS_NO_ENTRY) {
-    const struct kvs_entry *entry = kvs_entry(index, id);
-    if (entry->key.lo == key_lo && entry->root == root) break;
-    id = entry->next;
-  }
-  return id;
+uint32_t kvs_shard_find(const struct kvs_index *index, kvstow_key key, uint32_t root) {
+  return find(index, key.lo, &key.hi, root);
 }
 
-static bool grow(struct kvs_index *index, struct kvs_shard *shard) {
-  const uint32_t old_buckets = shard->mask + 1;
-  uint32_t *buckets = malloc(2 * (size_t)old_buckets * sizeof *buckets);
-  if (buckets == NULL) return false;
-  const uint32_t mask = 2 * old_buckets - 1;
-  memset(buckets, 0xff, 2 * (size_t)old_buckets * sizeof *buckets);
-  for (uint32_t b = 0; b < old_buckets; b++)
-    for (uint32_t id = shard->buckets[b]; id != KVS_NO_ENTRY;) {
-      struct kvs_entry *entry = kvs_entry(index, id);
-      const uint32_t next = entry->next, to = (uint32_t)entry->key.lo & mask;
-      entry->next = buckets[to];
-      buckets[to] = id;
-      id = next;
+uint32_t kvs_shard_find_half(const struct kvs_index *index, uint64_t key_lo, uint32_t root) {
+  return find(index, key_lo, NULL, root);
+}
+
+/* There is room in some line. */
+static void put(const struct kvs_index *index, struct kvs_line *lines, uint32_t mask, uint32_t id) {
+  const uint64_t key_lo = kvs_entry(index, id)->key.lo;
+  const uint32_t first = first_slot(key_lo);
+  for (uint32_t number = (uint32_t)key_lo & mask;; number = (number + 1) & mask) {
+    struct kvs_line *line = &lines[number];
+    for (uint32_t i = 0; i < KVS_LINE_SLOTS; i++) {
+      uint32_t *slot = &line->slot[(first + i) % KVS_LINE_SLOTS];
+      if (*slot != KVS_NO_ENTRY) continue;
+      *slot = tag_of(index, key_lo) | id;
+      return;
     }
-  free(shard->buckets);
-  shard->buckets = buckets;
+    line->passed++;
+  }
+}
+
+static bool grow(const struct kvs_index *index, struct kvs_shard *shard) {
+  const uint32_t mask = 2 * shard->mask + 1;
+  struct kvs_line *lines = lines_new(mask + 1), *old = shard->lines;
+  if (lines == NULL) return false;
+  for (uint32_t number = 0; number <= shard->mask; number++)
+    for (uint32_t at = 0; at < KVS_LINE_SLOTS; at++)
+      if (old[number].slot[at] != KVS_NO_ENTRY)
+        put(index, lines, mask, id_of(index, old[number].slot[at]));
+  free(old);
+  shard->lines = lines;
   shard->mask = mask;
   return true;
 }
 
 bool kvs_shard_insert(struct kvs_index *index, uint32_t id) {
-  struct kvs_entry *entry = kvs_entry(index, id);
-  struct kvs_shard *shard = shard_of(index, entry->key);
-  if (shard->count > shard->mask + shard->mask / 2 && shard->mask < UINT32_MAX / 2 &&
-      !grow(index, shard))
-    return false;
-  uint32_t *bucket = &shard->buckets[entry->key.lo & shard->mask];
-  entry->next = *bucket;
-  *bucket = id;
+  struct kvs_shard *shard = shard_of(index, kvs_entry(index, id)->key.lo);
+  const uint64_t most = ((uint64_t)shard->mask + 1) * LINE_BLOCKS_MAX;
+  if (shard->count >= most && !grow(index, shard)) return false;
+  put(index, shard->lines, shard->mask, id);
   shard->count++;
   return true;
 }
 
 void kvs_shard_remove(struct kvs_index *index, uint32_t id) {
-  const struct kvs_entry *entry = kvs_entry(index, id);
-  struct kvs_shard *shard = shard_of(index, entry->key);
-  uint32_t *link = &shard->buckets[entry->key.lo & shard->mask];
-  while (*link != id) link = &kvs_entry(index, *link)->next;
-  *link = entry->next;
-  shard->count--;
+  const uint64_t key_lo = kvs_entry(index, id)->key.lo;
+  struct kvs_shard *shard = shard_of(index, key_lo);
+  const uint32_t wanted = tag_of(index, key_lo) | id;
+  for (uint32_t number = (uint32_t)key_lo & shard->mask;; number = (number + 1) & shard->mask) {
+    struct kvs_line *line = &shard->lines[number];
+    for (uint32_t at = 0; at < KVS_LINE_SLOTS; at++) {
+      if (line->slot[at] != wanted) continue;
+      line->slot[at] = KVS_NO_ENTRY;
+      shard->count--;
+      return;
+    }
+    line->passed--;
+  }
 }
 
 uint64_t kvs_index_bytes(const struct kvs_index *index) {
-  uint64_t bytes = (uint64_t)index->chunks_count * CHUNK_ENTRIES * sizeof(struct kvs_entry);
+  uint64_t bytes = (uint64_t)index->chunks_count * CHUNK_BYTES;
+  if (index->chunks_count > SMALL_SLABS * SLAB_CHUNKS) /* the newest slab is there as a whole */
+    bytes = (index->chunks_count + SLAB_CHUNKS - 1) / SLAB_CHUNKS * SLAB_BYTES;
   bytes += index->chunks_max * (sizeof *index->chunks + 2 * sizeof *index->ram_nodes);
   for (uint32_t i = 0; i < KVS_SHARDS; i++)
-    bytes += ((uint64_t)index->shards[i].mask + 1) * sizeof(uint32_t);
+    bytes += ((uint64_t)index->shards[i].mask + 1) * sizeof(struct kvs_line);
   return bytes;
 }

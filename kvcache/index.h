@@ -1,8 +1,14 @@
 /* index.h - which blocks there are: entries, and a hash table over their keys.
  *
- * An entry is what RAM knows of a block in either tier: 112 bytes, policy state included. Entries lie in
+ * An entry is what RAM knows of a block in either tier: 104 bytes, policy state included. Entries lie in
  * chunks that never move; an id names one. The table is split in shards by key, each with its own
  * lock, so that matches of many threads do not meet.
+ *
+ * A shard is an array of cache lines with room for 15 ids. An id has, in the bits that ids do not need,
+ * some of its key: an entry is looked at only if those agree, and what is found first is nearly always right.
+ * A block whose line is full goes to the next one with room; each line counts those that have
+ * passed it, so that a search knows when to stop, and nothing is left behind by a removal (F14, Bronson and Shi,
+ * 2019).
  *
  * Locks. The store's lock guards entries, except that
  *   - a lookup holds only the shard's lock. While it is held the entry stays in the table, its frame
@@ -28,6 +34,7 @@
 #define KVS_SHARDS 64u
 #define KVS_CHUNK_SHIFT 8u
 #define KVS_NO_ENTRY KVSTOW_NO_ID
+#define KVS_LINE_SLOTS 15u
 
 /* What an entry is in. RAM_* and CLEAN say who holds its RAM copy, SSD_* its SSD copy. */
 enum kvs_flag {
@@ -48,35 +55,47 @@ enum kvs_flag {
   KVS_MOVING = 1u << 13,    /* to be written again while its record is still good */
 };
 
+/* What a look-up reads comes first. */
 struct kvs_entry {
   kvstow_key key;
-  uint64_t parent_lo; /* half of the parent's key: ties blocks for demotion and forgetting */
-  uint32_t root;      /* index in the store's table of roots */
-  uint32_t next;      /* in the bucket; among free entries */
-  uint32_t ram_node[KVSTOW_POLICY_NODE_BYTES / 4];
-  uint32_t ssd_node[KVSTOW_POLICY_NODE_BYTES / 4];
-  uint32_t frame; /* KVS_NO_FRAME: not in RAM */
-  kvstow_loc loc;
+  uint64_t parent_lo;    /* half of the parent's key: ties blocks for demotion and forgetting */
+  uint32_t root;         /* index in the store's table of roots */
+  uint32_t frame;        /* KVS_NO_FRAME: not in RAM */
   uint32_t padded_bytes; /* payload as stored */
   uint32_t depth;
   uint32_t leases;   /* the shard's lock; at 0 an unlinked entry is freed */
   uint16_t ram_pins; /* readers of the frame; the frame stays while > 0 */
   uint16_t flags;
   uint32_t written_s; /* Unix time it was stored: for time-to-live */
-  uint32_t load;      /* slot of the load in flight */
+  kvstow_loc loc;
+  union {
+    uint32_t ram_node[KVSTOW_POLICY_NODE_BYTES / 4]; /* while it is in RAM */
+    uint32_t load;                                   /* LOADING: slot of the load in flight */
+    uint32_t next_free;
+  };
+  uint32_t ssd_node[KVSTOW_POLICY_NODE_BYTES / 4];
 };
-static_assert(sizeof(struct kvs_entry) == 112, "metadata a block is promised");
+static_assert(sizeof(struct kvs_entry) == 104, "metadata a block is promised");
+
+/* A cache line of the table. */
+struct kvs_line {
+  uint32_t slot[KVS_LINE_SLOTS]; /* id, and above it bits of the key; KVS_NO_ENTRY: empty */
+  uint32_t passed;               /* blocks that would be here, or before, and are behind */
+};
+static_assert(sizeof(struct kvs_line) == 64, "a cache line");
 
 struct kvs_shard {
   kvstow__mutex lock;
-  _Atomic(uint32_t *) buckets; /* atomic for kvs_shard_ahead() alone, which takes no lock */
-  _Atomic uint32_t mask;       /* buckets - 1 */
+  _Atomic(struct kvs_line *) lines; /* atomic for kvs_shard_ahead() alone, which takes no lock */
+  _Atomic uint32_t mask;            /* lines - 1 */
   uint32_t count;
 };
 
 struct kvs_index {
   struct kvs_shard shards[KVS_SHARDS];
+  unsigned id_bits; /* of a slot */
   struct kvs_entry **chunks;
+  char *slab;                    /* of memory, that chunks are cut from: the newest one */
   char **ram_nodes, **ssd_nodes; /* the chunks again, as kvstow_nodes want them */
   uint32_t chunks_max, chunks_count;
   uint32_t used, free; /* entries handed out once; list of returned ones */
@@ -103,11 +122,12 @@ void kvs_entry_free(struct kvs_index *index, uint32_t id);
 void kvs_shard_lock(struct kvs_index *index, kvstow_key key);
 void kvs_shard_unlock(struct kvs_index *index, kvstow_key key);
 
-/* Fetches the bucket of a key into the cache. No lock. */
+/* Fetches the line of a key into the cache. No lock. */
 void kvs_shard_ahead(const struct kvs_index *index, kvstow_key key);
 
 /* These hold the shard's lock already. */
-void kvs_shard_ahead_entry(const struct kvs_index *index, kvstow_key key); /* its bucket's first */
+/* Fetches what a look-up reads of the entry that is likely to be this key's. */
+void kvs_shard_ahead_entry(const struct kvs_index *index, kvstow_key key);
 uint32_t kvs_shard_find(const struct kvs_index *index, kvstow_key key, uint32_t root);
 /* By half of its key. The store's lock is enough. */
 uint32_t kvs_shard_find_half(const struct kvs_index *index, uint64_t key_lo, uint32_t root);

@@ -69,8 +69,8 @@ static int keep_tokens(kvstow_lease *lease, const kvstow_prefix *prefix) {
   return 0;
 }
 
-/* Leases the leading run found. NULL: nothing, or no memory. */
-static kvstow_lease *lease_find(struct kvs_chain *chain, int *rc) {
+/* Leases the leading run found, and says in which tier each block was. NULL: nothing, or no memory. */
+static kvstow_lease *lease_find(struct kvs_chain *chain, kvstow_held *held, int *rc) {
   *rc = KVSTOW_EMISS;
   if (chain->blocks == 0 || chain->root == KVS_NO_ENTRY) return NULL;
   kvstow_lease *lease = malloc(sizeof *lease + chain->blocks * sizeof(struct kvs_lease_block));
@@ -84,7 +84,11 @@ static kvstow_lease *lease_find(struct kvs_chain *chain, int *rc) {
     const uint32_t id = kvs_chain_next(chain, i, true, &in_ram);
     if (id == KVS_NO_ENTRY) break;
     lease->block[lease->blocks++] = (struct kvs_lease_block){.id = id, .verified = in_ram};
+    held->ram_blocks += in_ram;
   }
+  held->blocks = lease->blocks;
+  held->ssd_blocks = held->blocks - held->ram_blocks;
+  held->tokens = held->blocks * chain->space->layout.block_tokens;
   *rc = lease->blocks == 0 ? KVSTOW_EMISS : keep_tokens(lease, chain->prefix);
   if (*rc == 0) {
     atomic_init(&lease->good, lease->blocks);
@@ -92,6 +96,7 @@ static kvstow_lease *lease_find(struct kvs_chain *chain, int *rc) {
   }
   for (size_t i = 0; i < lease->blocks; i++) kvs_lease_drop(chain->store, lease->block[i].id);
   free(lease);
+  *held = (kvstow_held){0};
   return NULL;
 }
 
@@ -107,19 +112,6 @@ void kvs_tell_lease(kvstow *store) {
     access.parent = i > 0 ? lease->block[i - 1].id : KVS_NO_ENTRY;
     kvs_use(store, id, &access);
   }
-}
-
-/* Counts the tiers; the policies are told later. */
-static void lease_use(kvstow_lease *lease, kvstow_held *held) {
-  kvstow *store = lease->store;
-  for (size_t i = 0; i < lease->blocks; i++)
-    held->ram_blocks += kvs_entry(&store->index, lease->block[i].id)->frame != KVS_NO_FRAME;
-  held->ssd_blocks = lease->blocks - held->ram_blocks;
-  held->blocks = lease->blocks;
-  held->tokens = lease->blocks * lease->space->layout.block_tokens;
-  lease->used_ms = kvs_now_ms();
-  store->untold = lease;
-  kvs_lease_budget(lease);
 }
 
 static void count_match(kvstow *store, const struct kvs_chain *chain, const kvstow_held *held) {
@@ -146,7 +138,7 @@ int kvstow_match(const kvstow_prefix *prefix, uint32_t flags, kvstow_lease **out
   int rc = kvs_chain_begin(&chain, prefix, SIZE_MAX, false);
   if (rc != 0) return rc;
   kvstow *store = chain.store;
-  kvstow_lease *lease = lease_find(&chain, &rc);
+  kvstow_lease *lease = lease_find(&chain, &held, &rc);
   struct kvs_reads reads;
   reads.count = 0;
   if (store->trace != NULL) kvs_chain_name(&chain);
@@ -156,12 +148,15 @@ int kvstow_match(const kvstow_prefix *prefix, uint32_t flags, kvstow_lease **out
   kvs_request_goes_on(store, &request, chain.keys[chain.named > found ? found + 1 : found]);
   if (lease != NULL) {
     lease->request = request;
-    lease_use(lease, &held);
+    lease->used_ms = kvs_now_ms();
+    store->untold = lease;
     store->roots.rows[lease->root].refs++;
     store->leases++;
     lease->promote = (flags & KVSTOW_NO_PROMOTE) == 0;
-    if (lease->promote && store->options.tuning.enable_prefetch) {
-      if (held.ssd_blocks > 0) kvs_tell(store); /* the policies will be asked for room */
+    if (held.ssd_blocks == 0) {
+      lease->promoted = lease->blocks;
+    } else if (lease->promote && store->options.tuning.enable_prefetch) {
+      kvs_tell(store); /* the policies will be asked for room */
       kvs_lease_promote(lease, 0, &reads);
     }
   }
@@ -197,7 +192,8 @@ int kvstow_prefetch(const kvstow_prefix *prefix) {
   int rc = kvs_chain_begin(&chain, prefix, SIZE_MAX, false);
   if (rc != 0) return rc;
   kvstow *store = chain.store;
-  kvstow_lease *lease = lease_find(&chain, &rc);
+  kvstow_held held = {0};
+  kvstow_lease *lease = lease_find(&chain, &held, &rc);
   kvs_chain_finish(&chain);
   if (lease == NULL) return rc == KVSTOW_EMISS ? 0 : rc;
   struct kvs_reads reads;
@@ -205,7 +201,6 @@ int kvstow_prefetch(const kvstow_prefix *prefix) {
   kvs_lock(store);
   store->roots.rows[lease->root].refs++;
   store->leases++;
-  kvs_lease_budget(lease);
   kvs_lease_promote(lease, 0, &reads);
   kvstow__unlock(&store->lock);
   kvs_loads_submit(store, &reads);
@@ -248,8 +243,9 @@ bool kvs_lease_tokens_equal(const kvstow_lease *lease, size_t i, const void *hea
 
 /* ---- promotion of a lease ------------------------------------------------------------------- */
 
-/* What of a lease does not fit in RAM would only push out other parts of it. */
-void kvs_lease_budget(kvstow_lease *lease) {
+/* What of a lease does not fit in RAM would only push out other parts of it. Worked out when something is to be
+ * loaded: most matches are of RAM alone, and a look at each block's entry is a fifth of a long one. */
+static void budget(kvstow_lease *lease) {
   const kvstow *store = lease->store;
   const uint64_t most = store->capacity_bytes / 100 * store->options.low_watermark_pct;
   uint64_t all = store->pinned_bytes, in_ram = store->pinned_bytes;
@@ -260,6 +256,7 @@ void kvs_lease_budget(kvstow_lease *lease) {
     if (entry->frame != KVS_NO_FRAME) in_ram += entry->padded_bytes;
   }
   lease->promote_bytes = all <= most ? UINT64_MAX : most > in_ram ? most - in_ram : 0;
+  lease->budgeted = true;
 }
 
 int kvs_lease_load(kvstow_lease *lease, size_t i, bool ahead, struct kvs_reads *reads) {
@@ -267,6 +264,7 @@ int kvs_lease_load(kvstow_lease *lease, size_t i, bool ahead, struct kvs_reads *
   const uint32_t id = lease->block[i].id;
   const struct kvs_entry *entry = kvs_entry(&store->index, id);
   if (entry->frame != KVS_NO_FRAME || (entry->flags & KVS_LOADING) != 0) return 0;
+  if (!lease->budgeted) budget(lease);
   if (lease->promote_bytes < entry->padded_bytes) return KVSTOW_EFULL;
   const int rc = kvs_load_start(store, id, ahead ? KVSTOW_PREFETCH : KVSTOW_DEMAND, ahead,
                                 &lease->request, reads);

@@ -297,9 +297,10 @@ bool kvs_expired(const struct kvstow_space *space, const struct kvs_entry *entry
   return ttl_s != 0 && (int64_t)kvs_now_s() - entry->written_s > (int64_t)ttl_s;
 }
 
-#define AHEAD_NAME 16u
-#define AHEAD_ENTRY 8u
-#define AHEAD_HEADER 3u
+#define AHEAD_NAME 8u
+#define AHEAD_ENTRY 5u
+#define AHEAD_HEADER 2u
+#define LINE_BYTES 64u
 
 /* Of a block in RAM, what will be compared. Where that lies is known under the lock alone: then nobody
  * takes the frame away. */
@@ -323,9 +324,16 @@ static void fetch_entry(const struct kvs_chain *chain, size_t block) {
   kvs_shard_unlock(&chain->store->index, key);
 }
 
-/* A look-up is a chain of cache misses: bucket, entry, header page. What later blocks will miss is fetched
- * while earlier ones are compared. Tokens are hashed only a little ahead: then they are still in the nearest
- * cache when they are compared, and a prefix that is not held costs no more than its first blocks. */
+/* The caller's tokens of a block that will be hashed soon. */
+static void fetch_tokens(const struct kvs_chain *chain, size_t block) {
+  const char *tokens = (const char *)kvs_chain_tokens(chain, block);
+  const size_t bytes = chain->space->layout.block_tokens * sizeof(kvstow_token);
+  for (size_t at = 0; at < bytes; at += LINE_BYTES) __builtin_prefetch(tokens + at);
+}
+
+/* A look-up is a chain of cache misses: the table's line, entry, header page. What later blocks will miss is
+ * fetched while earlier ones are compared. Tokens are hashed only a little ahead: then they are still in the
+ * nearest cache when they are compared, and a prefix that is not held costs no more than its first blocks. */
 static void look_ahead(struct kvs_chain *chain, size_t block) {
   if (block == 0) {
     name_upto(chain, AHEAD_NAME);
@@ -333,6 +341,7 @@ static void look_ahead(struct kvs_chain *chain, size_t block) {
     for (size_t i = 0; i < AHEAD_HEADER && i < chain->blocks; i++) fetch_header(chain, i);
   }
   name_upto(chain, block + 1 + AHEAD_NAME);
+  if (block + 1 + AHEAD_NAME < chain->blocks) fetch_tokens(chain, block + 1 + AHEAD_NAME);
   if (block + AHEAD_ENTRY < chain->blocks) fetch_entry(chain, block + AHEAD_ENTRY);
   if (block + AHEAD_HEADER < chain->blocks) fetch_header(chain, block + AHEAD_HEADER);
 }

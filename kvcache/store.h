@@ -490,6 +490,7 @@ struct kvstow_lease {
   uint64_t used_ms;       /* when it was matched: what its policies are told */
   bool promote;           /* the match was to promote */
   size_t promoted;        /* blocks before it were in RAM once, or on their way */
+  bool budgeted;          /* promote_bytes is known */
   uint64_t promote_bytes; /* that may still be brought to RAM for it; UINT64_MAX: all of it fits */
   struct kvs_layers layers;
   size_t blocks;
@@ -514,8 +515,6 @@ static inline void kvs_lock(kvstow *store) {
  * alone; KVSTOW_EMISS; KVSTOW_EBUSY: it is read by too many. */
 int kvs_lease_pin(kvstow_lease *lease, size_t i, uint32_t *frame);
 void kvs_lease_unpin(kvstow_lease *lease, size_t i);
-/* How much of the lease may be brought to RAM: all, or what does not push out other parts of it. */
-void kvs_lease_budget(kvstow_lease *lease);
 /* Starts loads for blocks from `i` on, ahead of demand, as far as RAM and bounds allow; notes how far. */
 void kvs_lease_promote(kvstow_lease *lease, size_t i, struct kvs_reads *reads);
 /* The same for one block, on demand or ahead of it. As kvs_load_start; EFULL too when the lease has had its
