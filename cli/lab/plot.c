@@ -31,8 +31,8 @@ static bool is_png(const char *path) {
 
 /* ---- gnuplot ---- */
 
-/* Runs it with `input` as its standard input (-1: none), silent or not. 0, or its exit code, or -1 with
- * errno. */
+/* Runs it with `input` as its standard input (-1: none), silent or not. It prints nothing on our standard output,
+ * where it would draw if its file could not be opened. 0, or its exit code, or -1 with errno. */
 static int run_gnuplot(const char *argument, int input, bool silent) {
   posix_spawn_file_actions_t actions;
   char name[] = "gnuplot", text[16];
@@ -45,10 +45,8 @@ static int run_gnuplot(const char *argument, int input, bool silent) {
     posix_spawn_file_actions_adddup2(&actions, input, STDIN_FILENO);
   else
     posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-  if (silent) {
-    posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
-    posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
-  }
+  posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+  if (silent) posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
   errno = posix_spawnp(&child, name, &actions, NULL, argv, environ);
   posix_spawn_file_actions_destroy(&actions);
   if (errno != 0) return -1;
@@ -57,16 +55,32 @@ static int run_gnuplot(const char *argument, int input, bool silent) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
 }
 
+/* Whether the file can be written; it is left as it was. */
+static bool can_write(const char *path) {
+  int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  if (fd >= 0)
+    unlink(path);
+  else if (errno == EEXIST)
+    fd = open(path, O_WRONLY | O_CLOEXEC);
+  if (fd < 0) return false;
+  close(fd);
+  return true;
+}
+
 int lab_plot_check(const char *path) {
   const char *suffix = suffix_of(path);
   if (strcmp(suffix, ".svg") != 0 && strcmp(suffix, ".png") != 0) {
     fprintf(stderr, "kvstow replay: --plot %s: expected a name that ends in .svg or .png\n", path);
     return EXIT_USAGE;
   }
-  if (run_gnuplot("--version", -1, true) == 0) return EXIT_OK;
-  fprintf(stderr,
-          "kvstow replay: --plot needs gnuplot, and it can't be run: is it installed? (Debian: "
-          "gnuplot-nox; --csv gives the figures for other programs)\n");
+  if (run_gnuplot("--version", -1, true) != 0) {
+    fprintf(stderr,
+            "kvstow replay: --plot needs gnuplot, and it can't be run: is it installed? (Debian: "
+            "gnuplot-nox; --csv gives the figures for other programs)\n");
+    return EXIT_FAILED;
+  }
+  if (can_write(path)) return EXIT_OK;
+  fprintf(stderr, "kvstow replay: --plot %s: %s\n", path, strerror(errno));
   return EXIT_FAILED;
 }
 
