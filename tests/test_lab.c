@@ -171,6 +171,9 @@ static void a_sample_says_what_it_is_and_how_far_it_is_off(void **state) {
     const double error = real_of(row, "prefix_hit") - real_of(full, "prefix_hit");
     assert_true(fabs(real_of(row, "prefix_hit_error") - error) < 1e-6);
     assert_true(fabs(error) < 0.05);
+    assert_true(count_of(row, "sample_units") < 1000);
+    assert_int_equal(count_of(row, "sample_too_small"), 1);
+    assert_null(json_object_get(full, "sample_too_small"));
   }
   json_decref(list);
   json_decref(whole);
@@ -182,6 +185,8 @@ static void a_sample_says_what_it_is_and_how_far_it_is_off(void **state) {
   assert_true(json_is_null(json_object_get(row, "prefix_hit")));
   assert_true(json_is_null(json_object_get(row, "prefill_saved")));
   assert_true(fabs(real_of(row, "block_hit_error")) < 0.05);
+  assert_true(count_of(row, "sample_units") >= 1000);
+  assert_int_equal(count_of(row, "sample_too_small"), 0);
   json_decref(list);
 }
 
@@ -192,7 +197,7 @@ static bool gnuplot_is_there(void) {
 }
 
 static void a_plot_has_its_curves_and_axes(void **state) {
-  char line[400], text[64];
+  char line[400];
   (void)state;
   if (!gnuplot_is_there()) {
     fprintf(stderr, "\n*** SKIP %s: no gnuplot ***\n\n", __func__);
@@ -226,11 +231,28 @@ static void a_plot_has_its_curves_and_axes(void **state) {
     }
     unlink(path[png]);
   }
-  snprintf(text, sizeof text, "%s", "no-such-directory/x.svg");
-  snprintf(line, sizeof line, "replay --sim --trace " SMALL " --size 1%%,9%% --plot %s", text);
-  kvstow_run(line);
-  assert_int_equal(outcome.code, 1);
-  assert_contains(outcome.err, "--plot");
+}
+
+static void a_plot_that_cannot_be_written_is_refused_before_the_work(void **state) {
+  static const char *const paths[] = {KVSTOW_BINARY_DIR "/no-such-directory/x.svg",
+                                      KVSTOW_BINARY_DIR "/a-directory.svg"};
+  (void)state;
+  if (!gnuplot_is_there()) {
+    fprintf(stderr, "\n*** SKIP %s: no gnuplot ***\n\n", __func__);
+    skip();
+  }
+  mkdir(paths[1], 0700);
+  for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++) {
+    char line[400];
+    snprintf(line, sizeof line,
+             "replay --sim --trace /nonexistent.jsonl --size 1%%,9%% --json --plot %s", paths[i]);
+    kvstow_run(line);
+    assert_int_equal(outcome.code, 1);
+    assert_string_equal(outcome.out, "");
+    assert_contains(outcome.err, "kvstow replay: --plot " KVSTOW_BINARY_DIR);
+    assert_contains(outcome.err, i == 0 ? "No such file" : "Is a directory");
+  }
+  rmdir(paths[1]);
 }
 
 static void without_gnuplot_a_plot_is_refused_before_the_work(void **state) {
@@ -319,6 +341,7 @@ int main(void) {
       cmocka_unit_test(csv_has_the_keys_of_json),
       cmocka_unit_test(a_sample_says_what_it_is_and_how_far_it_is_off),
       cmocka_unit_test(a_plot_has_its_curves_and_axes),
+      cmocka_unit_test(a_plot_that_cannot_be_written_is_refused_before_the_work),
       cmocka_unit_test(without_gnuplot_a_plot_is_refused_before_the_work),
       cmocka_unit_test(what_makes_no_sense_is_refused),
   };

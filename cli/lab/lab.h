@@ -73,11 +73,14 @@ const struct lab_metric *lab_metric_find(const char *key);
 double lab_number(const struct lab *lab, const struct lab_row *row,
                   const struct lab_metric *metric);
 
+/* With --sample: so few chains or blocks are in it that it tells little. */
+bool lab_sample_too_small(const struct lab_trace *of);
+
 /* ---- output; each returns an exit code ---- */
 
 int lab_print(const struct lab *lab);
 
-/* Whether plotting can work at all (gnuplot is there, the file's name ends in .svg or .png): asked
+/* Whether plotting can work at all (gnuplot is there, the file's name ends in .svg or .png, it can be written): asked
  * before anything is simulated. */
 int lab_plot_check(const char *path);
 int lab_plot(const struct lab *lab);

@@ -20,6 +20,8 @@
 
 #define MS_PER_DAY 86400000.0
 
+enum { UNITS_ENOUGH = 1000 }; /* docs/eviction.md has the errors */
+
 static struct lab_value none(void) {
   return (struct lab_value){.kind = LAB_NONE};
 }
@@ -264,6 +266,11 @@ METRIC(sample_accesses) {
   return count(row->of->sample.trace->accesses);
 }
 
+METRIC(sample_too_small) {
+  UNUSED;
+  return count(lab_sample_too_small(row->of));
+}
+
 static double error_of(struct lab_value (*metric)(const struct lab *, const struct lab_row *),
                        const struct lab *lab, const struct lab_row *row) {
   struct lab_row whole = *row;
@@ -322,6 +329,7 @@ const struct lab_metric lab_metrics[] = {
     {"sample_by", NULL, 0, sample_by, is_sampled},
     {"sample_units", NULL, 0, sample_units, is_sampled},
     {"sample_accesses", NULL, 0, sample_accesses, is_sampled},
+    {"sample_too_small", NULL, 0, sample_too_small, is_sampled},
     {"block_hit_error", NULL, 0, block_hit_error, has_error},
     {"prefix_hit_error", NULL, 0, prefix_hit_error, has_error},
     {"whole_sim_s", NULL, 0, whole_sim_s, has_error},
@@ -330,6 +338,10 @@ const struct lab_metric lab_metrics[] = {
     {"load_s", NULL, 0, load_s, NULL},
     {NULL, NULL, 0, NULL, NULL},
 };
+
+bool lab_sample_too_small(const struct lab_trace *of) {
+  return of->sample.units < UNITS_ENOUGH;
+}
 
 const struct lab_metric *lab_metric_find(const char *key) {
   for (const struct lab_metric *metric = lab_metrics; metric->key != NULL; metric++)

@@ -154,7 +154,7 @@ static const struct column errors[] = {
     {NULL, NULL, WHOLE, 0},
 };
 
-enum { COLUMNS_MAX = 16, UNITS_ENOUGH = 1000 };
+enum { COLUMNS_MAX = 16 };
 
 static unsigned choose_columns(const struct lab *lab, const struct column **chosen) {
   unsigned count = 0;
@@ -213,7 +213,7 @@ static void print_heading(const struct lab *lab, const struct lab_trace *of) {
          format_count(a, sample->units), format_count(b, sample->units_of),
          format_count(c, sample->shared), sample->shared_of,
          format_count(d, sample->trace->accesses), of->sample_seconds);
-  if (sample->units < UNITS_ENOUGH)
+  if (lab_sample_too_small(of))
     printf("so few %ss tell little: --sample-error shows how far off they are\n",
            lab->args->sample_by == TRACE_SAMPLE_BLOCKS ? "block" : "chain");
 }
