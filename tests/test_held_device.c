@@ -39,9 +39,11 @@ ssize_t pwritev(int fd, const struct iovec *iov, int count, off_t offset) {
 /* ---- a store on it -------------------------------------------------------------------------- */
 
 static void set_up(fixture *f) {
+  hold(false); /* a test that failed may have left it held */
   fixture_init(f, "held", &shape, RAM, AMPLE, SEGMENT);
   f->options.engine = KVSTOW_ENGINE_THREADS;
-  f->options.ram_policy = "lru"; /* which leaves no block alone that nobody asks for */
+  f->options.ram_policy = "lru";       /* which leaves no block alone that nobody asks for */
+  f->options.store_timeout_ms = 10000; /* the sooner a store that waits for ever is known */
   open_store(f);
 }
 
