@@ -289,7 +289,8 @@ void kvs_async_destroy(kvstow *store) {
 /* ---- queues --------------------------------------------------------------------------------- */
 
 int kvstow_queue_create(kvstow *store, kvstow_queue **out) {
-  if (store == NULL || out == NULL) return KVSTOW_EINVAL;
+  if (store == NULL) return KVSTOW_EINVAL;
+  if (out == NULL) return kvs_fail(store, KVSTOW_EINVAL, "queue: queue is NULL");
   *out = NULL;
   kvstow_queue *queue = calloc(1, sizeof *queue);
   if (queue == NULL) return KVSTOW_ENOMEM;
@@ -335,7 +336,10 @@ int kvstow_queue_fd(const kvstow_queue *queue) {
 
 int kvstow_queue_poll(kvstow_queue *queue, kvstow_completion *completions, int max,
                       uint32_t timeout_ms) {
-  if (queue == NULL || completions == NULL || max <= 0) return KVSTOW_EINVAL;
+  if (queue == NULL) return KVSTOW_EINVAL;
+  if (completions == NULL || max <= 0)
+    return kvs_fail(queue->store, KVSTOW_EINVAL, "queue: completions %p, max %d",
+                    (void *)completions, max);
   if (timeout_ms > 0) {
     struct pollfd pollfd = {.fd = queue->fd, .events = POLLIN};
     (void)poll(&pollfd, 1, timeout_ms > INT32_MAX ? INT32_MAX : (int)timeout_ms);
@@ -367,6 +371,11 @@ void kvstow_cancel(kvstow_op *op) {
 
 /* ---- the twins ------------------------------------------------------------------------------ */
 
+static int check_queue(kvstow *store, const kvstow_queue *queue) {
+  if (queue != NULL && queue->store == store) return 0;
+  return kvs_fail(store, KVSTOW_EINVAL, "queue: %s", queue == NULL ? "NULL" : "another store's");
+}
+
 static kvstow_op *op_new(kvstow_queue *queue, enum kind kind, uint32_t timeout_ms, void *user) {
   kvstow_op *op = calloc(1, sizeof *op);
   if (op == NULL) return NULL;
@@ -396,7 +405,7 @@ static int submit(kvstow_op *op, kvstow_op **out) {
 
 int kvstow_lease_wait_async(kvstow_lease *lease, uint32_t timeout_ms, kvstow_queue *queue,
                             void *user, kvstow_op **op_out) {
-  if (lease == NULL || queue == NULL || queue->store != lease->store) return KVSTOW_EINVAL;
+  if (lease == NULL || check_queue(lease->store, queue) != 0) return KVSTOW_EINVAL;
   kvstow_op *op = op_new(queue, LEASE_WAIT, timeout_ms, user);
   if (op == NULL) return KVSTOW_ENOMEM;
   op->lease = lease;
@@ -412,7 +421,7 @@ static int submit_read(kvstow_op *op, int rc, kvstow_op **op_out) {
 int kvstow_read_async(kvstow_lease *lease, const kvstow_range *range, const struct iovec *iov,
                       int iovcnt, uint32_t flags, uint32_t timeout_ms, kvstow_queue *queue,
                       void *user, kvstow_op **op_out) {
-  if (lease == NULL || queue == NULL || queue->store != lease->store) return KVSTOW_EINVAL;
+  if (lease == NULL || check_queue(lease->store, queue) != 0) return KVSTOW_EINVAL;
   kvstow_op *op = op_new(queue, READ, timeout_ms, user);
   if (op == NULL) return KVSTOW_ENOMEM;
   const int rc = kvs_read_job_rows(&op->job, lease, range, iov, iovcnt, flags, true);
@@ -422,7 +431,7 @@ int kvstow_read_async(kvstow_lease *lease, const kvstow_range *range, const stru
 int kvstow_read_blocks_async(kvstow_lease *lease, size_t first, size_t count, void *const *payloads,
                              size_t *bytes, uint32_t flags, uint32_t timeout_ms,
                              kvstow_queue *queue, void *user, kvstow_op **op_out) {
-  if (lease == NULL || queue == NULL || queue->store != lease->store) return KVSTOW_EINVAL;
+  if (lease == NULL || check_queue(lease->store, queue) != 0) return KVSTOW_EINVAL;
   kvstow_op *op = op_new(queue, READ, timeout_ms, user);
   if (op == NULL) return KVSTOW_ENOMEM;
   const int rc = kvs_read_job_blocks(&op->job, lease, first, count, payloads, bytes, flags, true);
@@ -432,8 +441,9 @@ int kvstow_read_blocks_async(kvstow_lease *lease, size_t first, size_t count, vo
 int kvstow_store_async(const kvstow_prefix *prefix, size_t first, size_t count,
                        const kvstow_source *sources, kvstow_queue *queue, void *user,
                        kvstow_op **op_out) {
-  if (prefix == NULL || prefix->size < sizeof *prefix || queue == NULL) return KVSTOW_EINVAL;
-  if (prefix->space == NULL || prefix->space->store != queue->store) return KVSTOW_EINVAL;
+  if (prefix == NULL || prefix->space == NULL || prefix->size < sizeof *prefix)
+    return kvs_prefix_fail(prefix, "store: the prefix's size is not set");
+  if (check_queue(prefix->space->store, queue) != 0) return KVSTOW_EINVAL;
   kvstow_op *op = op_new(queue, STORE, 0, user);
   if (op == NULL) return KVSTOW_ENOMEM;
   op->prefix = *prefix;
@@ -444,7 +454,7 @@ int kvstow_store_async(const kvstow_prefix *prefix, size_t first, size_t count,
 }
 
 int kvstow_flush_async(kvstow *store, kvstow_queue *queue, void *user, kvstow_op **op_out) {
-  if (store == NULL || queue == NULL || queue->store != store) return KVSTOW_EINVAL;
+  if (store == NULL || check_queue(store, queue) != 0) return KVSTOW_EINVAL;
   kvstow_op *op = op_new(queue, FLUSH, 0, user);
   if (op == NULL) return KVSTOW_ENOMEM;
   return submit(op, op_out);

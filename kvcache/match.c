@@ -15,7 +15,7 @@
 #define SPARE_TOKENS_BYTES_MAX ((size_t)4 << 20)
 
 int kvstow_exists(const kvstow_prefix *prefix, kvstow_held *held) {
-  if (held == NULL) return KVSTOW_EINVAL;
+  if (held == NULL) return kvs_prefix_fail(prefix, "exists: held is NULL");
   *held = (kvstow_held){0};
   struct kvs_chain chain;
   const int rc = kvs_chain_begin(&chain, prefix, SIZE_MAX, false);
@@ -34,7 +34,8 @@ int kvstow_exists(const kvstow_prefix *prefix, kvstow_held *held) {
 
 int kvstow_exists_batch(const kvstow_prefix *prefixes, size_t count, kvstow_held *held,
                         int *results) {
-  if (prefixes == NULL || held == NULL || results == NULL) return KVSTOW_EINVAL;
+  if (prefixes == NULL || held == NULL || results == NULL)
+    return kvs_prefix_fail(count > 0 ? prefixes : NULL, "exists_batch: held or results is NULL");
   for (size_t i = 0; i < count; i++) results[i] = kvstow_exists(&prefixes[i], &held[i]);
   return 0;
 }
@@ -127,7 +128,7 @@ static void count_match(kvstow *store, const struct kvs_chain *chain, const kvst
 int kvstow_match(const kvstow_prefix *prefix, uint32_t flags, kvstow_lease **out,
                  kvstow_held *held_out) {
   kvstow_held held = {0};
-  if (out == NULL) return KVSTOW_EINVAL;
+  if (out == NULL) return kvs_prefix_fail(prefix, "match: lease is NULL");
   *out = NULL;
   if (held_out != NULL) *held_out = held;
   const uint64_t start =
@@ -138,6 +139,11 @@ int kvstow_match(const kvstow_prefix *prefix, uint32_t flags, kvstow_lease **out
   int rc = kvs_chain_begin(&chain, prefix, SIZE_MAX, false);
   if (rc != 0) return rc;
   kvstow *store = chain.store;
+  rc = kvs_check_flags(store, "match", flags);
+  if (rc != 0) {
+    kvs_chain_finish(&chain);
+    return rc;
+  }
   kvstow_lease *lease = lease_find(&chain, &held, &rc);
   struct kvs_reads reads;
   reads.count = 0;
@@ -181,7 +187,8 @@ int kvstow_match(const kvstow_prefix *prefix, uint32_t flags, kvstow_lease **out
 
 int kvstow_match_batch(const kvstow_prefix *prefixes, size_t count, uint32_t flags,
                        kvstow_lease **leases, kvstow_held *held, int *results) {
-  if (prefixes == NULL || leases == NULL || results == NULL) return KVSTOW_EINVAL;
+  if (prefixes == NULL || leases == NULL || results == NULL)
+    return kvs_prefix_fail(count > 0 ? prefixes : NULL, "match_batch: leases or results is NULL");
   for (size_t i = 0; i < count; i++)
     results[i] = kvstow_match(&prefixes[i], flags, &leases[i], held == NULL ? NULL : &held[i]);
   return 0;

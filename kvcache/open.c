@@ -13,6 +13,7 @@
 
 #include "kvcache/copy.h"
 #include "kvcache/store.h"
+#include "tier/tuning.h"
 
 #define SEGMENT_BYTES_DEFAULT ((uint32_t)64 << 20)
 #define SEGMENT_BYTES_MIN ((uint32_t)1 << 20)
@@ -54,6 +55,13 @@ bool kvs_wait_until(kvstow *store, uint64_t deadline_us) {
   const bool in_time = kvs_wait_load(store, deadline_us);
   store->waiters--;
   return in_time;
+}
+
+int kvs_check_flags(kvstow *store, const char *call, uint32_t flags) {
+  const uint32_t unknown =
+      flags & ~(uint32_t)(KVSTOW_NOWAIT | KVSTOW_NO_PROMOTE | KVSTOW_BYPASS_RAM);
+  if (unknown == 0) return 0;
+  return kvs_fail(store, KVSTOW_EINVAL, "%s: unknown flags %#x", call, unknown);
 }
 
 int kvs_fail(kvstow *store, int code, const char *format, ...) {
@@ -104,11 +112,10 @@ void kvstow_options_init(kvstow_options *options) {
 }
 
 int kvstow_set_tuning(kvstow *store, const kvstow_tuning *tuning) {
-  if (store == NULL || tuning == NULL) return KVSTOW_EINVAL;
-  if (store->tier != NULL) {
-    const int rc = kvstow_tier_set_tuning(store->tier, tuning);
-    if (rc != 0) return kvs_fail(store, rc, "tuning: a field is out of its range");
-  }
+  if (store == NULL) return KVSTOW_EINVAL;
+  const char *fault = tuning == NULL ? "tuning: NULL" : kvstow__tuning_fault(tuning);
+  if (fault != NULL) return kvs_fail(store, KVSTOW_EINVAL, "set_tuning: %s", fault);
+  if (store->tier != NULL) (void)kvstow_tier_set_tuning(store->tier, tuning); /* it was checked */
   kvs_lock(store);
   store->options.tuning = *tuning;
   kvstow__unlock(&store->lock);
@@ -142,6 +149,8 @@ static int check_options(kvstow *store, const kvstow_options *o) {
                     "> 0 expected",
                     o->low_watermark_pct, o->high_watermark_pct, o->reinsert_pct,
                     o->load_timeout_ms);
+  const char *fault = kvstow__tuning_fault(&o->tuning);
+  if (fault != NULL) return kvs_fail(store, KVSTOW_EINVAL, "options: tuning: %s", fault);
   return 0;
 }
 
@@ -368,9 +377,12 @@ static int make_parts(kvstow *store) {
 
 int kvstow_open(const kvstow_options *options, kvstow **out, char *why, size_t why_bytes) {
   if (why != NULL && why_bytes > 0) why[0] = '\0';
-  if (out == NULL) return KVSTOW_EINVAL;
-  *out = NULL;
-  if (options == NULL) return KVSTOW_EINVAL;
+  if (out != NULL) *out = NULL;
+  if (out == NULL || options == NULL) {
+    if (why != NULL)
+      snprintf(why, why_bytes, "open: %s is NULL", out == NULL ? "store" : "options");
+    return KVSTOW_EINVAL;
+  }
   kvstow *store = calloc(1, sizeof *store);
   if (store == NULL) {
     if (why != NULL) snprintf(why, why_bytes, "%s", kvstow_strerror(KVSTOW_ENOMEM));

@@ -342,7 +342,8 @@ static int store_blocks(struct kvs_chain *chain, size_t first, size_t count,
 static int check_sources(const struct kvs_chain *chain, size_t first, size_t count,
                          const kvstow_source *sources) {
   const struct kvstow_space *space = chain->space;
-  if (count == 0 || sources == NULL || first + count < first || first + count > chain->blocks)
+  if (sources == NULL) return kvs_fail(chain->store, KVSTOW_EINVAL, "store: sources is NULL");
+  if (count == 0 || first + count < first || first + count > chain->blocks)
     return kvs_fail(chain->store, KVSTOW_EINVAL,
                     "store: blocks %zu..%zu asked, the prefix has %zu whole blocks", first,
                     first + count, chain->blocks);
@@ -369,7 +370,8 @@ int kvstow_store(const kvstow_prefix *prefix, size_t first, size_t count,
   int rc = kvs_chain_init(&chain, prefix, first + count < first ? SIZE_MAX : first + count, true);
   if (rc != 0) return rc;
   kvstow *store = chain.store;
-  rc = check_sources(&chain, first, count, sources);
+  rc = kvs_check_flags(store, "store", flags);
+  if (rc == 0) rc = check_sources(&chain, first, count, sources);
   if (rc == 0) rc = store_blocks(&chain, first, count, sources, flags, &done);
   kvs_chain_finish(&chain);
   if (stored != NULL) *stored = done;
@@ -428,7 +430,9 @@ static int reserve_one(struct kvs_chain *chain, size_t block, const struct kvs_r
 
 int kvstow_reserve(const kvstow_prefix *prefix, size_t first, size_t count, size_t opaque_bytes,
                    uint32_t flags, kvstow_slot *slots) {
-  if (slots == NULL || count == 0 || first + count < first) return KVSTOW_EINVAL;
+  if (slots == NULL) return kvs_prefix_fail(prefix, "reserve: slots is NULL");
+  if (count == 0 || first + count < first)
+    return kvs_prefix_fail(prefix, "reserve: count is 0, or too much");
   struct kvs_chain chain;
   int rc = kvs_chain_init(&chain, prefix, first + count, true);
   if (rc != 0) return rc;
@@ -442,8 +446,10 @@ int kvstow_reserve(const kvstow_prefix *prefix, size_t first, size_t count, size
     rc = kvs_fail(store, KVSTOW_EINVAL,
                   "reserve: blocks %zu..%zu of %zu, opaque_bytes %zu of at most %u", first,
                   first + count, chain.blocks, opaque_bytes, opaque ? space->payload_bytes : 0);
-    count = 0; /* hardly the length of `slots` */
+  } else {
+    rc = kvs_check_flags(store, "reserve", flags);
   }
+  if (rc != 0) count = 0; /* hardly the length of `slots` */
   for (size_t i = 0; i < count; i++) slots[i] = (kvstow_slot){0};
   const uint32_t payload_bytes = opaque ? (uint32_t)opaque_bytes : space->payload_bytes;
   const struct kvs_request request =
@@ -499,7 +505,8 @@ static bool continues(const kvstow_slot *slot, const kvstow_slot *before) {
 
 /* Checksums are left to the demotion thread: a commit touches no payload. */
 int kvstow_commit(kvstow *store, kvstow_slot *slots, size_t count) {
-  if (store == NULL || (slots == NULL && count > 0)) return KVSTOW_EINVAL;
+  if (store == NULL) return KVSTOW_EINVAL;
+  if (slots == NULL && count > 0) return kvs_fail(store, KVSTOW_EINVAL, "commit: slots is NULL");
   int first_error = 0;
   kvs_lock(store);
   for (size_t end = count; end > 0;) {

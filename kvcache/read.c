@@ -74,10 +74,14 @@ static void job_finish(struct kvs_read_job *job) {
 
 int kvs_read_job_rows(struct kvs_read_job *job, kvstow_lease *lease, const kvstow_range *range,
                       const struct iovec *iov, int iovcnt, uint32_t flags, bool asynchronous) {
-  if (lease == NULL || iov == NULL || iovcnt <= 0) return KVSTOW_EINVAL;
+  if (lease == NULL) return KVSTOW_EINVAL;
+  if (iov == NULL || iovcnt <= 0)
+    return kvs_fail(lease->store, KVSTOW_EINVAL, "read: iov %p, iovcnt %d", (const void *)iov,
+                    iovcnt);
   *job = (struct kvs_read_job){
       .lease = lease, .iov = iov, .iovcnt = iovcnt, .flags = flags, .asynchronous = asynchronous};
-  const int rc = resolve_range(lease, range, &job->range);
+  int rc = kvs_check_flags(lease->store, "read", flags);
+  if (rc == 0) rc = resolve_range(lease, range, &job->range);
   if (rc != 0) return rc;
   const struct kvs_layout *layout = &lease->space->layout;
   const size_t wanted =
@@ -108,7 +112,12 @@ int kvs_read_job_rows(struct kvs_read_job *job, kvstow_lease *lease, const kvsto
 
 int kvs_read_job_blocks(struct kvs_read_job *job, kvstow_lease *lease, size_t first, size_t count,
                         void *const *payloads, size_t *bytes, uint32_t flags, bool asynchronous) {
-  if (lease == NULL || payloads == NULL || count == 0) return KVSTOW_EINVAL;
+  if (lease == NULL) return KVSTOW_EINVAL;
+  if (payloads == NULL || count == 0)
+    return kvs_fail(lease->store, KVSTOW_EINVAL, "read_blocks: payloads %p, count %zu",
+                    (const void *)payloads, count);
+  const int rc = kvs_check_flags(lease->store, "read_blocks", flags);
+  if (rc != 0) return rc;
   *job = (struct kvs_read_job){.lease = lease,
                                .first = first,
                                .count = count,
@@ -119,11 +128,11 @@ int kvs_read_job_blocks(struct kvs_read_job *job, kvstow_lease *lease, size_t fi
   if (first < lease->blocks && count <= lease->blocks - first) {
     for (size_t i = 0; i < count; i++)
       if (payloads[i] == NULL)
-        return kvs_fail(lease->store, KVSTOW_EINVAL, "read: payload %zu is NULL", i);
+        return kvs_fail(lease->store, KVSTOW_EINVAL, "read_blocks: payload %zu is NULL", i);
     job_begin(job);
     return 0;
   }
-  return kvs_fail(lease->store, KVSTOW_EINVAL, "read: blocks %zu+%zu of %zu", first, count,
+  return kvs_fail(lease->store, KVSTOW_EINVAL, "read_blocks: blocks %zu+%zu of %zu", first, count,
                   lease->blocks);
 }
 
@@ -489,8 +498,11 @@ int kvstow_read_blocks(kvstow_lease *lease, size_t first, size_t count, void *co
 
 int kvstow_view(kvstow_lease *lease, size_t block, uint32_t timeout_ms, const void **payload,
                 size_t *bytes) {
-  if (lease == NULL || payload == NULL || block >= lease->blocks) return KVSTOW_EINVAL;
+  if (lease == NULL) return KVSTOW_EINVAL;
   kvstow *store = lease->store;
+  if (payload == NULL || block >= lease->blocks)
+    return kvs_fail(store, KVSTOW_EINVAL, "view: block %zu of %zu, payload %p", block,
+                    lease->blocks, (const void *)payload);
   const uint64_t deadline = kvs_deadline(store, timeout_ms);
   struct kvs_reads reads;
   reads.count = 0;

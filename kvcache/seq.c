@@ -38,7 +38,7 @@ struct kvstow_seq {
 };
 
 int kvstow_seq_open(const kvstow_prefix *prefix, kvstow_seq **out) {
-  if (out == NULL) return KVSTOW_EINVAL;
+  if (out == NULL) return kvs_prefix_fail(prefix, "seq: seq is NULL");
   *out = NULL;
   struct kvs_chain chain;
   int rc = kvs_chain_init(&chain, prefix, SIZE_MAX, true);
@@ -84,7 +84,9 @@ out:
 }
 
 int kvstow_seq_tokens(kvstow_seq *seq, const kvstow_token *tokens, size_t count) {
-  if (seq == NULL || (tokens == NULL && count > 0)) return KVSTOW_EINVAL;
+  if (seq == NULL) return KVSTOW_EINVAL;
+  if (tokens == NULL && count > 0)
+    return kvs_fail(seq->store, KVSTOW_EINVAL, "seq: tokens is NULL, count %zu", count);
   if (count > SIZE_MAX / sizeof *tokens / 2 - seq->tokens_count) return KVSTOW_ENOMEM;
   if (seq->tokens_count + count > seq->tokens_room) {
     size_t room = seq->tokens_room == 0 ? 512 : seq->tokens_room;

@@ -169,7 +169,9 @@ static int space_find(kvstow *store, const struct kvstow_space *wanted, kvstow_s
 }
 
 int kvstow_space_open(kvstow *store, const kvstow_space_options *options, kvstow_space **out) {
-  if (store == NULL || out == NULL || options == NULL) return KVSTOW_EINVAL;
+  if (store == NULL) return KVSTOW_EINVAL;
+  if (out == NULL || options == NULL)
+    return kvs_fail(store, KVSTOW_EINVAL, "space: %s is NULL", out == NULL ? "space" : "options");
   if (options->size < sizeof *options || options->fingerprint == NULL ||
       options->fingerprint_bytes == 0)
     return kvs_fail(store, KVSTOW_EINVAL,
@@ -210,12 +212,26 @@ out_free:
 
 /* ---- chains --------------------------------------------------------------------------------- */
 
+static const char *prefix_fault(const kvstow_prefix *prefix) {
+  if (prefix == NULL || prefix->space == NULL) return "prefix: it has no space";
+  if (prefix->size < sizeof *prefix) return "prefix: its size is not set: begin with KVSTOW_PREFIX";
+  if (prefix->tokens == NULL && prefix->tokens_count > 0)
+    return "prefix: tokens is NULL, tokens_count is not 0";
+  if (prefix->salt == NULL && prefix->salt_bytes > 0)
+    return "prefix: salt is NULL, salt_bytes is not 0";
+  return NULL;
+}
+
+/* The space is where it always was, also in one whose size is not set. */
+int kvs_prefix_fail(const kvstow_prefix *prefix, const char *what) {
+  if (prefix == NULL || prefix->space == NULL) return KVSTOW_EINVAL;
+  return kvs_fail(prefix->space->store, KVSTOW_EINVAL, "%s", what);
+}
+
 int kvs_chain_begin(struct kvs_chain *chain, const kvstow_prefix *prefix, size_t blocks,
                     bool create_root) {
-  if (prefix == NULL || prefix->size < sizeof *prefix || prefix->space == NULL ||
-      (prefix->tokens == NULL && prefix->tokens_count > 0) ||
-      (prefix->salt == NULL && prefix->salt_bytes > 0))
-    return KVSTOW_EINVAL;
+  const char *fault = prefix_fault(prefix);
+  if (fault != NULL) return kvs_prefix_fail(prefix, fault);
   struct kvstow_space *space = prefix->space;
   kvstow *store = space->store;
   const size_t whole = prefix->tokens_count / space->layout.block_tokens;

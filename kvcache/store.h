@@ -220,6 +220,8 @@ struct kvstow {
 /* Remembers the text of an error and returns its code. Any lock or none. */
 int kvs_fail(kvstow *store, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* 0, or KVSTOW_EINVAL where there are bits that kvstow_flags has not. Any lock or none. */
+int kvs_check_flags(kvstow *store, const char *call, uint32_t flags);
 uint64_t kvs_now_us(void); /* monotonic; no lock */
 static inline uint64_t kvs_now_ms(void) {
   return kvs_now_us() / 1000;
@@ -262,6 +264,8 @@ struct kvs_chain {
   uint64_t expired, collisions; /* met by kvs_chain_find */
 };
 
+/* KVSTOW_EINVAL, and a message where the prefix leads to a store: what a call lacks beside it. No lock held. */
+int kvs_prefix_fail(const kvstow_prefix *prefix, const char *what);
 /* Takes the first `blocks` blocks of a prefix (SIZE_MAX: all whole ones) and computes their keys. No lock
  * held. 0, KVSTOW_EINVAL, KVSTOW_ENOMEM. Ended by kvs_chain_finish, also without the lock. */
 int kvs_chain_init(struct kvs_chain *chain, const kvstow_prefix *prefix, size_t blocks,

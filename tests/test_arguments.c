@@ -19,8 +19,10 @@ static void open_checks_its_arguments(void **state) {
   kvstow *store = NULL;
   kvstow_options options;
   KV_RESULT(kvstow_open(NULL, &store, why, sizeof why), KVSTOW_EINVAL);
+  assert_non_null(strstr(why, "options"));
   options_for(&options, &dir);
   KV_RESULT(kvstow_open(&options, NULL, why, sizeof why), KVSTOW_EINVAL);
+  assert_non_null(strstr(why, "store"));
   options.size = 0;
   refuses(&options, KVSTOW_EINVAL, NULL);
   options_for(&options, &dir);
@@ -289,6 +291,147 @@ static void sequences_check_their_arguments(void **state) {
   KV_OK(kvstow_close(store));
 }
 
+/* The call is refused, and the message is of this call, not of one before. */
+#define REFUSED(store, call, word)                                                                 \
+  do {                                                                                             \
+    KV_RESULT(kvstow_space_open(store, NULL, NULL), KVSTOW_EINVAL);                                \
+    KV_RESULT(call, KVSTOW_EINVAL);                                                                \
+    message_names(store, word);                                                                    \
+  } while (0)
+
+static void refusals_name_their_cause(void **state) {
+  (void)state;
+  fixture f;
+  fixture_init(&f, "refusals", &small, RAM, SSD, SEGMENT);
+  open_store(&f);
+  kvstow *store = f.store;
+  kv_doc d = document(&f, 1, 4);
+  KV_OK(kv_doc_store(&d, 0, 4, 0));
+  kvstow_lease *lease;
+  kvstow_held held;
+  kvstow_prefix bad = d.prefix;
+  int result;
+
+  bad.size = 0;
+  REFUSED(store, kvstow_match(&bad, 0, &lease, NULL), "size");
+  REFUSED(store, kvstow_exists(&bad, &held), "size");
+  REFUSED(store, kvstow_forget(&bad, 0, NULL), "size");
+  bad = d.prefix;
+  bad.tokens = NULL;
+  REFUSED(store, kvstow_match(&bad, 0, &lease, NULL), "tokens");
+  bad = d.prefix;
+  bad.salt_bytes = 3;
+  REFUSED(store, kvstow_prefetch(&bad), "salt");
+  REFUSED(store, kvstow_match(&d.prefix, 0, NULL, NULL), "lease");
+  REFUSED(store, kvstow_exists(&d.prefix, NULL), "held");
+  REFUSED(store, kvstow_exists_batch(&d.prefix, 1, NULL, &result), "held");
+  REFUSED(store, kvstow_match_batch(&d.prefix, 1, 0, NULL, NULL, &result), "leases");
+  REFUSED(store, kvstow_store(&d.prefix, 0, 1, NULL, 0, NULL), "sources");
+  kvstow_slot slot = {0};
+  REFUSED(store, kvstow_reserve(&d.prefix, 0, 1, 0, 0, NULL), "slots");
+  REFUSED(store, kvstow_reserve(&d.prefix, 0, 0, 0, 0, &slot), "count");
+  REFUSED(store, kvstow_commit(store, NULL, 1), "slots");
+  kvstow_seq *seq;
+  REFUSED(store, kvstow_seq_open(&d.prefix, NULL), "seq");
+  KV_OK(kvstow_seq_open(&d.prefix, &seq));
+  REFUSED(store, kvstow_seq_tokens(seq, NULL, 3), "tokens");
+  kvstow_seq_close(seq);
+
+  KV_OK(kvstow_match(&d.prefix, 0, &lease, NULL));
+  const void *view;
+  void *payload = NULL;
+  struct iovec iov = {NULL, 0};
+  REFUSED(store, kvstow_view(lease, 99, 0, &view, NULL), "99 of 4");
+  REFUSED(store, kvstow_view(lease, 0, 0, NULL, NULL), "payload");
+  REFUSED(store, kvstow_read(lease, NULL, NULL, 1, 0, 0), "iov");
+  REFUSED(store, kvstow_read(lease, NULL, &iov, 0, 0, 0), "iovcnt 0");
+  REFUSED(store, kvstow_read_blocks(lease, 0, 0, &payload, NULL, 0, 0), "count 0");
+  REFUSED(store, kvstow_read_blocks(lease, 0, 1, NULL, NULL, 0, 0), "payloads");
+
+  kvstow_queue *queue;
+  kvstow_completion done;
+  REFUSED(store, kvstow_queue_create(store, NULL), "queue");
+  KV_OK(kvstow_queue_create(store, &queue));
+  REFUSED(store, kvstow_queue_poll(queue, &done, 0, 0), "max 0");
+  REFUSED(store, kvstow_lease_wait_async(lease, 0, NULL, NULL, NULL), "queue");
+  REFUSED(store, kvstow_flush_async(store, NULL, NULL, NULL), "queue");
+  bad = d.prefix;
+  bad.size = 1;
+  REFUSED(store, kvstow_store_async(&bad, 0, 1, NULL, queue, NULL, NULL), "size");
+  KV_OK(kvstow_queue_destroy(queue));
+  kvstow_lease_release(lease);
+  kv_doc_finish(&d);
+  tear_down(&f);
+}
+
+static void unknown_flags_are_refused(void **state) {
+  (void)state;
+  fixture f;
+  fixture_init(&f, "flags", &small, RAM, SSD, SEGMENT);
+  open_store(&f);
+  kvstow *store = f.store;
+  kv_doc d = document(&f, 1, 4);
+  KV_OK(kv_doc_store(&d, 0, 4, 0));
+  const uint32_t unknown = 1u << 3;
+  const size_t bytes = kv_block_bytes(0, &small);
+  char *block = kv_pages(4 * bytes);
+  void *payload = block;
+  struct iovec iov = {block, bytes};
+  const kvstow_source source = {&iov, 1};
+  kvstow_slot slot = {0};
+  kvstow_lease *lease = NULL;
+  REFUSED(store, kvstow_store(&d.prefix, 0, 1, &source, unknown, NULL), "0x8");
+  REFUSED(store, kvstow_reserve(&d.prefix, 0, 1, 0, 1u << 31, &slot), "0x80000000");
+  REFUSED(store, kvstow_match(&d.prefix, unknown | KVSTOW_NO_PROMOTE, &lease, NULL), "0x8");
+  assert_null(lease);
+  KV_OK(
+      kvstow_match(&d.prefix, KVSTOW_NOWAIT | KVSTOW_NO_PROMOTE | KVSTOW_BYPASS_RAM, &lease, NULL));
+  REFUSED(store, kvstow_read_blocks(lease, 0, 1, &payload, NULL, unknown, 0), "0x8");
+  iov.iov_len = 4 * bytes;
+  REFUSED(store, kvstow_read(lease, NULL, &iov, 1, unknown, 0), "0x8");
+  KV_OK(kvstow_read(lease, NULL, &iov, 1, KVSTOW_NO_PROMOTE, 0)); /* of another call: no effect */
+  kvstow_queue *queue;
+  KV_OK(kvstow_queue_create(store, &queue));
+  REFUSED(store, kvstow_read_async(lease, NULL, &iov, 1, unknown, 0, queue, NULL, NULL), "0x8");
+  KV_OK(kvstow_queue_destroy(queue));
+  kvstow_lease_release(lease);
+  free(block);
+  kv_doc_finish(&d);
+  tear_down(&f);
+}
+
+/* With and without an SSD, at open and later. */
+static void tuning_out_of_range_is_named(void **state) {
+  (void)state;
+  const char *dir = kv_dir("tuning");
+  for (int ssd = 0; ssd < 2; ssd++) {
+    kvstow_options options;
+    kv_options(&options, ssd ? &dir : NULL, RAM, SSD, SEGMENT);
+    options.tuning.merge_distance = 4096;
+    kvstow *store = kv_open(&options);
+    kvstow_tuning tuning, now;
+    kvstow_get_tuning(store, &tuning);
+    const kvstow_tuning good = tuning;
+    tuning.prefetch_threshold = 0;
+    REFUSED(store, kvstow_set_tuning(store, &tuning), "prefetch_threshold");
+    tuning = good;
+    tuning.read_ahead_blocks = 1025;
+    REFUSED(store, kvstow_set_tuning(store, &tuning), "read_ahead_blocks");
+    tuning = good;
+    tuning.optimal_block_size = 65537;
+    REFUSED(store, kvstow_set_tuning(store, &tuning), "optimal_block_size");
+    tuning = good;
+    tuning.size = 0;
+    REFUSED(store, kvstow_set_tuning(store, &tuning), "size");
+    kvstow_get_tuning(store, &now);
+    assert_int_equal(now.optimal_block_size, good.optimal_block_size);
+    assert_int_equal(now.merge_distance, 4096);
+    KV_OK(kvstow_close(store));
+    options.tuning.read_ahead_blocks = 0;
+    refuses(&options, KVSTOW_EINVAL, "read_ahead_blocks");
+  }
+}
+
 static void close_is_busy_while_handles_are_open(void **state) {
   (void)state;
   fixture f;
@@ -353,6 +496,9 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(spaces_check_their_arguments),
     cmocka_unit_test(store_checks_its_arguments),
     cmocka_unit_test(sequences_check_their_arguments),
+    cmocka_unit_test(refusals_name_their_cause),
+    cmocka_unit_test(unknown_flags_are_refused),
+    cmocka_unit_test(tuning_out_of_range_is_named),
     cmocka_unit_test(close_is_busy_while_handles_are_open),
     cmocka_unit_test(forgetting_leased_blocks_is_busy),
 };

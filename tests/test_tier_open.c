@@ -60,7 +60,7 @@ static void set_super(size_t offset, const void *bytes, size_t count, bool resea
 static void one_store_one_owner(void **state) {
   (void)state;
   kvstow_tier *tier = tier_open(&options);
-  expect_refusal(KVSTOW_EBUSY, "owned by another process");
+  expect_refusal(KVSTOW_EBUSY, "open already");
   options.read_only = true; /* not even to look */
   expect_refusal(KVSTOW_EBUSY, "lock");
   if (!UNDER_TSAN) {

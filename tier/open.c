@@ -11,6 +11,7 @@
 #include "tier/pump.h"
 #include "tier/readahead.h"
 #include "tier/super.h"
+#include "tier/tuning.h"
 
 #define REQUEST_MIN_BYTES 65536u
 #define REQUEST_MAX_BYTES (1u << 30)

@@ -44,8 +44,6 @@ typedef struct kvstow__tuning {
   _Atomic uint32_t prefetch_threshold, read_ahead_blocks, merge_distance, optimal_block_size;
 } kvstow__tuning;
 
-/* Names the field that is out of range; NULL: none. */
-const char *kvstow__tuning_fault(const kvstow_tuning *tuning);
 void kvstow__tuning_set(kvstow__tuning *to, const kvstow_tuning *tuning);
 
 /* A segment slot. Its records are reachable in the states OPEN, SEALED and BAD only, and only under

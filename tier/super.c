@@ -280,7 +280,8 @@ static int enter_dir(kvstow_tier *tier, kvstow__dir *dir, contents *c) {
   if (error) dir->lock_fd = -1;
   if (error == ENOENT && tier->read_only) return 0; /* a copy without its lock: nobody owns it */
   if (error == EWOULDBLOCK)
-    return kvstow__fail(tier, KVSTOW_EBUSY, "%s/lock: the store is owned by another process",
+    return kvstow__fail(tier, KVSTOW_EBUSY,
+                        "%s/lock: the store is open already, here or in another process",
                         dir->path);
   if (error) return kvstow__fail_open(tier, dir, LOCK, error);
   return classify(tier, dir, c); /* again: the last owner may have created the store meanwhile */

@@ -1,6 +1,8 @@
 /* tier/tuning.c - what may be flipped while the tier runs.
  *
  * SPDX-License-Identifier: Apache-2.0 */
+#include "tier/tuning.h"
+
 #include "tier/state.h"
 
 void kvstow_tuning_init(kvstow_tuning *tuning) {

@@ -20,7 +20,7 @@ extern "C" {
   X(ENOSPC, 4, "no space left: disk full or SSD budget used up")                                   \
   X(ENOENT, 5, "no such directory or file")                                                        \
   X(EACCES, 6, "permission denied or not writable")                                                \
-  X(EBUSY, 7, "store is owned by another process, or object is in use")                            \
+  X(EBUSY, 7, "store is open already, here or in another process; or object is in use")            \
   X(EVERSION, 8, "store was written by another format version")                                    \
   X(EGEOMETRY, 9, "layout differs from the one stored")                                            \
   X(EBUDGET, 10, "budget too small")                                                               \

@@ -107,7 +107,7 @@ KVSTOW_API void kvstow_tier_options_init(kvstow_tier_options *options);
 
 /* Opens or creates a store. *why (may be NULL, KVSTOW_MESSAGE_BYTES suffice) receives the cause of
  * a failure: file, offset, expected, found. Blocking; takes time in proportion to segments.
- * Errors: EINVAL, EBUDGET (below one segment), EBUSY (owned by another process), EVERSION,
+ * Errors: EINVAL, EBUDGET (below one segment), EBUSY (open already, here or in another process), EVERSION,
  * EGEOMETRY, ENOTSTORE, ECORRUPT (both copies of the super), EKEY (wrong, missing, or the store is not
  * encrypted), ENOENT, EACCES, ENOSPC, EIO, ENOMEM, EUNSUPPORTED (forced engine).
  *
