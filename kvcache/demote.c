@@ -153,7 +153,7 @@ static void gather_victims(struct batch *batch, uint64_t allowed) {
       kvs_clean_push(store, id);
       freed = true;
     } else if (store->writing_bytes + cost_max(batch, entry) > allowed ||
-               !admits(store, id, cost(entry->padded_bytes))) {
+               ((entry->flags & KVS_OWED) == 0 && !admits(store, id, cost(entry->padded_bytes)))) {
       store->count.admission_refused++;
       kvs_clean_push(store, id);
       freed = true;
@@ -177,7 +177,7 @@ static void gather_wanted(struct batch *batch, uint64_t allowed) {
     struct kvs_entry *entry = kvs_entry(&store->index, wanted->id);
     if (!kvs_entry_listed(entry) || !kvs_key_equal(entry->key, wanted->key)) continue;
     const bool lacking = (entry->flags & KVS_SSD) == 0 || (entry->flags & KVS_MOVING) != 0;
-    entry->flags &= (uint16_t)~KVS_MOVING;
+    entry->flags &= (uint16_t) ~(KVS_MOVING | KVS_OWED);
     if (!lacking || entry->frame == KVS_NO_FRAME || (entry->flags & KVS_DEMOTING) != 0) continue;
     if ((entry->flags & KVS_CLEAN) != 0) kvs_clean_remove(store, wanted->id);
     const bool victim = (entry->flags & (KVS_RAM_POLICY | KVS_PINNED)) == 0;
@@ -512,13 +512,14 @@ static int want_dirty(kvstow *store, struct kvs_chosen *owed) {
   const uint64_t room = (uint64_t)store->segments_count * store->segment_bytes / 100 * 95;
   uint64_t bytes = 0;
   for (uint32_t id = 0; id < store->index.used; id++) {
-    const struct kvs_entry *entry = kvs_entry(&store->index, id);
+    struct kvs_entry *entry = kvs_entry(&store->index, id);
     if (!in_ram_alone(entry)) continue;
     bytes += cost(entry->padded_bytes);
     if (bytes > room) return KVSTOW_ENOSPC;
     if (!kvs_choose(owed, store, id)) return KVSTOW_ENOMEM;
-    if ((entry->flags & KVS_DEMOTING) == 0)
-      (void)kvs_demote_want(store, id, false); /* counted as an error if there is no memory */
+    if ((entry->flags & KVS_DEMOTING) == 0 &&
+        kvs_demote_want(store, id, false)) /* or an error is counted */
+      entry->flags |= KVS_OWED;
   }
   return 0;
 }

@@ -51,8 +51,9 @@ enum kvs_flag {
   KVS_RESCUED = 1u << 10,   /* used while it was being written: stays hot */
   KVS_WAITED = 1u << 11,    /* somebody waited for its load */
   KVS_SSD_USED = 1u << 12,  /* since its record was written */
-  KVS_LISTED = 1u << 14,    /* reclaim's, within one step */
   KVS_MOVING = 1u << 13,    /* to be written again while its record is still good */
+  KVS_LISTED = 1u << 14,    /* reclaim's, within one step */
+  KVS_OWED = 1u << 15,      /* a flush will have it written: stays in RAM until then */
 };
 
 /* What a look-up reads comes first. */

@@ -143,7 +143,8 @@ bool kvs_ram_drop(kvstow *store, uint32_t id) {
   struct kvs_entry *entry = kvs_entry(&store->index, id);
   const bool last_copy = (entry->flags & KVS_SSD) == 0;
   uint32_t frame;
-  if (entry->ram_pins > 0 || !kvs_take_frame(store, id, last_copy, &frame)) return false;
+  if (entry->ram_pins > 0 || (entry->flags & KVS_OWED) != 0) return false;
+  if (!kvs_take_frame(store, id, last_copy, &frame)) return false;
   if ((entry->flags & KVS_PREFETCHED) != 0) {
     store->count.chain.wasted++;
     entry->flags &= (uint16_t)~KVS_PREFETCHED;

@@ -80,6 +80,11 @@ static uint32_t victim(void *policy, const kvstow_access *incoming) {
   return id;
 }
 
+static int admit(void *policy, uint32_t id, uint64_t below) {
+  (void)policy, (void)id, (void)below;
+  return !recorder.refuses;
+}
+
 static int resize(void *policy, uint64_t capacity) {
   const struct queue *q = policy;
   recorder.capacity[q->number] = capacity;
@@ -96,5 +101,6 @@ const kvstow_policy_ops kvstow_policy = {.abi = KVSTOW_POLICY_ABI,
                                          .insert = insert,
                                          .touch = touch,
                                          .victim = victim,
+                                         .admit = admit,
                                          .remove = leave,
                                          .resize = resize};

@@ -5,6 +5,7 @@
 #define KVSTOW_TESTS_SUPPORT_RECORDER_H
 
 #include <kvstow/policy.h>
+#include <stdbool.h>
 
 enum { RECORDED_INSERT, RECORDED_TOUCH, RECORDER_MAX = 4096 };
 
@@ -18,6 +19,7 @@ struct recorded {
 struct recorder {
   int instances;
   uint64_t capacity[2];
+  bool refuses; /* to have anything written to SSD */
   uint32_t count;
   struct recorded log[RECORDER_MAX];
 };
