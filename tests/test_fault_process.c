@@ -10,6 +10,7 @@
 #include <grp.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -407,6 +408,71 @@ static void a_directory_that_turned_read_only_is_left_as_it_is(void **state) {
   assert_int_equal(umount(path), 0);
 }
 
+/* ext4 turns read-only by itself when its journal fails; `abort` pretends that. */
+static void under_a_running_store(void *arg) {
+  const char *place = *(const char *const *)arg;
+  char path[4200], command[9000];
+  snprintf(path, sizeof path, "%s/mount", place);
+  const char *dir = path;
+  KV_CHECK(mkdir(path, 0700) == 0, "mkdir: %s", strerror(errno));
+  snprintf(command, sizeof command,
+           "cd %s && truncate -s 64M image && mkfs.ext4 -q -F image && mount -o loop image mount",
+           place);
+  if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
+      system(command) != 0) {
+    print_message("SKIPPED: no loop mount of an ext4 here\n");
+    _exit(77);
+  }
+  kvstow_space *space;
+  kvstow *store = open_at(&dir, &space);
+  for (uint64_t i = 0; i < 6; i++) KV_OK(store_doc(space, i));
+  KV_OK(kvstow_flush(store));
+  KV_CHECK(mount("none", path, NULL, MS_REMOUNT, "abort") == 0, "remount: %s", strerror(errno));
+
+  char text[KVSTOW_MESSAGE_BYTES];
+  for (uint64_t i = 0; i < 40; i++) { /* more than RAM holds */
+    const int rc = store_doc(space, 6 + i);
+    KV_CHECK(rc == 0 || rc == KVSTOW_EFULL, "store: %s", kvstow_errname(rc));
+    docs_are_there(space, 0, 6); /* reads go on, from SSD, too */
+    if (i % 8 != 7) continue;
+    const int flushed = kvstow_flush(store);
+    kvstow_message(store, text, sizeof text);
+    KV_CHECK(flushed != 0, "a flush has succeeded");
+    KV_CHECK(strstr(text, strerror(EROFS)) != NULL || flushed == KVSTOW_EOFFLINE, "flush: %s: '%s'",
+             kvstow_errname(flushed), text);
+  }
+  KV_CHECK(kv_stats(store).tier.offline, "not offline");
+  kv_doc d;
+  kv_doc_init(&d, space, &shape, 1, 0, CHAIN, NULL, 0);
+  KV_CHECK(kvstow_forget(&d.prefix, 0, NULL) != 0,
+           "forgotten for good, on a disk that can't be written");
+  kv_doc_finish(&d);
+  KV_CHECK(kvstow_close(store) != 0, "closed as if all was well");
+  kvstow_options options;
+  options_of(&options, &dir);
+  KV_RESULT(kvstow_open(&options, &store, text, sizeof text), KVSTOW_EACCES);
+  KV_CHECK(strstr(text, path) != NULL, "no path in '%s'", text);
+
+  KV_CHECK(umount(path) == 0, "umount: %s", strerror(errno));
+  snprintf(command, sizeof command, "cd %s && mount -o loop image mount", place);
+  KV_CHECK(system(command) == 0, "mounting again");
+  store = open_at(&dir, &space);
+  docs_are_there(space, 1, 6);
+  KV_OK(store_doc(space, 100));
+  KV_OK(kvstow_flush(store));
+  KV_OK(kvstow_close(store));
+}
+
+static void a_file_system_that_turns_read_only_is_read_on(void **state) {
+  (void)state;
+  if (geteuid() != 0) {
+    print_message("SKIPPED: only root can mount\n");
+    skip();
+  }
+  const char *place = kv_dir("process");
+  in_child(under_a_running_store, &place);
+}
+
 /* ---- close with much in flight -------------------------------------------------------------- */
 
 static void close_waits_for_what_is_in_flight(void **state) {
@@ -463,6 +529,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(no_direct_io_means_buffered),
     cmocka_unit_test(no_descriptors_left_means_a_smaller_cache),
     cmocka_unit_test(a_directory_that_turned_read_only_is_left_as_it_is),
+    cmocka_unit_test(a_file_system_that_turns_read_only_is_read_on),
     cmocka_unit_test(close_waits_for_what_is_in_flight),
 };
 
