@@ -150,7 +150,7 @@ static bool measure_row(const struct trace *trace, const uint32_t *ids, const st
   bench_real(row, "limit_per_s", measure_median(limits, args->rounds));
   bench_real(row, "ratio", measure_median(ratios, args->rounds));
   if (strcmp(policy, "lru") == 0) {
-    char name[80];
+    char name[128];
     snprintf(name, sizeof name, "lru, %s, %llu blocks, M accesses/s", trace->name,
              (unsigned long long)blocks);
     bench_target_min(report, name, per_s * 1e-6, 5);

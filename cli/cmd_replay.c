@@ -9,6 +9,7 @@
 
 #include "cli/commands.h"
 #include "cli/models.h"
+#include "cli/policies.h"
 #include "cli/replay.h"
 
 static const char usage_text[] =
@@ -276,6 +277,13 @@ static int parse_model(const char *name, struct replay_args *args) {
   return bad_value(OPT_MODEL, name, names);
 }
 
+static int print_policies(void) {
+  char names[1024];
+  policy_names(names, sizeof names);
+  printf("%s\nwith --sim --size also: belady, opt, infinite\n", names);
+  return EXIT_OK;
+}
+
 /* One of two words. */
 static int parse_either(int code, const char *text, const char *first, const char *second,
                         bool *is_second) {
@@ -284,6 +292,15 @@ static int parse_either(int code, const char *text, const char *first, const cha
   char wanted[80];
   snprintf(wanted, sizeof wanted, "%s or %s", first, second);
   return bad_value(code, text, wanted);
+}
+
+static int parse_output(enum replay_output output, struct replay_args *args) {
+  if (args->output != REPLAY_TABLE && args->output != output) {
+    fputs("kvstow replay: --json or --csv, not both\n", stderr);
+    return EXIT_USAGE;
+  }
+  args->output = output;
+  return -1;
 }
 
 /* -1 to go on, or an exit code. */
@@ -298,6 +315,7 @@ static int parse_option(int code, char *value, struct replay_args *args) {
     case OPT_LIMIT:
       return parse_u64(code, value, 1, UINT64_MAX, &args->limit);
     case OPT_POLICY:
+      if (strcmp(value, "help") == 0) return print_policies();
       return parse_list(code, value, args->policies, REPLAY_POLICIES_MAX, &args->policy_count);
     case OPT_POLICY_PARAMS:
       args->policy_params = value;
@@ -324,10 +342,9 @@ static int parse_option(int code, char *value, struct replay_args *args) {
     case OPT_LOW:
       return parse_share(code, value, &args->low);
     case OPT_JSON:
-      args->output = REPLAY_JSON;
-      return -1;
+      return parse_output(REPLAY_JSON, args);
     case OPT_CSV:
-      args->output = REPLAY_CSV;
+      return parse_output(REPLAY_CSV, args);
       return -1;
     case OPT_SIZE:
       return parse_sizes(value, args);
@@ -401,6 +418,30 @@ static int usage_error(const char *message) {
   return EXIT_USAGE;
 }
 
+static int check_policy(int code, const char *policy, const char *params, bool one_tier) {
+  char why[1500];
+  if (policy_offline(policy)) {
+    if (one_tier) return -1;
+    snprintf(why, sizeof why, "%s is offline only: use --sim with --size", policy);
+  } else if (policy_check(policy, params, why, sizeof why)) {
+    return -1;
+  }
+  fprintf(stderr, "kvstow replay: --%s %s: %s\n", option_name(code), policy, why);
+  return EXIT_USAGE;
+}
+
+static int check_policies(const struct replay_args *args, bool sim) {
+  const bool one_tier = sim && args->size_count > 0;
+  int status = -1;
+  for (unsigned p = 0; p < args->policy_count && status < 0; p++)
+    status = check_policy(OPT_POLICY, args->policies[p], args->policy_params, one_tier);
+  if (status < 0 && args->policy_count == 0 && args->policy_params != NULL)
+    status = check_policy(OPT_POLICY, "default", args->policy_params, one_tier);
+  if (status < 0 && args->ssd_policy != NULL)
+    status = check_policy(OPT_SSD_POLICY, args->ssd_policy, NULL, false);
+  return status;
+}
+
 /* What needs more than one option to be judged. */
 static int check(const struct replay_args *args, bool sim, bool real, int sim_option,
                  int real_option) {
@@ -453,7 +494,8 @@ int cmd_replay(int argc, char **argv) {
             argv[optind]);
     return EXIT_USAGE;
   }
-  const int status = check(&args, sim, real, sim_option, real_option);
+  int status = check(&args, sim, real, sim_option, real_option);
+  if (status < 0) status = check_policies(&args, sim);
   if (status >= 0) return status;
   return sim ? cmd_replay_sim(&args) : cmd_replay_real(&args);
 }

@@ -30,6 +30,7 @@
 #define BLOCK_BYTES_MAX (2 * MIB)   /* unless --block-tokens says otherwise */
 #define SOURCE_BYTES_MAX (64 * MIB) /* stored in one call at most */
 #define TARGET_BYTES_MAX (256 * MIB)
+#define RAM_BYTES_MIN (8 * MIB) /* of the library; shares that come to less are raised to it */
 #define SEGMENT_BYTES_MIN MIB
 #define SEGMENT_BYTES_MAX (64 * MIB)
 
@@ -253,7 +254,8 @@ static void choose_budgets(struct run *run) {
     report->ssd_budget_bytes = ssd_for_blocks(blocks, record, report->segment_bytes);
   }
   report->segment_blocks = records_in_segment(report->segment_bytes, record);
-  if (report->ram_budget_bytes < 8 * MIB) report->ram_budget_bytes = 8 * MIB;
+  if (report->ram_budget_bytes < RAM_BYTES_MIN && args->ram.unit != SIZE_BYTES)
+    report->ram_budget_bytes = RAM_BYTES_MIN;
   run->segment_bytes = directory_empty(args->dir) ? report->segment_bytes : 0;
 }
 
@@ -265,6 +267,8 @@ static int check_args(const struct replay_args *args) {
   if (!args->has_ram || !args->has_ssd) return fail(EXIT_USAGE, "--real wants --ram and --ssd");
   if (args->policy_count > 1) return fail(EXIT_USAGE, "--real runs one policy at a time");
   if (args->output == REPLAY_CSV) return fail(EXIT_USAGE, "--real has no --csv");
+  if (args->ram.unit == SIZE_BYTES && args->ram.count < RAM_BYTES_MIN)
+    return fail(EXIT_USAGE, "--ram: a store has at least 8 MiB");
   if (args->parts > 0 && (args->part == 0 || args->part > args->parts)) {
     return fail(EXIT_USAGE, "no part %u of %u", args->part, args->parts);
   }

@@ -93,6 +93,32 @@ static void options_of_the_other_half_are_refused(void **state) {
                  "--policy");
 }
 
+static void policies_and_their_parameters_are_checked(void **state) {
+  (void)state;
+#define SIM "replay --sim --trace gen:conversations?requests=9 --size 50% "
+#define REAL "replay --real --trace gen:conversations?requests=9 --dir d --ram 8MiB --ssd 1GiB "
+  kvstow_run("replay --policy help");
+  assert_int_equal(outcome.code, 0);
+  assert_contains(outcome.out, "default, ");
+  assert_contains(outcome.out, "s3fifo");
+  assert_contains(outcome.out, "belady");
+  assert_refused(SIM "--policy nosuch", "s3fifo");
+  assert_refused(SIM "--policy lru,s3fifo:xx=1", "s3fifo takes no parameter `xx=1`");
+  assert_refused(SIM "--policy s3fifo --policy-params small=0.2,xx=1", "no parameter `xx=1`");
+  assert_refused(SIM "--policy s3fifo:small=0.2 --policy-params small=0.2", "--policy-params");
+  assert_refused(REAL "--policy opt", "use --sim with --size");
+  assert_refused(REAL "--policy s3fifo:xx=1", "`xx=1`");
+  assert_refused(REAL "--ssd-policy nosuch", "--ssd-policy nosuch");
+  assert_refused("replay --sim --trace x --ram 9blk --ssd 9blk --policy belady",
+                 "--sim with --size");
+  assert_refused("replay --real --trace gen:conversations?requests=9 --dir d --ram 1 --ssd 1GiB",
+                 "--ram: a store has at least 8 MiB");
+  assert_refused(SIM "--json --csv", "not both");
+  kvstow_run(SIM "--policy s3fifo:small=0.5,infinite --csv");
+  assert_int_equal(outcome.code, 0);
+  assert_contains(outcome.out, "s3fifo:small=0.5");
+}
+
 static void a_missing_store_is_an_error_that_names_it(void **state) {
   (void)state;
   static const char *const commands[] = {"inspect", "verify", "stat"};
@@ -430,6 +456,7 @@ int main(void) {
       cmocka_unit_test(missing_arguments_are_named),
       cmocka_unit_test(bad_values_name_their_option),
       cmocka_unit_test(options_of_the_other_half_are_refused),
+      cmocka_unit_test(policies_and_their_parameters_are_checked),
       cmocka_unit_test(a_missing_store_is_an_error_that_names_it),
       cmocka_unit_test_setup_teardown(inspect_and_stat_count_what_was_stored, make_store,
                                       remove_store),

@@ -8,12 +8,16 @@
 #include <string.h>
 #include <time.h>
 
+#include "cli/policies.h"
 #include "cli/sim/tier.h"
 
 int sim_tier_init(struct sim_tier *tier, const char *policy, const char *params, uint64_t capacity,
                   uint32_t unique, uint64_t seed, char *why, size_t why_bytes) {
+  char name[POLICY_NAME_BYTES];
+  const char *own = policy_params(policy, name);
   memset(tier, 0, sizeof *tier);
-  if (kvstow_policy_find(policy, &tier->ops, why, why_bytes) < 0) return -1;
+  if (own != NULL) params = own;
+  if (kvstow_policy_find(name, &tier->ops, why, why_bytes) < 0) return -1;
   tier->entries = calloc(unique, sizeof *tier->entries);
   if (tier->entries == NULL) {
     snprintf(why, why_bytes, "out of memory for %u blocks", unique);
@@ -30,7 +34,7 @@ int sim_tier_init(struct sim_tier *tier, const char *policy, const char *params,
                                        .params = params};
   const int rc = tier->ops->create(&config, &tier->policy);
   if (rc < 0) {
-    snprintf(why, why_bytes, "policy %s%s%s: %s", policy, params != NULL ? " with parameters " : "",
+    snprintf(why, why_bytes, "policy %s%s%s: %s", name, params != NULL ? " with parameters " : "",
              params != NULL ? params : "", kvstow_strerror(rc));
     sim_tier_finish(tier);
     return -1;
