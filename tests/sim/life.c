@@ -31,16 +31,6 @@ int __wrap_kvstow_tier_open(const kvstow_tier_options *options, kvstow_tier **ti
                                 why_bytes);
 }
 
-/* A disk that gives no more files for a while is not ample: what a segment held is evicted. */
-int __real_kvstow_tier_reclaim(kvstow_tier *tier, uint32_t segment);
-int __wrap_kvstow_tier_reclaim(kvstow_tier *tier, uint32_t segment);
-int __wrap_kvstow_tier_reclaim(kvstow_tier *tier, uint32_t segment) {
-  if (the_plan.errors) lose_promises(); /* it may be gone while we are at it, */
-  const int code = __real_kvstow_tier_reclaim(tier, segment);
-  if (the_plan.errors) lose_promises(); /* and was perhaps stored again before it was gone */
-  return code;
-}
-
 static const char *draw_policy(kv_rng *rng) {
   size_t count = 0;
   while (kvstow_policy_at(count)) count++;
