@@ -23,7 +23,7 @@ int main(int argc, char **argv) {
   for (uint64_t at = 0; at < bytes && code == 0; at += BLOCK)
     code = kvstow_file_read_at(file, at, block, bytes - at < BLOCK ? bytes - at : BLOCK);
   timespec_get(&now, TIME_UTC);
-  kvstow_tier_stats s;
+  kvstow_tier_stats s = {.size = sizeof s};
   kvstow_tier_get_stats(tier, &s);
   kvstow_tier_message(tier, why, sizeof why);
   if (code == 0) {

@@ -41,8 +41,8 @@ static void open_checks_its_arguments(void **state) {
   options.write_mode = (kvstow_write_mode)77;
   refuses(&options, KVSTOW_EINVAL, NULL);
   options_for(&options, &dir);
-  options.queue_depth = 1000000;
-  refuses(&options, KVSTOW_EINVAL, NULL);
+  options.queue_depth = 1025;
+  refuses(&options, KVSTOW_EINVAL, "queue_depth");
   options_for(&options, &dir);
   options.dirs_count = 1000;
   {
@@ -62,6 +62,9 @@ static void open_checks_its_arguments(void **state) {
   options.high_watermark_pct = 50;
   options.low_watermark_pct = 80;
   refuses(&options, KVSTOW_EINVAL, NULL);
+  options_for(&options, &dir);
+  options.queue_depth = 0; /* 64 */
+  KV_OK(kvstow_close(kv_open(&options)));
   KV_OK(kvstow_close(NULL));
   kvstow_seq_close(NULL);
   kvstow_lease_release(NULL);
@@ -457,6 +460,21 @@ static void close_is_busy_while_handles_are_open(void **state) {
   KV_RESULT(kvstow_close(store), KVSTOW_EBUSY);
   message_names(store, "queue");
   KV_OK(kvstow_queue_destroy(queue));
+  kv_doc new = document(&f, 2, 2);
+  kvstow_slot slots[2];
+  KV_OK(kvstow_reserve(&new.prefix, 0, 2, 0, 0, slots));
+  KV_RESULT(kvstow_close(store), KVSTOW_EBUSY);
+  message_names(store, "reservation");
+  for (size_t i = 0; i < 2; i++)
+    kv_fill_payload(kv_id(1, 2, i), &small, kvstow_space_plane_bytes(f.space), slots[i].payload);
+  KV_OK(kvstow_commit(store, slots, 1));
+  KV_RESULT(kvstow_close(store), KVSTOW_EBUSY);
+  KV_OK(kvstow_commit(store, slots, 2)); /* one of them a second time */
+  KV_OK(kvstow_commit(store, slots, 2));
+  kvstow_abort(store, slots, 2);
+  assert_null(slots[0].payload);
+  assert_int_equal(kv_doc_restore(&new, 0), 2);
+  kv_doc_finish(&new);
   kv_doc_finish(&d);
   tear_down(&f);
 }

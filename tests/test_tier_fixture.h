@@ -152,7 +152,7 @@ UNUSED static kvstow_tier *tier_open(const kvstow_tier_options *options) {
 }
 
 UNUSED static kvstow_tier_stats stats_of(const kvstow_tier *tier) {
-  kvstow_tier_stats stats;
+  kvstow_tier_stats stats = {.size = sizeof stats};
   kvstow_tier_get_stats(tier, &stats);
   return stats;
 }

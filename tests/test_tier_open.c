@@ -331,6 +331,21 @@ static void links_are_not_followed(void **state) {
   free(away);
 }
 
+/* A program built when there were fewer statistics. */
+static void statistics_fill_no_more_than_there_is_room_for(void **state) {
+  (void)state;
+  create_with_records(3);
+  kvstow_tier *tier = tier_open(&options);
+  kvstow_tier_stats stats;
+  memset(&stats, 0x33, sizeof stats);
+  stats.size = offsetof(kvstow_tier_stats, records_written);
+  kvstow_tier_get_stats(tier, &stats);
+  assert_int_equal(stats.size, offsetof(kvstow_tier_stats, records_written));
+  assert_true(stats.segments > 0 && stats.budget_bytes > 0);
+  assert_int_equal(stats.records_written, UINT64_C(0x3333333333333333));
+  assert_int_equal(kvstow_tier_close(tier), 0);
+}
+
 static void errors_have_names_and_texts(void **state) {
   (void)state;
   assert_string_equal(kvstow_errname(KVSTOW_EBUDGET), "KVSTOW_EBUDGET");
@@ -362,6 +377,7 @@ int main(void) {
       TEST(directories_come_in_number_and_order),
       TEST(files_are_for_their_owner_only),
       TEST(links_are_not_followed),
+      TEST(statistics_fill_no_more_than_there_is_room_for),
       TEST(errors_have_names_and_texts),
   };
   return cmocka_run_group_tests_name("open", tests, NULL, NULL);

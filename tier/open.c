@@ -340,5 +340,7 @@ void kvstow_tier_get_stats(const kvstow_tier *tier, kvstow_tier_stats *stats) {
   memcpy(s.engine_reason, tier->engine_reason, sizeof s.engine_reason);
   for (uint32_t d = 0; d < tier->dirs_count; d++) s.disk_bytes += tier->dirs[d].disk_bytes;
   stats_of_segments((kvstow_tier *)(uintptr_t)tier, &s);
-  *stats = s;
+  /* An older program's struct is shorter: filled as far as it goes. */
+  s.size = stats->size;
+  memcpy(stats, &s, s.size < sizeof s ? s.size : sizeof s);
 }

@@ -29,13 +29,18 @@
  *
  * Threads. Every function may be called from any thread at any time, except that one kvstow_seq,
  * one kvstow_lease and one kvstow_queue serve one thread at a time. Handles must not be destroyed
- * while in use: close sequences, leases and queues before their store.
+ * while in use: close sequences, leases and queues before their store, and commit or abort slots.
  *
  * Results. 0, or a negative KVSTOW_E... (kvstow/error.h). kvstow_message() explains the newest error
- * of a store in words. Pointers passed in are only read during the call unless it says otherwise.
+ * of a store in words. Pointers passed in are only read during the call unless it says otherwise. Any
+ * call that returns int may give EINVAL (an argument is NULL or out of its range; nothing was done).
  *
- * Time. timeout_ms bounds every call that may wait for a device; 0 means the store's
- * load_timeout_ms. A load that is late is a miss (KVSTOW_ETIMEDOUT), never a hang.
+ * Time. timeout_ms bounds how long a call waits for a device; 0 means the store's load_timeout_ms. A
+ * load that is late is a miss (KVSTOW_ETIMEDOUT), never a hang. Two things take as long as the device does.
+ * Memory given to a direct read can't be handed back before the device lets go of it: a read into
+ * the caller's own buffers may end after its time-out (a cancelled one, too), by what one request takes.
+ * And kvstow_flush, kvstow_close and the kvstow_forget family write and sync what they have to. On a
+ * healthy disk that is their bytes; docs/reliability.md has the figures of disks that lose requests.
  *
  *   kvstow_options o;  kvstow_options_init(&o);
  *   const char *dir = "/var/cache/kv";
@@ -102,7 +107,7 @@ typedef struct kvstow_options {
   uint64_t ssd_bytes;     /* of all dirs together; 0: RAM only, dirs are not looked at */
   uint32_t segment_bytes; /* 0: as stored, or 64 MiB, less for small budgets */
   kvstow_engine engine;
-  uint32_t queue_depth;
+  uint32_t queue_depth; /* device requests in flight, 1..1024; 0: 64 */
   /* A name, "name:key=value,...", or the path of a shared object; NULL: "default". */
   const char *ram_policy, *ssd_policy;
   kvstow_write_mode write_mode;
@@ -121,13 +126,12 @@ typedef struct kvstow_options {
   const uint8_t *encryption_key; /* of what is on SSD, as in kvstow_tier_options; NULL: none */
   kvstow_event_fn on_event;      /* may be NULL */
   void *event_arg;
-  const char
-      *trace; /* a file to record in what is asked of the store, to be replayed (kvstow/trace.h);
-                        NULL: none. It is made, 0600, or if it is a trace gone on with (EACCES: somebody
-                        else's, or a link; EBUSY: another store writes it). Keys, counts and
-                        times are in it, no tokens; a few bytes a block. A thread writes it: each second,
-                        and at a flush. When the file is too slow or the disk full, records are dropped and
-                        counted; a crash loses those of the last second. It grows without bound. */
+  /* A file to record in what is asked of the store, to be replayed (kvstow/trace.h); NULL: none. It is made,
+   * 0600, or if it is a trace gone on with (EACCES: somebody else's, or a link; EBUSY: another store
+   * writes it). Keys, counts and times are in it, no tokens; a few bytes a block. A thread writes it:
+   * each second, and at a flush. When the file is too slow or the disk full, records are dropped and
+   * counted; a crash loses those of the last second. It grows without bound. */
+  const char *trace;
 } kvstow_options;
 
 /* Fills in the defaults: RAM ordered by the policy called "default" (docs/eviction.md), SSD by lru, write
@@ -148,14 +152,15 @@ KVSTOW_API int kvstow_set_tuning(kvstow *store, const kvstow_tuning *tuning);
 KVSTOW_API void kvstow_get_tuning(const kvstow *store, kvstow_tuning *tuning);
 
 /* Demotes all blocks RAM alone holds, as far as the SSD budget and the daily limit go, and makes
- * everything on SSD durable. RAM keeps its copies. Blocking, bounded by device speed. While it runs, what
- * it writes is the last that SSD evicts. 0, or EIO, EOFFLINE; ENOSPC: some blocks had no room, or had to give it up
- * to others before this returned, and RAM alone holds them now. Without SSD: 0. */
+ * everything on SSD durable. RAM keeps its copies. Blocking, bounded by device speed alone. While it runs,
+ * what it writes is the last that SSD evicts. 0, or EIO, EOFFLINE, ENOMEM; ETIMEDOUT: not one block got
+ * written for load_timeout_ms; ENOSPC: some blocks had no room, or had to give it up to others before this
+ * returned, and RAM alone holds them now. Without SSD: 0. */
 KVSTOW_API int kvstow_flush(kvstow *store);
 
-/* Flushes, stops the threads, frees. NULL is fine. Leases, sequences and queues still open make it
- * EBUSY and the store stays open, ESTATE (a forked child) too. Otherwise the handle is gone and the result is
- * the flush's. */
+/* Flushes, stops the threads, frees. NULL is fine. Blocking, as kvstow_flush. Leases, sequences, queues and
+ * reserved slots still open make it EBUSY and the store stays open, ESTATE (a forked child) too. Otherwise
+ * the handle is gone and the result is the flush's. */
 KVSTOW_API int kvstow_close(kvstow *store);
 
 /* Copies the text of the newest error of this store. */
@@ -224,16 +229,21 @@ typedef struct kvstow_source {
   int iovcnt;
 } kvstow_source;
 
+/* A flag of another call has no effect; a bit that is none of these is EINVAL. */
 typedef enum kvstow_flags {
-  KVSTOW_NOWAIT = 1u << 0,     /* store: EFULL instead of waiting for dirty RAM to be written */
-  KVSTOW_NO_PROMOTE = 1u << 1, /* match: leave SSD blocks where they are until they are read */
-  KVSTOW_BYPASS_RAM =
-      1u << 2, /* read: SSD blocks go straight to the caller; RAM need not keep them */
+  /* store, reserve: EFULL instead of waiting for dirty RAM to be written */
+  KVSTOW_NOWAIT = 1u << 0,
+  /* match: leave SSD blocks where they are until they are read */
+  KVSTOW_NO_PROMOTE = 1u << 1,
+  /* read: SSD blocks go straight to the caller; RAM need not keep them. His buffers are the device's until
+   * it lets go: the call may end after its time-out. */
+  KVSTOW_BYPASS_RAM = 1u << 2,
 } kvstow_flags;
 
 /* Stores `count` blocks of the prefix, beginning with block `first`, by copy; hashed on the way.
  * Blocks already held are skipped (and count as used). *stored (may be NULL): leading blocks now held.
- * 0, or EFULL / ENOMEM when RAM is full of blocks in use, EINVAL. */
+ * 0, or EFULL when RAM is full of blocks in use, or stayed full of dirty ones for store_timeout_ms; ENOMEM,
+ * EINVAL. */
 KVSTOW_API int kvstow_store(const kvstow_prefix *prefix, size_t first, size_t count,
                             const kvstow_source *sources, uint32_t flags, size_t *stored);
 
@@ -246,25 +256,37 @@ typedef struct kvstow_slot {
   void *internal;
 } kvstow_slot;
 
-/* opaque_bytes: for opaque spaces the length of every blob, else 0. All `count` slots or none. */
+/* opaque_bytes: for opaque spaces the length of every blob, else 0. All `count` slots or none. A slot that
+ * has been reserved takes room in RAM until it is committed or aborted, from any thread; until then close is
+ * EBUSY. Errors: those of kvstow_store; no slot is reserved then. */
 KVSTOW_API int kvstow_reserve(const kvstow_prefix *prefix, size_t first, size_t count,
                               size_t opaque_bytes, uint32_t flags, kvstow_slot *slots);
+
+/* Makes the blocks visible, each findable once all before it in its chain are held. Some of what one call
+ * reserved, or of several, in any order. A block that came to be held meanwhile is dropped, which is no
+ * error. Whatever the result, the slots are spent: their memory is the store's, they are cleared, and
+ * committing or aborting them again does nothing (a copy of one must not be used). 0, or ENOMEM: some blocks
+ * could not be entered in the index and are lost, all others are visible. Does not wait. */
 KVSTOW_API int kvstow_commit(kvstow *store, kvstow_slot *slots, size_t count);
+
+/* Gives slots back unused; no device may still be writing to their memory. They are spent as by commit. */
 KVSTOW_API void kvstow_abort(kvstow *store, kvstow_slot *slots, size_t count);
 
 /* ---- sequences: a context that grows -------------------------------------------------------- */
 
 /* Begins a sequence after `prefix` (whole blocks: its KV is taken as stored elsewhere, by a match or
- * an earlier sequence). ESTATE if the prefix is not a whole number of blocks. */
+ * an earlier sequence). ESTATE if the prefix is not a whole number of blocks; EINVAL, also for an opaque
+ * space; ENOMEM. */
 KVSTOW_API int kvstow_seq_open(const kvstow_prefix *prefix, kvstow_seq **seq);
 
-/* Names the next `count` tokens. */
+/* Names the next `count` tokens. ENOMEM: none was taken. */
 KVSTOW_API int kvstow_seq_tokens(kvstow_seq *seq, const kvstow_token *tokens, size_t count);
 
 /* Appends the K and V rows of the next `count` tokens of one layer; tokens must have been named
  * first. Layers advance independently; a block is sealed, and becomes visible, when the last layer has
- * filled it. KVSTOW_EFULL: RAM has no room now; nothing was taken, try again or give up.
- * ESTATE: more rows than tokens. */
+ * filled it. EFULL: RAM had no room for store_timeout_ms; nothing was taken, try again or give up. ESTATE:
+ * more rows than tokens. ENOMEM: nothing was taken, or (kvstow_seq_sealed_tokens has moved) a block that
+ * was full could not be entered in the index and is lost; the sequence goes on. */
 KVSTOW_API int kvstow_seq_append(kvstow_seq *seq, uint32_t layer, const void *k, const void *v,
                                  size_t count);
 
@@ -284,11 +306,11 @@ typedef struct kvstow_held {
 } kvstow_held;
 
 /* What is held, without lease, promotion, or effect on eviction: for schedulers. 0 even if
- * nothing is held. */
+ * nothing is held. ENOMEM. */
 KVSTOW_API int kvstow_exists(const kvstow_prefix *prefix, kvstow_held *held);
 
 /* Leases the longest chain held and starts promoting its SSD blocks, in order. EMISS (and *lease NULL) if
- * not even the first block is held. `held` may be NULL. Does not wait for any device. */
+ * not even the first block is held; ENOMEM. `held` may be NULL. Does not wait for any device. */
 KVSTOW_API int kvstow_match(const kvstow_prefix *prefix, uint32_t flags, kvstow_lease **lease,
                             kvstow_held *held);
 
@@ -298,11 +320,13 @@ KVSTOW_API int kvstow_exists_batch(const kvstow_prefix *prefixes, size_t count, 
 KVSTOW_API int kvstow_match_batch(const kvstow_prefix *prefixes, size_t count, uint32_t flags,
                                   kvstow_lease **leases, kvstow_held *held, int *results);
 
-/* A hint that this prefix is needed soon: promotes, holds nothing, returns at once. */
+/* A hint that this prefix is needed soon: promotes, holds nothing, returns at once. 0 also if nothing is held;
+ * ENOMEM. */
 KVSTOW_API int kvstow_prefetch(const kvstow_prefix *prefix);
 
 /* Waits until the promotions of a lease have ended. held->tokens is then the leading run that is verified
- * and readable: smaller than what match said if a block failed its checks. */
+ * and readable: smaller than what match said if a block failed its checks, which is no error. ETIMEDOUT: they
+ * go on. */
 KVSTOW_API int kvstow_lease_wait(kvstow_lease *lease, uint32_t timeout_ms, kvstow_held *held);
 
 /* Which part to read. Counts of 0 mean "to the end"; a NULL range means everything. */
@@ -320,13 +344,14 @@ KVSTOW_API int kvstow_read(kvstow_lease *lease, const kvstow_range *range, const
 
 /* Reads whole payloads as stored, one buffer a block. With KVSTOW_BYPASS_RAM and buffers 4 KiB
  * aligned, SSD blocks move in one transfer without a copy. bytes[i] (may be NULL) gets the
- * unpadded length of an opaque block. */
+ * unpadded length of an opaque block. Errors: those of kvstow_read. */
 KVSTOW_API int kvstow_read_blocks(kvstow_lease *lease, size_t first, size_t count,
                                   void *const *payloads, size_t *bytes, uint32_t flags,
                                   uint32_t timeout_ms);
 
 /* A pointer to a block's payload in RAM, as stored, read-only; valid until kvstow_unview or release. A
- * viewed block stays in RAM. */
+ * viewed block stays in RAM. EMISS, ECORRUPT or EIO, ETIMEDOUT: as kvstow_read. EFULL: no room in RAM for
+ * it within the time-out. ESTATE: the lease views it already. EBUSY: it has 65,534 readers. */
 KVSTOW_API int kvstow_view(kvstow_lease *lease, size_t block, uint32_t timeout_ms,
                            const void **payload, size_t *bytes);
 KVSTOW_API void kvstow_unview(kvstow_lease *lease, size_t block);
@@ -345,6 +370,7 @@ typedef struct kvstow_completion {
   int result; /* what the blocking call would have returned */
 } kvstow_completion;
 
+/* ENOMEM: also where there is no descriptor or no thread to be had. */
 KVSTOW_API int kvstow_queue_create(kvstow *store, kvstow_queue **queue);
 /* EBUSY while operations are pending on it. NULL is fine. */
 KVSTOW_API int kvstow_queue_destroy(kvstow_queue *queue);
@@ -383,10 +409,12 @@ KVSTOW_API int kvstow_pin(const kvstow_prefix *prefix, bool pinned, size_t *bloc
 
 /* Forgets the blocks of `prefix` from block `first` on and every block that extends them. When it
  * returns 0 they are gone from RAM and, for good, from SSD. Blocks leased or in use: EBUSY, after all
- * others are gone. Blocking. */
+ * others are gone. EIO, ETIMEDOUT: gone, but some may be found again after a restart; the next forget or flush
+ * tries again. ENOMEM: some may be left. *blocks (may be NULL): how many went. Blocking, bounded by device
+ * speed alone. */
 KVSTOW_API int kvstow_forget(const kvstow_prefix *prefix, size_t first, size_t *blocks);
 
-/* All blocks of one salt (a tenant leaves), and of a whole space. */
+/* The same for all blocks of one salt (a tenant leaves), and of a whole space. */
 KVSTOW_API int kvstow_forget_salt(kvstow_space *space, const void *salt, size_t salt_bytes,
                                   size_t *blocks);
 KVSTOW_API int kvstow_forget_space(kvstow_space *space, size_t *blocks);

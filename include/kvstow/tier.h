@@ -74,9 +74,9 @@ typedef struct kvstow_tuning {
   uint32_t prefetch_threshold; /* reads in order that make a stream: 1..64 */
   uint32_t read_ahead_blocks;  /* the window a stream begins with, in optimal blocks: 1..1024 */
   uint32_t merge_distance;     /* bytes: the gap that one merged read may skip */
-  uint32_t
-      optimal_block_size; /* bytes: power of two, 4 KiB..4 MiB. Merged reads are rounded out to it
-                                  where that is nearly free; read-ahead moves in units of it */
+  /* bytes: power of two, 4 KiB..4 MiB. Merged reads are rounded out to it where that is nearly free;
+   * read-ahead moves in units of it */
+  uint32_t optimal_block_size;
 } kvstow_tuning;
 
 typedef struct kvstow_tier_options {
@@ -91,10 +91,10 @@ typedef struct kvstow_tier_options {
   uint32_t request_max_bytes; /* one device request at most, >= 64 KiB */
   uint32_t readahead_bytes;   /* memory for read-ahead, all streams together; taken at first use */
   kvstow_tuning tuning;
-  const uint8_t
-      *encryption_key; /* KVSTOW_KEY_BYTES, not kept after open; NULL: not encrypted. With it
-                                    records are AES-256-GCM encrypted and authenticated on disk, beside
-                                    all checksums. Fixed when the store is made. Other files are not */
+  /* KVSTOW_KEY_BYTES, not kept after open; NULL: not encrypted. With it records are AES-256-GCM
+   * encrypted and authenticated on disk, beside all checksums. Fixed when the store is made. Other files
+   * are not */
+  const uint8_t *encryption_key;
 } kvstow_tier_options;
 
 /* The defaults: prefetch and scheduling on, a stream after 3 reads, 8 blocks of 64 KiB ahead, 128 KiB
@@ -356,12 +356,14 @@ KVSTOW_API int kvstow_tier_scan(kvstow_tier *tier, uint32_t segment,
  * ESTATE in other states. Does not block. */
 KVSTOW_API int kvstow_tier_reclaim(kvstow_tier *tier, uint32_t segment);
 
-/* Seals the open segments now, so that all they hold can be reclaimed. Blocking. */
+/* Seals the open segments now, so that all they hold can be reclaimed. Blocking. ENOMEM: some are open
+ * still; EACCES (read_only). What a disk refuses of it is the next flush's error. */
 KVSTOW_API int kvstow_tier_seal(kvstow_tier *tier);
 
 /* Erases records for good: overwrites their header pages and footer entries, then flushes. Dead
  * locations are skipped. All segments given up and not yet reused are wiped too, also with a count of
- * 0. Blocking. */
+ * 0. Blocking. EIO, ENOMEM: not all of them, the others are; a second erase does the rest. EACCES
+ * (read_only). */
 KVSTOW_API int kvstow_tier_erase(kvstow_tier *tier, const kvstow_loc *locs, size_t count);
 
 /* ---- statistics ----------------------------------------------------------------------------- */
@@ -406,6 +408,7 @@ typedef struct kvstow_tier_stats {
   kvstow_prefetch_stats sequential;
 } kvstow_tier_stats;
 
+/* Fills *stats as far as stats->size goes: set it to sizeof(kvstow_tier_stats) first. */
 KVSTOW_API void kvstow_tier_get_stats(const kvstow_tier *tier, kvstow_tier_stats *stats);
 
 #ifdef __cplusplus
