@@ -35,7 +35,9 @@ static const char usage_text[] =
     "Restores prefixes of 1K to 128K tokens, cold from SSD and from RAM, checksums verified, "
     "beside\n"
     "a bare io_uring loop that reads the same number of bytes from the same files. The layout is\n"
-    "llama-3.2-1b's, 32 KiB a token, so that 128K tokens are 4 GiB of scratch and of memory.\n";
+    "llama-3.2-1b's, 32 KiB a token, so that 128K tokens are 4 GiB of memory, and of scratch in\n"
+    "--path chain; in runs and scattered, 16 GiB. --path: chain (stored in one go), runs (of four\n"
+    "blocks, four chains taking turns) or scattered (block by block).\n";
 
 static const struct bench_column columns[] = {
     {"tokens", "tokens", 0},
@@ -70,8 +72,8 @@ struct layout {
 
 static const struct layout layouts[] = {
     {"chain", 0, 1, 0, {1024, 8192, 32768, 131072}, {1024, 4096}},
-    {"runs", 16, 4, 4, {1024, 8192, 32768}, {1024, 4096}},
-    {"scattered", 16, 4, 1, {1024, 8192, 32768}, {1024, 4096}},
+    {"runs", 16, 4, 4, {1024, 8192, 32768, 131072}, {1024, 4096}},
+    {"scattered", 16, 4, 1, {1024, 8192, 32768, 131072}, {1024, 4096}},
 };
 
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };
@@ -116,6 +118,7 @@ static bool open_store(struct bed *bed) {
   o.ram_bytes = ram_bytes;
   o.ssd_bytes = bed->ssd_bytes;
   o.encryption_key = bed->args->encryption_key;
+  o.engine = bed->args->engine;
   char why[KVSTOW_MESSAGE_BYTES] = "";
   int rc = kvstow_open(&o, &bed->store, why, sizeof why);
   if (rc != 0) {
@@ -438,7 +441,8 @@ int bench_restore_run(int argc, char **argv) {
   struct bench_args args;
   const char *names[LAYOUTS + 1] = {NULL};
   for (size_t i = 0; i < LAYOUTS; i++) names[i] = layouts[i].name;
-  int status = bench_parse(argc, argv, usage_text, BENCH_DIR | BENCH_PATH | BENCH_ENCRYPT, &args);
+  int status = bench_parse(argc, argv, usage_text,
+                           BENCH_DIR | BENCH_ENGINE | BENCH_PATH | BENCH_ENCRYPT, &args);
   if (status < 0) status = bench_known(argv[0], "path", args.path, names);
   if (status >= 0) return status;
   struct bench_report report = bench_report_begin("restore");
