@@ -221,9 +221,10 @@ static void measure_shape(const struct model *model, const struct bench_args *ar
 
 int bench_store_run(int argc, char **argv) {
   struct bench_args args;
-  int status = bench_parse(
-      argc, argv, usage_text,
-      BENCH_DIR | BENCH_SIZE | BENCH_SHAPE | BENCH_THREADS | BENCH_PATH | BENCH_ENCRYPT, &args);
+  int status = bench_parse(argc, argv, usage_text,
+                           BENCH_DIR | BENCH_ENGINE | BENCH_SIZE | BENCH_SHAPE | BENCH_THREADS |
+                               BENCH_PATH | BENCH_ENCRYPT,
+                           &args);
   if (status < 0) status = bench_known(argv[0], "shape", args.shape, shapes);
   if (status < 0) status = bench_known(argv[0], "path", args.path, paths);
   if (status < 0) status = bench_known_number(argv[0], "threads", args.threads, thread_counts);

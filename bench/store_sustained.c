@@ -211,10 +211,13 @@ void bench_store_sustained(const struct bench_args *args, const struct model *mo
   o.dirs_count = 1;
   o.ram_bytes = (args->quick ? 384 : 1024) * mib;
   o.encryption_key = args->encryption_key;
+  o.engine = args->engine;
   o.ssd_bytes = (args->quick ? 1024 : 4096) * mib;
   const size_t source_bytes = (256 * mib + batch_bytes - 1) / batch_bytes * batch_bytes;
-  if (!report->failed && bed_open(&track.bed, model, &o, source_bytes, report))
+  if (!report->failed && bed_open(&track.bed, model, &o, source_bytes, report)) {
+    bench_text(report->root, "engine", stats_of(&track.bed).tier.engine);
     run_track(&track, verified);
+  }
   bed_close(&track.bed, report);
   if (fd >= 0) close(fd);
   measure_memory_free(track.buffers, (size_t)LIMIT_BLOCK_BYTES * LIMIT_DEPTH);

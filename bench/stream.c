@@ -107,6 +107,7 @@ static bool open_store(struct bed *bed) {
   o.dirs_count = 1;
   o.ram_bytes = bed->ram_bytes;
   o.ssd_bytes = bed->bytes * 5 / 4 + ((uint64_t)512 << 20);
+  o.engine = bed->args->engine;
   char why[KVSTOW_MESSAGE_BYTES];
   int rc = kvstow_open(&o, &bed->store, why, sizeof why);
   if (rc != 0) {
@@ -424,7 +425,7 @@ static void measure_context(const struct model *model, unsigned multiple,
 
 int bench_stream_run(int argc, char **argv) {
   struct bench_args args;
-  int status = bench_parse(argc, argv, usage_text, BENCH_DIR | BENCH_SHAPE, &args);
+  int status = bench_parse(argc, argv, usage_text, BENCH_DIR | BENCH_ENGINE | BENCH_SHAPE, &args);
   if (status < 0) status = bench_known(argv[0], "shape", args.shape, shapes);
   if (status >= 0) return status;
   struct bench_report report = bench_report_begin("stream");

@@ -16,7 +16,7 @@ static const char usage_text[] =
     "Usage: kvstow replay --sim  --trace T[,T...] --policy P[,P...] --size S[,S...]\n"
     "       kvstow replay --sim  --trace T[,T...] --policy P[,P...] --ram S --ssd S\n"
     "                     [--tiers ideal|engine]\n"
-    "       kvstow replay --real --dir D --trace T [--policy P] --ram S --ssd S\n"
+    "       kvstow replay --real --dir D [--dir D]... --trace T [--policy P] --ram S --ssd S\n"
     "\n"
     "Drives traces of requests as a server would: matches each request's prefix, restores the\n"
     "blocks held, stores the missing ones. --real moves real bytes through a store and checks\n"
@@ -61,8 +61,9 @@ static const char usage_text[] =
     "  --csv                 rows of comma-separated values\n"
     "\n"
     "Only with --real:\n"
-    "  --dir D               the store's directory; run again with the same one, the replay\n"
-    "                        starts from what survived\n"
+    "  --dir D               the store's directory, or one of them: once for each disk. Run again\n"
+    "                        with the same ones in the same order, the replay starts from what\n"
+    "                        survived\n"
     "  --part I/N            only the I-th of N equal runs of requests\n"
     "  --engine E            auto, uring or threads\n"
     "  --write-through       demote at once instead of when RAM fills\n";
@@ -143,6 +144,11 @@ static const struct option options[] = {
     {"help", no_argument, NULL, OPT_HELP},
     {NULL, 0, NULL, 0},
 };
+
+static int usage_error(const char *message) {
+  fprintf(stderr, "kvstow replay: %s; `kvstow replay --help` tells more\n", message);
+  return EXIT_USAGE;
+}
 
 static const char *option_name(int code) {
   for (const struct option *o = options; o->name; o++) {
@@ -381,7 +387,9 @@ static int parse_option(int code, char *value, struct replay_args *args) {
       args->plot_metric = value;
       return -1;
     case OPT_DIR:
-      args->dir = value;
+      if (args->dir_count == REPLAY_DIRS_MAX)
+        return usage_error("--dir: a store has 16 directories at most");
+      args->dirs[args->dir_count++] = value;
       return -1;
     case OPT_PART:
       return parse_part(value, args);
@@ -411,11 +419,6 @@ static bool only_sim(int code) {
 
 static bool only_real(int code) {
   return code == OPT_DIR || code == OPT_PART || code == OPT_ENGINE || code == OPT_WRITE_THROUGH;
-}
-
-static int usage_error(const char *message) {
-  fprintf(stderr, "kvstow replay: %s; `kvstow replay --help` tells more\n", message);
-  return EXIT_USAGE;
 }
 
 static int check_policy(int code, const char *policy, const char *params, bool one_tier) {
@@ -467,7 +470,7 @@ static int check(const struct replay_args *args, bool sim, bool real, int sim_op
     return usage_error("--sample-by needs --sample");
   if (args->plot_metric && !args->plot) return usage_error("--plot-metric needs --plot");
   if (!real) return -1;
-  if (!args->dir) return usage_error("--real needs --dir, the store's directory");
+  if (args->dir_count == 0) return usage_error("--real needs --dir, the store's directory");
   if (!args->has_ram || !args->has_ssd) return usage_error("--real needs --ram and --ssd");
   if (args->policy_count > 1) return usage_error("--real takes one --policy");
   if (args->trace_count > 1) return usage_error("--real takes one --trace");

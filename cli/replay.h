@@ -12,7 +12,12 @@
 #include "cli/size.h"
 #include "cli/trace/sample.h"
 
-enum { REPLAY_TRACES_MAX = 64, REPLAY_POLICIES_MAX = 64, REPLAY_SIZES_MAX = 1024 };
+enum {
+  REPLAY_TRACES_MAX = 64,
+  REPLAY_POLICIES_MAX = 64,
+  REPLAY_SIZES_MAX = 1024,
+  REPLAY_DIRS_MAX = 16
+};
 
 enum replay_order { REPLAY_FRONT, REPLAY_BACK };
 enum replay_tiers { REPLAY_TIERS_IDEAL, REPLAY_TIERS_ENGINE };
@@ -53,7 +58,8 @@ struct replay_args {
   const char *plot_metric;
 
   /* --real */
-  const char *dir;
+  const char *dirs[REPLAY_DIRS_MAX]; /* of one store: its disks */
+  unsigned dir_count;
   const char *engine; /* "auto", "uring", "threads"; NULL: auto */
   bool write_through;
   uint32_t part, parts; /* only the part-th (from 1) of `parts` equal runs of requests; 0: all */

@@ -110,7 +110,7 @@ static int fail_store(struct run *run, const char *call, int rc) {
 
 /* ---- what is measured outside the engine ---------------------------------------------------- */
 
-/* Bytes the file system has allocated for the store's files. */
+/* Bytes the file system has allocated for the files of one directory. */
 static uint64_t directory_bytes(const char *path) {
   DIR *dir = opendir(path);
   if (dir == NULL) return 0;
@@ -122,6 +122,13 @@ static uint64_t directory_bytes(const char *path) {
     }
   }
   closedir(dir);
+  return bytes;
+}
+
+/* Of all its directories. */
+static uint64_t store_bytes(const struct replay_args *args) {
+  uint64_t bytes = 0;
+  for (unsigned i = 0; i < args->dir_count; i++) bytes += directory_bytes(args->dirs[i]);
   return bytes;
 }
 
@@ -256,13 +263,13 @@ static void choose_budgets(struct run *run) {
   report->segment_blocks = records_in_segment(report->segment_bytes, record);
   if (report->ram_budget_bytes < RAM_BYTES_MIN && args->ram.unit != SIZE_BYTES)
     report->ram_budget_bytes = RAM_BYTES_MIN;
-  run->segment_bytes = directory_empty(args->dir) ? report->segment_bytes : 0;
+  run->segment_bytes = directory_empty(args->dirs[0]) ? report->segment_bytes : 0;
 }
 
 /* ---- options -------------------------------------------------------------------------------- */
 
 static int check_args(const struct replay_args *args) {
-  if (args->dir == NULL) return fail(EXIT_USAGE, "--real wants --dir");
+  if (args->dir_count == 0) return fail(EXIT_USAGE, "--real wants --dir");
   if (args->trace_count != 1) return fail(EXIT_USAGE, "--real wants one --trace");
   if (!args->has_ram || !args->has_ssd) return fail(EXIT_USAGE, "--real wants --ram and --ssd");
   if (args->policy_count > 1) return fail(EXIT_USAGE, "--real runs one policy at a time");
@@ -384,8 +391,8 @@ static int open_store(struct run *run) {
   const struct replay_args *args = run->args;
   kvstow_options options;
   kvstow_options_init(&options);
-  options.dirs = &args->dir;
-  options.dirs_count = 1;
+  options.dirs = args->dirs;
+  options.dirs_count = args->dir_count;
   options.ram_bytes = run->report.ram_budget_bytes;
   options.ssd_bytes = run->report.ssd_budget_bytes;
   options.segment_bytes = run->segment_bytes;
@@ -399,7 +406,7 @@ static int open_store(struct run *run) {
   if (rc != 0) {
     run->store = NULL;
     return fail(rc == KVSTOW_EINVAL || rc == KVSTOW_EPOLICY ? EXIT_USAGE : EXIT_FAILED,
-                "cannot open %s: %s: %s", args->dir, kvstow_strerror(rc), run->why);
+                "cannot open %s: %s: %s", args->dirs[0], kvstow_strerror(rc), run->why);
   }
 
   /* Content and layout make KV interchangeable here: another shape is another space. */
@@ -597,7 +604,7 @@ static int serve(struct run *run, const struct trace_request *request) {
 
 static void watch_usage(struct run *run) {
   struct replay_report *report = &run->report;
-  report->ssd_bytes = directory_bytes(run->args->dir);
+  report->ssd_bytes = store_bytes(run->args);
   if (report->ssd_bytes > report->ssd_peak_bytes) report->ssd_peak_bytes = report->ssd_bytes;
 }
 

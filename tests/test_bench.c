@@ -86,8 +86,8 @@ static void every_bench_has_its_keys(void **state) {
        ""},
       {"store --path reserve --threads 1 --shape deepseek-v3 --dir " SCRATCH, store_keys, ""},
       {"store --path sustained --shape deepseek-v3 --dir " SCRATCH, store_keys, ""},
-      {"restore --path chain --dir " SCRATCH, "tokens layout source mb_s limit_mb_s ratio ttft_ms",
-       "engine"},
+      {"restore --path chain --engine threads --dir " SCRATCH,
+       "tokens layout source mb_s limit_mb_s ratio ttft_ms", "engine"},
       {"match --threads 1 --dir " SCRATCH, "tokens blocks_in_index threads us limit_us p99_us", ""},
       {"overhead --dir " SCRATCH, "path on_ns off_ns overhead", "on_ns off_ns overhead"},
       {"sim", "workload policy size_blocks accesses_per_s limit_per_s ratio", ""},
@@ -103,6 +103,7 @@ static void every_bench_has_its_keys(void **state) {
     json_array_foreach(rows, i, row) {
       if (!has_keys(row, benches[b].keys)) fail_msg("kvstow %s: row %zu: %s", line, i, outcome.out);
     }
+    if (strstr(line, "--engine threads")) assert_string_equal(text_of(root, "engine"), "threads");
     if (!has_keys(root, benches[b].root_keys)) fail_msg("kvstow %s: %s", line, outcome.out);
     assert_true(json_is_array(json_object_get(root, "targets")));
     json_decref(root);

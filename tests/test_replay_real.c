@@ -385,6 +385,35 @@ static void simulated_engine_serves_as_much_as_the_real_one(void **state) {
   json_decref(simulated);
 }
 
+static unsigned files_seen;
+
+static void count_file(const char *file) {
+  files_seen += strstr(file, "seg") != NULL;
+}
+
+static void several_dirs_are_several_disks(void **state) {
+  const struct place *place = *state;
+  char second[96], arguments[512];
+  json_t *json;
+  snprintf(second, sizeof second, "%s/second", place->dir);
+  snprintf(arguments, sizeof arguments, "--real --dir %s --dir %s --trace %s " SHAPE " --json",
+           place->store, second, place->trace);
+  for (int life = 0; life < 2; life++) {
+    assert_int_equal(run(arguments, &json), 0);
+    assert_int_equal(count_of(json, "mismatched_bytes"), 0);
+    if (life > 0) assert_true(count_of(json, "recovered_blocks") > 0);
+    json_decref(json);
+  }
+  const char *const dirs[] = {place->store, second};
+  for (size_t i = 0; i < 2; i++) {
+    files_seen = 0;
+    each_file(dirs[i], count_file);
+    assert_true(files_seen > 1);
+  }
+  each_file(second, delete_file);
+  assert_int_equal(rmdir(second), 0);
+}
+
 int main(void) {
 #define WITH_PLACE(test) cmocka_unit_test_setup_teardown(test, make_place, drop_place)
   const struct CMUnitTest tests[] = {
@@ -394,6 +423,7 @@ int main(void) {
       WITH_PLACE(restores_what_it_stored_byte_for_byte),
       WITH_PLACE(says_all_that_bars_md_asks_for),
       WITH_PLACE(second_run_starts_from_what_survived),
+      WITH_PLACE(several_dirs_are_several_disks),
       WITH_PLACE(both_engines_and_write_through_serve_the_same),
       WITH_PLACE(budgets_may_be_blocks_or_percent),
       WITH_PLACE(flipped_bits_on_ssd_are_recomputed),
