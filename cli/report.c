@@ -178,6 +178,7 @@ static void put_trouble(json_t *o, const struct replay_report *r) {
   put_count(o, "failed_loads", r->stats.failed_loads);
   put_count(o, "timeouts", r->stats.timeouts);
   put_count(o, "io_errors", r->stats.tier.io_errors);
+  put_count(o, "disk_full", r->stats.tier.disk_full);
   put_count(o, "stale_reads", r->stats.tier.stale_reads);
 }
 
@@ -303,6 +304,11 @@ static void trouble_text(const struct replay_report *r, FILE *out) {
   if (r->store_refused_blocks > 0) {
     fprintf(out, "not stored           %" PRIu64 " blocks: RAM was full of blocks in use\n",
             r->store_refused_blocks);
+  }
+  if (r->stats.tier.disk_full > 0) {
+    char used[TABLE_CELL_BYTES], budget[TABLE_CELL_BYTES];
+    fprintf(out, "disk full            at %s of a budget of %s: the file system has no more room\n",
+            format_bytes(used, r->ssd_peak_bytes), format_bytes(budget, r->ssd_budget_bytes));
   }
 }
 

@@ -203,7 +203,8 @@ static const struct field FIELDS[] = {CACHE(blocks, U64, GAUGE),
                                       TIER(corrupt_planes, U64, COUNTER),
                                       TIER(stale_reads, U64, COUNTER),
                                       TIER(short_ios, U64, COUNTER),
-                                      TIER(retries, U64, COUNTER)};
+                                      TIER(retries, U64, COUNTER),
+                                      TIER(disk_full, U64, COUNTER)};
 
 static const struct {
   const char *name;

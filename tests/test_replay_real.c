@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -245,6 +246,36 @@ static void flip_bits(const char *file) {
   close(fd);
 }
 
+/* What a failed test left mounted. */
+static char mounted[96];
+
+static int drop_mounted_place(void **state) {
+  if (mounted[0] != '\0') umount2(mounted, MNT_DETACH);
+  mounted[0] = '\0';
+  return drop_place(state);
+}
+
+static void a_full_disk_is_told(void **state) {
+  const struct place *place = *state;
+  char arguments[512], line[512];
+  if (geteuid() != 0 || mount("none", place->store, "tmpfs", 0, "size=10m") != 0) skip();
+  snprintf(mounted, sizeof mounted, "%s", place->store);
+  json_t *out = run_in(place, SHAPE);
+  assert_true(count_of(out, "disk_full") > 0);
+  assert_int_equal(count_of(out, "io_errors"), 0);
+  assert_int_equal(count_of(out, "mismatched_bytes"), 0);
+  json_decref(out);
+  snprintf(arguments, sizeof arguments, "'%s' replay --real --dir %s --trace %s " SHAPE,
+           KVSTOW_COMMAND, place->store, place->trace);
+  FILE *report = popen(arguments, "r");
+  assert_non_null(report);
+  bool told = false;
+  while (fgets(line, sizeof line, report) != NULL)
+    told = told || strncmp(line, "disk full ", 10) == 0;
+  assert_int_equal(pclose(report), 0);
+  assert_true(told);
+}
+
 static void flipped_bits_on_ssd_are_recomputed(void **state) {
   const struct place *place = *state;
   json_decref(run_in(place, SHAPE));
@@ -426,6 +457,7 @@ int main(void) {
       WITH_PLACE(several_dirs_are_several_disks),
       WITH_PLACE(both_engines_and_write_through_serve_the_same),
       WITH_PLACE(budgets_may_be_blocks_or_percent),
+      cmocka_unit_test_setup_teardown(a_full_disk_is_told, make_place, drop_mounted_place),
       WITH_PLACE(flipped_bits_on_ssd_are_recomputed),
       WITH_PLACE(simulated_engine_serves_as_much_as_the_real_one),
       WITH_PLACE(bad_usage_is_exit_2),

@@ -48,6 +48,12 @@ static void returns_what_was_appended(void **state) {
   assert_string_equal(s.engine,
                       the_variant->engine == KVSTOW_ENGINE_URING ? "io_uring" : "threads");
   if (the_variant->buffered) assert_false(s.direct_io);
+  kvstow_tier_stats older;
+  memset(&older, 0x77, sizeof older);
+  older.size = offsetof(kvstow_tier_stats, records_read);
+  kvstow_tier_get_stats(tier, &older);
+  assert_int_equal(older.records_written, 20);
+  assert_int_equal(older.records_read, 0x7777777777777777u); /* behind an older program's struct */
   for (int i = 0; i < 20; i++) record_free(&r[i]);
   assert_int_equal(kvstow_tier_close(tier), 0);
 }

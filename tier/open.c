@@ -336,6 +336,7 @@ void kvstow_tier_get_stats(const kvstow_tier *tier, kvstow_tier_stats *stats) {
                      .used = get(&c->sequential_used),
                      .wasted = get(&c->sequential_wasted),
                      .late = get(&c->sequential_late)},
+      .disk_full = get(&c->disk_full),
   };
   memcpy(s.engine_reason, tier->engine_reason, sizeof s.engine_reason);
   for (uint32_t d = 0; d < tier->dirs_count; d++) s.disk_bytes += tier->dirs[d].disk_bytes;

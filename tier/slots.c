@@ -73,6 +73,7 @@ static int make(kvstow_tier *tier, uint32_t dir, uint32_t wanted, uint32_t *wher
   while (!error && (*where = next_unmade(tier, dir, wanted)) != KVSTOW__NO_SEGMENT) {
     uint64_t disk_bytes = 0;
     error = make_file(tier, *where, &disk_bytes);
+    if (kvstow__code_of_errno(error) == KVSTOW_ENOSPC) kvstow__count(&tier->counters.disk_full, 1);
     if (error) break;
     kvstow__lock(&tier->lock);
     tier->heads[dir].free_unmade--;

@@ -180,7 +180,7 @@ typedef struct kvstow__counters {
       device_reads, device_read_bytes, merges, device_writes, flushes, io_errors, corrupt_headers,
       corrupt_planes, stale_reads, file_reads, file_bytes_read, file_bytes_appended,
       sequential_reads, random_reads, streams_detected, stream_resets, sequential_issued,
-      sequential_used, sequential_wasted, sequential_late;
+      sequential_used, sequential_wasted, sequential_late, disk_full;
 } kvstow__counters;
 
 struct kvstow_tier {

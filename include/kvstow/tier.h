@@ -406,6 +406,9 @@ typedef struct kvstow_tier_stats {
   uint64_t streams_detected; /* runs that reached the threshold */
   uint64_t stream_resets;    /* of them ended by a jump */
   kvstow_prefetch_stats sequential;
+  /* Times that a segment file could not be made: the budget had room for it, the file system had
+   * not. The store does with those it has, and tries again after a minute. */
+  uint64_t disk_full;
 } kvstow_tier_stats;
 
 /* Fills *stats as far as stats->size goes: set it to sizeof(kvstow_tier_stats) first. */
