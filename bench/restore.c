@@ -119,6 +119,7 @@ static bool open_store(struct bed *bed) {
   o.ssd_bytes = bed->ssd_bytes;
   o.encryption_key = bed->args->encryption_key;
   o.engine = bed->args->engine;
+  o.load_timeout_ms = 120 * 1000; /* 4 GiB from a slow or busy disk are measured, not refused */
   char why[KVSTOW_MESSAGE_BYTES] = "";
   int rc = kvstow_open(&o, &bed->store, why, sizeof why);
   if (rc != 0) {
