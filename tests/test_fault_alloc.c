@@ -1,6 +1,6 @@
 /* tests/test_fault_alloc.c - every allocation fails once, one after the other.
  *
- * Memory, threads, mappings, rings, descriptors of events and directories are all asked for through the
+ * Memory, threads, mappings, rings, cipher contexts, descriptors of events and directories are all asked for through the
  * functions below, which refuse the n-th request from when they are armed; n grows until a call gets through
  * without being refused anything. What was refused must come back as a plain error (or as a smaller
  * cache, where that is allowed), lose nothing, leak nothing (AddressSanitizer looks), and leave a store
@@ -13,6 +13,7 @@
 #include "support/kv.h"
 
 #include <liburing.h>
+#include <openssl/evp.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -82,6 +83,7 @@ WRAP(int, pthread_create,
 WRAP(int, io_uring_queue_init, (unsigned entries, struct io_uring *ring, unsigned flags),
      (entries, ring, flags), -ENOMEM)
 WRAP(int, eventfd, (unsigned value, int flags), (value, flags), no_descriptor())
+WRAP(EVP_CIPHER_CTX *, EVP_CIPHER_CTX_new, (void), (), NULL)
 WRAP(DIR *, fdopendir, (int fd), (fd), no_memory())
 
 /* ---- what is stored ------------------------------------------------------------------------- */
@@ -131,12 +133,15 @@ static void doc_is_there(kvstow_space *space, uint64_t number, uint32_t flags) {
 
 static const char *dir;
 static kvstow_engine engine;
+static bool encrypted;
 static uint32_t load_timeout_ms = 60000;
 
 static void options_of(kvstow_options *options) {
   kv_options(options, &dir, 8 * KV_MIB, 24 * KV_MIB, KV_MIB);
   options->ram_policy = "lru"; /* which admits to SSD what nobody ever asked for */
   if (!KV_TSAN) options->engine = engine;
+  static const uint8_t key[KVSTOW_KEY_BYTES] = {1, 2, 3};
+  if (encrypted) options->encryption_key = key;
   options->populate = false;
   options->load_timeout_ms = load_timeout_ms;
 }
@@ -631,6 +636,17 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(starving),
 };
 
+/* What reads and writes the disk: there a record has a cipher's context. */
+static const struct CMUnitTest with_key[] = {
+    cmocka_unit_test(opening_a_store_that_is_there),
+    cmocka_unit_test(opening_a_store_after_a_kill),
+    cmocka_unit_test(storing),
+    cmocka_unit_test(flushing),
+    cmocka_unit_test(forgetting),
+    cmocka_unit_test(restoring),
+    cmocka_unit_test(closing),
+};
+
 int main(int argc, char **argv) {
   if (argc > 1) cmocka_set_test_filter(argv[1]);
   int failed = 0;
@@ -640,5 +656,7 @@ int main(int argc, char **argv) {
     failed +=
         cmocka_run_group_tests_name(i ? "allocation, threads" : "allocation", tests, NULL, NULL);
   }
+  encrypted = true;
+  failed += cmocka_run_group_tests_name("allocation, encrypted", with_key, NULL, NULL);
   return failed;
 }
