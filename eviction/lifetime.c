@@ -11,14 +11,15 @@
  *   partial  the last block of a chain, not full: the next turn has another in its place
  *
  * A chain is known by its deepest block seen before, be it held or only remembered. It continues if
- * that block lay in the second half of the chain it was last used in; else what both share is a
- * system prompt, and the request begins a conversation.
+ * that block lay in the second half of the chain it was last used in, and conversations have not
+ * parted below it; else what both share is a system prompt, and the request begins a conversation.
  *
  * Blocks of a class wait in one queue, oldest use last. Worth rises with age, then falls, so the
  * least worth is at an end of some queue: the oldest, past hope; or the youngest, which stands for
  * not admitting what came last, while others that have waited longer are closer to their next use.
  * Blocks of one request stand side by side, and the deepest of them goes first: no block outlives
- * its ancestors of the same request.
+ * its ancestors of the same request. Those that the tier below has, too, have queues of their own,
+ * and are worth half.
  *
  * Time is counted in accesses, as the blocks of one request share one time; a tick is such that
  * the cache holds 8192 to 16383 of them. Parameters: ghost (8), keys remembered, in capacities;
@@ -42,6 +43,7 @@ enum {
   CONTINUES = 16, /* was so at the use before: what follows it now is the same conversation */
   PARTED = 32,    /* a request used it, then went another way than those before */
   SHARED = 64,    /* and not only once: conversations are edited, too */
+  BELOW = 128,    /* the tier below has it, too */
   GAPS = 7,       /* none, then octaves from an eighth of the capacity */
   CAPACITY_TICKS_LOG2 = 13,
   GROUP_MAX = 1024,      /* blocks walked to find the end of a request's group */
@@ -53,6 +55,10 @@ enum {
 enum kind { NEW, OWN, SHARED_KIND, KINDS };
 enum { TURNS = 4, PARTIAL = 2 }; /* values of these traits */
 
+#define BELOW_WORTH 0.5f /* losing it costs a read, and both tiers together hold one more */
+
+enum { QUEUES = 2 * HAZARD_CLASSES }; /* of a class: those not below, those below */
+
 static_assert(TURNS * GAPS * KINDS * PARTIAL == HAZARD_CLASSES, "the traits make the classes");
 
 struct lifetime_node {
@@ -60,7 +66,7 @@ struct lifetime_node {
   uint32_t key;  /* folded: two keys alike cost one wrong guess */
   uint32_t time; /* of the last use, in ticks */
   uint16_t depth;
-  uint8_t class, facts; /* facts: turn, LATE, CONTINUES, SHARED */
+  uint8_t class, facts; /* facts: turn, LATE, CONTINUES, PARTED, SHARED, BELOW */
 };
 
 struct queue {
@@ -78,7 +84,7 @@ struct trail {
 /* The end of a queue that victims come from, until something less worth turns up. */
 struct choice {
   bool valid, young;
-  uint32_t class, time;
+  uint32_t queue, time;
   float worth;
 };
 
@@ -96,7 +102,8 @@ struct lifetime {
   uint64_t admitted;
   double ghost_share, reads_a_write;
   struct ghost ghost;
-  struct queue queues[HAZARD_CLASSES];
+  struct queue queues[QUEUES];
+  uint64_t below; /* blocks in the second half of them */
   struct hazard hazard;
 };
 
@@ -154,6 +161,20 @@ static void count_access(struct lifetime *life, const kvstow_access *access) {
 
 /* ---- classes ---- */
 
+static uint32_t queue_of(const struct lifetime_node *node) {
+  return node->class + ((node->facts & BELOW) != 0 ? (uint32_t)HAZARD_CLASSES : 0);
+}
+
+static uint32_t queues_used(const struct lifetime *life) {
+  return life->below > 0 ? QUEUES : HAZARD_CLASSES;
+}
+
+static float worth_of(const struct lifetime *life, uint32_t queue, uint32_t age) {
+  const bool below = queue >= HAZARD_CLASSES;
+  const float worth = hazard_worth(&life->hazard, below ? queue - HAZARD_CLASSES : queue, age);
+  return below ? worth * BELOW_WORTH : worth;
+}
+
 static uint32_t turn_trait(uint32_t turn) {
   return turn <= 2 ? turn - 1 : turn < TURN_MAX ? 2 : 3;
 }
@@ -206,8 +227,8 @@ static void describe_again(struct lifetime *life, struct lifetime_node *node, ui
 /* The request under way leaves the way that others took, after the blocks it has used so far: they
  * stand at the young ends. Their classes change when they are used again. */
 static void part_ways(struct lifetime *life) {
-  for (uint32_t class = 0; class < HAZARD_CLASSES; class ++) {
-    uint32_t id = life->queues[class].list.head;
+  for (uint32_t queue = 0; queue < queues_used(life); queue++) {
+    uint32_t id = life->queues[queue].list.head;
     while (id != KVSTOW_NO_ID && node_of(life, id)->time == life->now) {
       struct lifetime_node *node = node_of(life, id);
       node->facts |= (node->facts & PARTED) != 0 ? SHARED : PARTED;
@@ -225,7 +246,7 @@ static void describe_new(struct lifetime *life, struct lifetime_node *node,
     trail = (struct trail){.found = true, .class = parent->class, .facts = parent->facts};
   }
   uint32_t turn = 1, gap = 0;
-  if (trail.found && (trail.facts & CONTINUES) != 0) {
+  if (trail.found && (trail.facts & CONTINUES) != 0 && (trail.facts & SHARED) == 0) {
     turn = trail.facts & TURN_MASK;
     gap = gap_of_class(trail.class);
   } else if (life->trail.found && !life->parted) {
@@ -240,7 +261,7 @@ static void describe_new(struct lifetime *life, struct lifetime_node *node,
 
 static void queue_push(struct lifetime *life, uint32_t id) {
   struct lifetime_node *node = node_of(life, id);
-  struct queue *queue = &life->queues[node->class];
+  struct queue *queue = &life->queues[queue_of(node)];
   const uint32_t head = queue->list.head;
   node->time = life->now;
   kvstow__hazard_wait(&life->hazard, node->class, node->time, life->now);
@@ -252,12 +273,14 @@ static void queue_push(struct lifetime *life, uint32_t id) {
     list_push(&queue->list, life->nodes, id);
     if (!joins) queue->cut = id;
   }
-  if (hazard_worth(&life->hazard, node->class, 0) < life->choice.worth) life->choice.valid = false;
+  life->below += (node->facts & BELOW) != 0;
+  if (worth_of(life, queue_of(node), 0) < life->choice.worth) life->choice.valid = false;
 }
 
 static void queue_remove(struct lifetime *life, uint32_t id) {
   struct lifetime_node *node = node_of(life, id);
-  struct queue *queue = &life->queues[node->class];
+  struct queue *queue = &life->queues[queue_of(node)];
+  life->below -= (node->facts & BELOW) != 0;
   if (queue->cut == id) queue->cut = node->link.newer;
   list_remove(&queue->list, life->nodes, id);
 }
@@ -278,28 +301,28 @@ static uint32_t youngest(const struct lifetime *life, struct queue *queue) {
 
 /* ---- leaving ---- */
 
-static void consider(struct lifetime *life, uint32_t class, bool young) {
-  const struct list *list = &life->queues[class].list;
+static void consider(struct lifetime *life, uint32_t queue, bool young) {
+  const struct list *list = &life->queues[queue].list;
   const uint32_t time = node_of(life, young ? list->head : list->tail)->time;
-  const float worth = hazard_worth(&life->hazard, class, life->now - time);
+  const float worth = worth_of(life, queue, life->now - time);
   if (life->choice.valid && worth >= life->choice.worth) return;
   life->choice =
-      (struct choice){.valid = true, .young = young, .class = class, .time = time, .worth = worth};
+      (struct choice){.valid = true, .young = young, .queue = queue, .time = time, .worth = worth};
 }
 
 static bool still_good(const struct lifetime *life) {
   if (!life->choice.valid) return false;
-  const struct list *list = &life->queues[life->choice.class].list;
+  const struct list *list = &life->queues[life->choice.queue].list;
   const uint32_t end = life->choice.young ? list->head : list->tail;
   return end != KVSTOW_NO_ID && node_of(life, end)->time == life->choice.time;
 }
 
 static void choose(struct lifetime *life) {
   life->choice.valid = false;
-  for (uint32_t class = 0; class < HAZARD_CLASSES; class ++) {
-    if (life->queues[class].list.count == 0) continue;
-    consider(life, class, false);
-    consider(life, class, true);
+  for (uint32_t queue = 0; queue < queues_used(life); queue++) {
+    if (life->queues[queue].list.count == 0) continue;
+    consider(life, queue, false);
+    consider(life, queue, true);
   }
 }
 
@@ -336,9 +359,9 @@ static int lifetime_create(const kvstow_policy_config *config, void **policy) {
   life->capacity = config->capacity;
   life->shift = shift_of(life->capacity);
   life->next_fade = FADE_EVERY * life->capacity;
-  for (uint32_t class = 0; class < HAZARD_CLASSES; class ++) {
-    list_init(&life->queues[class].list);
-    life->queues[class].cut = KVSTOW_NO_ID;
+  for (uint32_t queue = 0; queue < QUEUES; queue++) {
+    list_init(&life->queues[queue].list);
+    life->queues[queue].cut = KVSTOW_NO_ID;
   }
   kvstow__hazard_init(&life->hazard, 0);
   *policy = life;
@@ -355,6 +378,13 @@ static uint32_t fold(uint64_t key) {
   return (uint32_t)(key ^ key >> 32);
 }
 
+/* What enters from the tier below stays there. So does what was given up, but is used before its room
+ * is: it was written, or was below already (or refused, but then little is lost by the mistake). */
+static bool is_below(const kvstow_access *access) {
+  return access->whence == KVSTOW_ON_SSD ||
+         (access->whence == KVSTOW_IN_RAM && access->request != 0);
+}
+
 static void lifetime_insert(void *policy, uint32_t id, const kvstow_access *access) {
   struct lifetime *life = policy;
   struct lifetime_node *node = node_of(life, id);
@@ -366,6 +396,7 @@ static void lifetime_insert(void *policy, uint32_t id, const kvstow_access *acce
     describe_again(life, node, note.time, (uint8_t)note.facts, (uint8_t)(note.facts >> 8), access);
   else
     describe_new(life, node, access);
+  if (is_below(access)) node->facts |= BELOW;
   queue_push(life, id);
 }
 
@@ -376,7 +407,9 @@ static void lifetime_touch(void *policy, uint32_t id, const kvstow_access *acces
   if (node->time == life->now) return; /* twice in a request is once */
   queue_remove(life, id);
   node->depth = access->depth < UINT16_MAX ? (uint16_t)access->depth : UINT16_MAX;
+  const uint8_t below = node->facts & BELOW;
   describe_again(life, node, node->time, node->class, node->facts, access);
+  node->facts |= below;
   queue_push(life, id);
 }
 
@@ -385,7 +418,7 @@ static uint32_t lifetime_victim(void *policy, const kvstow_access *incoming) {
   (void)incoming;
   if (!still_good(life)) choose(life);
   if (!life->choice.valid) return KVSTOW_NO_ID;
-  struct queue *queue = &life->queues[life->choice.class];
+  struct queue *queue = &life->queues[life->choice.queue];
   const uint32_t id = life->choice.young ? youngest(life, queue) : queue->list.tail;
   leave(life, id);
   return id;
@@ -421,15 +454,15 @@ static void rescale(struct lifetime *life, int shift) {
   life->shift = shift;
   life->now = ticks(life, life->accesses);
   kvstow__hazard_init(&life->hazard, life->now);
-  for (uint32_t class = 0; class < HAZARD_CLASSES; class ++) {
-    for (uint32_t id = life->queues[class].list.head; id != KVSTOW_NO_ID;) {
+  for (uint32_t queue = 0; queue < QUEUES; queue++) {
+    for (uint32_t id = life->queues[queue].list.head; id != KVSTOW_NO_ID;) {
       struct lifetime_node *node = node_of(life, id);
       const uint64_t age = before - node->time;
       node->time = life->now - (uint32_t)(longer >= 0 ? age >> longer : age << -longer);
       kvstow__hazard_wait(&life->hazard, node->class, node->time, life->now);
       id = node->link.older;
     }
-    life->queues[class].cut = KVSTOW_NO_ID;
+    life->queues[queue].cut = KVSTOW_NO_ID;
   }
   kvstow__ghost_finish(&life->ghost);
   life->choice.valid = false;

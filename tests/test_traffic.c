@@ -22,7 +22,7 @@ static struct generated generate(const char *name) {
   struct generated made = {.trace = trace_load(name, NULL, why, sizeof why)};
   if (made.trace == NULL) {
     fail_msg("%s", why);
-    return made;
+    abort();
   }
   made.whole = whole_trace_of(made.trace);
   return made;
