@@ -275,21 +275,27 @@ void bench_real(json_t *row, const char *key, double value) {
 }
 
 static void target(struct bench_report *report, const char *name, double value, double bound,
-                   bool at_least) {
+                   bool at_least, double control) {
   json_t *row = json_object();
   bench_text(row, "name", name);
   bench_real(row, "value", value);
   bench_real(row, "target", bound);
   bench_text(row, "sense", at_least ? "min" : "max");
+  if (!isnan(control)) bench_real(row, "control", control);
   json_array_append_new(report->targets, row);
 }
 
 void bench_target_min(struct bench_report *report, const char *name, double value, double least) {
-  target(report, name, value, least, true);
+  target(report, name, value, least, true, (double)NAN);
+}
+
+void bench_target_beside(struct bench_report *report, const char *name, double value, double least,
+                         double control) {
+  target(report, name, value, least, true, control);
 }
 
 void bench_target_max(struct bench_report *report, const char *name, double value, double most) {
-  target(report, name, value, most, false);
+  target(report, name, value, most, false, (double)NAN);
 }
 
 /* True if a target was missed. A median of too few rounds is a figure, no verdict. */
@@ -303,8 +309,10 @@ static bool judge(const struct bench_report *report, unsigned rounds) {
     const bool at_least = strcmp(json_string_value(json_object_get(row, "sense")), "min") == 0;
     const bool met = json_is_number(measured) && (at_least ? value >= bound : value <= bound);
     const bool judged = rounds >= ROUNDS_JUDGED;
+    const json_t *control = json_object_get(row, "control");
+    const bool noise = control != NULL && value >= json_number_value(control);
     json_object_set_new(row, "met", judged ? json_boolean(met) : json_null());
-    missed += judged && !met;
+    missed += judged && !met && !noise;
   }
   return missed > 0;
 }
@@ -365,6 +373,15 @@ static void print_rows(const struct bench_report *report, const struct bench_col
   table_destroy(table);
 }
 
+static void print_verdict(struct table *table, const json_t *row) {
+  const json_t *control = json_object_get(row, "control"), *met = json_object_get(row, "met");
+  const char *verdict = json_is_null(met) ? "-" : json_is_true(met) ? "met" : "not met";
+  if (control == NULL)
+    table_text(table, "%s", verdict);
+  else
+    table_text(table, "%s; with itself %.2f", verdict, json_number_value(control));
+}
+
 static void print_targets(const struct bench_report *report) {
   if (json_array_size(report->targets) == 0) return;
   static const char *const titles[] = {"<target", "<", "promised", "measured", "<", NULL};
@@ -380,8 +397,7 @@ static void print_targets(const struct bench_report *report) {
     table_text(table, "%s", least ? "at least" : "at most");
     add_number(table, bound, digits);
     add_number(table, value, digits);
-    const json_t *met = json_object_get(row, "met");
-    table_text(table, "%s", json_is_null(met) ? "-" : json_is_true(met) ? "met" : "not met");
+    print_verdict(table, row);
   }
   putchar('\n');
   (void)table_print(table, stdout);

@@ -76,6 +76,10 @@ void bench_count(json_t *row, const char *key, uint64_t value);
 void bench_real(json_t *row, const char *key, double value);
 
 void bench_target_min(struct bench_report *report, const char *name, double value, double least);
+/* The same of a comparison that was also made of something with itself, with the result `control` (NAN: it was
+ * not). A miss by no more than that is told as noise, and is none to --check. */
+void bench_target_beside(struct bench_report *report, const char *name, double value, double least,
+                         double control);
 void bench_target_max(struct bench_report *report, const char *name, double value, double most);
 
 /* A sentence under the table. */

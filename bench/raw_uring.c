@@ -106,7 +106,7 @@ static int run(struct loop *loop) {
 
 /* ---- without a ring --------------------------------------------------------------------------- */
 
-static bool forbidden; /* found out at the first run */
+static bool forbidden; /* found out at the first run that wanted one */
 
 bool raw_uring_forbidden(void) {
   return forbidden;
@@ -145,7 +145,6 @@ static void move_blocks(void *arg, unsigned slot) {
 
 static int run_crew(struct loop *loop) {
   struct crew crew = {.loop = loop};
-  forbidden = true;
   pthread_mutex_init(&crew.lock, NULL);
   loop->result->span = measure_parallel(loop->job->depth, move_blocks, &crew);
   loop->result->bytes = loop->done * loop->job->block_bytes;
@@ -162,7 +161,7 @@ int raw_uring_run(const struct raw_uring_job *job, struct raw_uring_result *resu
   if (loop.extents_blocks == 0 || job->depth == 0) return -EINVAL;
   loop.slots = calloc(job->depth, sizeof *loop.slots);
   if (loop.slots == NULL) return -ENOMEM;
-  int rc = open_ring(&loop);
+  int rc = job->threads ? -EPERM : open_ring(&loop);
   if (rc == 0) {
     const struct measure_span begun = measure_begin();
     rc = run(&loop);
@@ -170,6 +169,7 @@ int raw_uring_run(const struct raw_uring_job *job, struct raw_uring_result *resu
     result->bytes = loop.done * job->block_bytes;
     io_uring_queue_exit(&loop.ring);
   } else if (rc == -EPERM || rc == -EACCES || rc == -ENOSYS) {
+    forbidden |= !job->threads;
     rc = run_crew(&loop);
   }
   free(loop.slots);

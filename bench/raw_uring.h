@@ -26,6 +26,7 @@ struct raw_uring_job {
   unsigned depth;
   uint64_t total_bytes; /* moved in all, rounded down to blocks */
   bool write;
+  bool threads; /* no ring: so many threads as requests in flight move a block at a time each */
   const uint64_t *offsets; /* NULL, or where each block lies in the first extent's file */
   char *buffers;           /* block_bytes * depth, or, */
   bool spread;             /* total_bytes: block after block gets a buffer of its own */
@@ -37,8 +38,7 @@ struct raw_uring_result {
   struct measure_latency latency; /* of one request */
 };
 
-/* 0, or a negative errno: a short transfer is -EIO. Where io_uring is forbidden, so many threads as requests
- * would be in flight move a block at a time each. */
+/* 0, or a negative errno: a short transfer is -EIO. Where io_uring is forbidden, threads do it. */
 int raw_uring_run(const struct raw_uring_job *job, struct raw_uring_result *result);
 bool raw_uring_forbidden(void); /* it was, at the last run */
 

@@ -35,6 +35,7 @@ struct tier_cell {
 struct tier_way {
   kvstow_engine engine;
   bool prefetch, scheduling;
+  bool again; /* one that runs already: what tells the two apart is noise */
 };
 
 /* One run of one way, or of the limit. */
@@ -107,8 +108,8 @@ bool tier_limit_failed(struct tier_bed *bed, int rc);
 /* One run, timed, its bytes checked; false: the report says why. */
 typedef bool tier_run(struct tier_bed *bed, const struct tier_cell *cell,
                       const struct tier_way *way, struct tier_sample *sample);
-/* The same of a bare loop. */
-typedef bool tier_limit(struct tier_bed *bed, const struct tier_cell *cell,
+/* The same of a bare loop, over a ring or by a pool of threads. */
+typedef bool tier_limit(struct tier_bed *bed, const struct tier_cell *cell, bool threads,
                         struct tier_sample *sample);
 
 /* tier_file.c: reading the file. */
@@ -131,9 +132,9 @@ tier_limit tier_log_limit;
 
 /* ---- what came of it: tier_report.c ------------------------------------------------------------ */
 
-enum { TIER_WAYS_MAX = 6, TIER_FIO_ROUNDS = 3 };
+enum { TIER_WAYS_MAX = 7, TIER_LIMITS = 2, TIER_FIO_ROUNDS = 3 };
 
-/* What a way did, and the limit, a round an entry. */
+/* What a way did, or a limit, a round an entry. */
 struct tier_series {
   double seconds[MEASURE_ROUNDS_MAX], cpu_s[MEASURE_ROUNDS_MAX];
   uint64_t bytes; /* of a round */
@@ -147,7 +148,8 @@ struct tier_contest {
   struct tier_cell cell;
   struct tier_way ways[TIER_WAYS_MAX];
   size_t ways_count;
-  struct tier_series series[TIER_WAYS_MAX + 1]; /* the last: the limit */
+  struct tier_series
+      series[TIER_WAYS_MAX + TIER_LIMITS]; /* after the ways' the limits': ring, threads */
   double fio[TIER_FIO_ROUNDS];
   size_t fio_count;
 };

@@ -237,7 +237,7 @@ bool tier_file_run(struct tier_bed *bed, const struct tier_cell *cell, const str
 
 /* ---- the limit -------------------------------------------------------------------------------- */
 
-bool tier_file_limit(struct tier_bed *bed, const struct tier_cell *cell,
+bool tier_file_limit(struct tier_bed *bed, const struct tier_cell *cell, bool threads,
                      struct tier_sample *sample) {
   const struct raw_extent extent = {bed->fd, 0, bed->file_bytes};
   const struct raw_uring_job job = {.extents = &extent,
@@ -245,6 +245,7 @@ bool tier_file_limit(struct tier_bed *bed, const struct tier_cell *cell,
                                     .block_bytes = cell->block_bytes,
                                     .depth = cell->depth,
                                     .total_bytes = (uint64_t)cell->count * cell->block_bytes,
+                                    .threads = threads,
                                     .offsets = bed->offsets,
                                     .buffers = bed->memory};
   return make_cold(bed) && tier_run_raw(bed, &job, sample);

@@ -177,7 +177,7 @@ bool tier_log_run(struct tier_bed *bed, const struct tier_cell *cell, const stru
 /* ---- the limit -------------------------------------------------------------------------------- */
 
 /* Requests of a record's size; when writing, those that the disk likes best. */
-bool tier_log_limit(struct tier_bed *bed, const struct tier_cell *cell,
+bool tier_log_limit(struct tier_bed *bed, const struct tier_cell *cell, bool threads,
                     struct tier_sample *sample) {
   const bool write = cell->op == TIER_APPEND;
   const struct raw_extent extent = {bed->log_limit_fd, 0, bed->log_limit_bytes};
@@ -188,6 +188,7 @@ bool tier_log_limit(struct tier_bed *bed, const struct tier_cell *cell,
       .depth = write ? TIER_WRITE_DEPTH : cell->depth,
       .total_bytes = cell->count * record_bytes(cell),
       .write = write,
+      .threads = threads,
       .spread = write,
       .buffers = bed->memory};
   return tier_run_raw(bed, &job, sample);

@@ -19,6 +19,7 @@ static const struct bench_column columns[] = {
     {"mb_s", "MB/s", 0},
     {"limit_mb_s", "limit", 0},
     {"ratio", "ratio", 2},
+    {"pool_mb_s", "pool", 0},
     {"fio_mb_s", "fio", 0},
     {"cpu_s_per_gib", "CPU s/GiB", 3},
     {"limit_cpu_s_per_gib", "limit's", 3},
@@ -30,10 +31,12 @@ static const struct bench_column columns[] = {
 
 struct tier_tally {
   double worst_change, worst_sequential_gain;
+  double worst_again;                /* as worst_change, of what ran twice */
   double read_64k[2], read_large[2]; /* worst ratio to the limit, one at a time and 16 in flight */
   double write, append;
-  double threads;
-  double random_log_sum, random_worst;
+  double threads, threads_of_pool,
+      pool; /* of the worst cell: against io_uring; against a bare pool; that of a bare ring */
+  double random_log_sum, random_again_log_sum, random_worst;
   size_t random_count;
   double merge;
   kvstow_prefetch_stats prefetch;
@@ -52,9 +55,17 @@ static const struct tier_series *series_of(const struct tier_contest *c, kvstow_
                                            bool prefetch, bool scheduling) {
   for (size_t i = 0; i < c->ways_count; i++)
     if (c->ways[i].engine == engine && c->ways[i].prefetch == prefetch &&
-        c->ways[i].scheduling == scheduling)
+        c->ways[i].scheduling == scheduling && !c->ways[i].again)
       return &c->series[i];
   return NULL;
+}
+
+/* Everything off against everything off; NAN: it ran once. */
+static double again(const struct tier_contest *c) {
+  for (size_t i = 0; i < c->ways_count; i++)
+    if (c->ways[i].again)
+      return quotient(c, series_of(c, c->ways[i].engine, false, false), &c->series[i]);
+  return (double)NAN;
 }
 
 /* ---- rows ------------------------------------------------------------------------------------- */
@@ -73,7 +84,8 @@ static double cpu_s_per_gib(const struct tier_contest *c, const struct tier_seri
 
 static void add_row(struct tier_contest *c, size_t way) {
   struct tier_bed *bed = c->bed;
-  const struct tier_series *s = &c->series[way], *limit = &c->series[c->ways_count];
+  const struct tier_series *s = &c->series[way], *limit = &c->series[c->ways_count],
+                           *pool = &c->series[c->ways_count + 1];
   const double blocks = (double)c->cell.count * bed->args->rounds;
   json_t *row = bench_row(bed->report);
   bench_text(row, "op", tier_op_name(c->cell.op));
@@ -85,6 +97,8 @@ static void add_row(struct tier_contest *c, size_t way) {
   bench_real(row, "mb_s", mb_s(c, s));
   bench_real(row, "limit_mb_s", mb_s(c, limit));
   bench_real(row, "ratio", quotient(c, limit, s));
+  bench_real(row, "pool_mb_s", mb_s(c, pool));
+  bench_real(row, "pool_ratio", quotient(c, pool, s));
   bench_real(row, "cpu_s_per_gib", cpu_s_per_gib(c, s));
   bench_real(row, "limit_cpu_s_per_gib", cpu_s_per_gib(c, limit));
   bench_real(row, "p50_us", measure_latency_ns(&s->latency, 0.5) / 1e3);
@@ -95,6 +109,7 @@ static void add_row(struct tier_contest *c, size_t way) {
              s->device_reads > 0 ? blocks / (double)s->device_reads : (double)NAN);
   bench_real(row, "fio_mb_s",
              c->fio_count > 0 ? measure_median(c->fio, c->fio_count) / 1e6 : (double)NAN);
+  json_object_set_new(row, "again", json_boolean(c->ways[way].again));
   json_object_set_new(row, "host_cache", json_boolean(mb_s(c, s) > bed->memcpy_mb_s / 2));
 }
 
@@ -158,6 +173,16 @@ static void tally_changes(struct tier_contest *c, struct tier_tally *t) {
   }
 }
 
+static void tally_threads(struct tier_contest *c, const struct tier_series *uring,
+                          const struct tier_series *threads, struct tier_tally *t) {
+  const struct tier_series *ring = &c->series[c->ways_count], *pool = ring + 1;
+  const double ratio = quotient(c, uring, threads);
+  if (c->cell.block_bytes < 256 * KIB || (!isnan(t->threads) && ratio >= t->threads)) return;
+  t->threads = ratio;
+  t->threads_of_pool = quotient(c, pool, threads);
+  t->pool = quotient(c, ring, pool);
+}
+
 static void tally_uring(struct tier_contest *c, const struct tier_series *on,
                         struct tier_tally *t) {
   const double ratio = quotient(c, &c->series[c->ways_count], on);
@@ -181,6 +206,7 @@ static void tally_random(struct tier_contest *c, const struct tier_series *on,
   if (c->cell.op != TIER_RANDOM || off == NULL) return;
   const double ratio = quotient(c, off, on);
   t->random_log_sum += log(ratio);
+  t->random_again_log_sum += log(again(c));
   t->random_count++;
   least(&t->random_worst, ratio);
 }
@@ -191,10 +217,10 @@ void tier_report_cell(struct tier_contest *c, struct tier_tally *t) {
   const struct tier_series *uring = series_of(c, KVSTOW_ENGINE_URING, true, true);
   const struct tier_series *threads = series_of(c, KVSTOW_ENGINE_THREADS, true, true);
   tally_changes(c, t);
+  if (!isnan(again(c))) least(&t->worst_again, again(c));
   if (uring != NULL) tally_uring(c, uring, t);
   if (uring != NULL) tally_random(c, uring, t);
-  if (uring != NULL && threads != NULL && c->cell.block_bytes >= 256 * KIB)
-    least(&t->threads, quotient(c, uring, threads));
+  if (uring != NULL && threads != NULL) tally_threads(c, uring, threads, t);
 }
 
 static void target(struct bench_report *report, const char *name, double value, double bound) {
@@ -202,7 +228,9 @@ static void target(struct bench_report *report, const char *name, double value, 
 }
 
 static void add_targets(struct bench_report *report, const struct tier_tally *t) {
-  target(report, "everything on against everything off, worst cell", t->worst_change, 0.95);
+  if (!isnan(t->worst_change))
+    bench_target_beside(report, "everything on against everything off, worst cell", t->worst_change,
+                        0.95, t->worst_again);
   target(report, "sequential read, one at a time: gain, worst cell", t->worst_sequential_gain, 1);
   target(report, "sequential read >= 256 KiB, 16 in flight, of the limit", t->read_large[1], 0.95);
   target(report, "sequential read >= 256 KiB, one at a time, of the limit", t->read_large[0], 0.95);
@@ -212,8 +240,9 @@ static void add_targets(struct bench_report *report, const struct tier_tally *t)
   target(report, "record append, worst block size, of the limit", t->append, 0.90);
   target(report, "threads against io_uring >= 256 KiB, worst cell", t->threads, 0.85);
   if (t->random_count > 0)
-    target(report, "random read, prefetch enabled against disabled, mean of cells",
-           exp(t->random_log_sum / (double)t->random_count), 0.98);
+    bench_target_beside(report, "random read, prefetch enabled against disabled, mean of cells",
+                        exp(t->random_log_sum / (double)t->random_count), 0.98,
+                        exp(t->random_again_log_sum / (double)t->random_count));
   target(report, "fragmented read, blocks a device read, worst block size", t->merge, 2);
   if (t->prefetch.issued == 0) return;
   const double issued = (double)t->prefetch.issued;
@@ -248,6 +277,14 @@ static void add_notes(struct tier_bed *bed, const struct tier_tally *tally) {
   if (!isnan(tally->random_worst))
     bench_note(report, "Random read, prefetch enabled against disabled: worst cell %.3f.",
                tally->random_worst);
+  if (!isnan(tally->threads))
+    bench_note(
+        report,
+        "threads, worst cell >= 256 KiB: %.2f of a bare pool of threads, which is %.2f of the "
+        "bare ring.",
+        tally->threads_of_pool, tally->pool);
+  if (!isnan(tally->worst_again))
+    bench_note(report, "with itself: the same way twice in the same rounds, which is noise.");
   if (fast > 0)
     bench_note(
         report,
@@ -259,6 +296,7 @@ struct tier_tally *tier_tally_create(void) {
   struct tier_tally *tally = malloc(sizeof *tally);
   if (tally == NULL) abort();
   *tally = (struct tier_tally){.worst_change = NAN,
+                               .worst_again = NAN,
                                .worst_sequential_gain = NAN,
                                .read_64k = {NAN, NAN},
                                .read_large = {NAN, NAN},

@@ -74,7 +74,7 @@ bool tier_write_run(struct tier_bed *bed, const struct tier_cell *cell, const st
 }
 
 /* As many bytes, into a new file as well; but in the large requests that a disk likes best. */
-bool tier_write_limit(struct tier_bed *bed, const struct tier_cell *cell,
+bool tier_write_limit(struct tier_bed *bed, const struct tier_cell *cell, bool threads,
                       struct tier_sample *sample) {
   const uint64_t bytes = (uint64_t)cell->count * cell->block_bytes;
   char path[BENCH_PATH_BYTES + 16];
@@ -90,6 +90,7 @@ bool tier_write_limit(struct tier_bed *bed, const struct tier_cell *cell,
                                     .depth = TIER_WRITE_DEPTH,
                                     .total_bytes = bytes,
                                     .write = true,
+                                    .threads = threads,
                                     .buffers = bed->memory,
                                     .spread = true};
   const bool ok = rc == 0 ? tier_run_raw(bed, &job, sample) : tier_limit_failed(bed, rc);

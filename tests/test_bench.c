@@ -269,12 +269,12 @@ static void assert_tier_rows(const char *op, const char *block, size_t rows_want
 
 static void tier_has_a_row_of_every_kind(void **state) {
   (void)state;
-  assert_tier_rows("read", "64KiB", 10);
-  assert_tier_rows("random", "4096", 10);
-  assert_tier_rows("fragmented", "64KiB", 4);
-  assert_tier_rows("write", "64KiB", 4);
+  assert_tier_rows("read", "64KiB", 12);
+  assert_tier_rows("random", "4096", 12);
+  assert_tier_rows("fragmented", "64KiB", 5);
+  assert_tier_rows("write", "64KiB", 5);
   assert_tier_rows("append", "1MiB", 2);
-  assert_tier_rows("record_read", "64KiB", 4);
+  assert_tier_rows("record_read", "64KiB", 5);
 }
 
 /* Sixty-four neighbours, shuffled: what scheduling is for. */

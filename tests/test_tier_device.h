@@ -11,7 +11,7 @@
 
 /* carry_out is set before a tier is opened over it. All are called on the I/O thread. */
 static struct {
-  int (*carry_out)(kvstow__op *op);           /* 0 or an errno */
+  int (*_Atomic carry_out)(kvstow__op *op);   /* 0 or an errno */
   bool (*_Atomic keep)(const kvstow__op *op); /* NULL: none */
   uint64_t (*_Atomic draw)(uint64_t below); /* how many come back, and which; NULL: all, in order */
   _Atomic uint64_t kept;                    /* ops, so far */

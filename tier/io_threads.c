@@ -1,9 +1,9 @@
 /* tier/io_threads.c - the preadv/pwritev engine, for where io_uring is forbidden.
  *
- * A pool of workers takes ops from a queue (demand before prefetch) and puts them on a done list.
- * Workers are started as the queue grows, at most WORKERS_MAX: at 256 KiB and more that saturates a
- * device as well as a ring does, at a few microseconds of hand-over each. They block all signals: the
- * host's handlers never run on them, and SIGXFSZ can't kill the process.
+ * A pool of workers takes ops from a queue (demand before prefetch) and puts them on a done list. Waking one
+ * costs more than many a transfer. So beyond WORKERS_EAGER only as many work as ops wait for them, and no more than
+ * WORKERS_MAX: who is done finds the next op there, and neither sleeps nor has to be woken. They block all
+ * signals: the host's handlers never run on them, and SIGXFSZ can't kill the process.
  *
  * One lock guards the queues. Lock order: it is a leaf.
  *
@@ -41,6 +41,7 @@ void AnnotateIgnoreWritesEnd(const char *file, int line);
 #endif
 
 #define WORKERS_MAX 16u
+#define WORKERS_EAGER 4u
 
 typedef struct list {
   kvstow__op *first, **tail;
@@ -56,7 +57,8 @@ struct kvstow__engine {
   bool reaper_waits;
   bool woken;
   bool stopping;
-  uint32_t workers, workers_max, idle;
+  uint32_t workers, workers_max;
+  uint32_t idle, called; /* waiting for work; of those, who were signalled and have not noticed */
   pthread_t threads[WORKERS_MAX];
   kvstow__io_counters *counters;
 };
@@ -125,6 +127,7 @@ static void *work(void *arg) {
       engine->idle++;
       kvstow__wait(&engine->work, &engine->lock);
       engine->idle--;
+      if (engine->called > 0) engine->called--;
       continue;
     }
     engine->queued--;
@@ -141,13 +144,18 @@ static void *work(void *arg) {
   return NULL;
 }
 
-/* Called with the lock held, on a thread that blocks all signals (the workers inherit that). */
-static void start_workers(kvstow__engine *engine) {
-  while (engine->workers < engine->workers_max && engine->queued > engine->idle) {
-    if (pthread_create(&engine->threads[engine->workers], NULL, work, engine) != 0) return;
+/* Calls or starts one more worker if there is to be one. Called with the lock held, on a thread that blocks all
+ * signals (the workers inherit that). */
+static void employ(kvstow__engine *engine) {
+  const uint32_t active = engine->workers - engine->idle + engine->called;
+  if (active >= WORKERS_EAGER && engine->queued <= active) return;
+  if (engine->idle > engine->called) {
+    engine->called++;
+    pthread_cond_signal(&engine->work);
+  } else if (engine->workers < engine->workers_max &&
+             pthread_create(&engine->threads[engine->workers], NULL, work, engine) == 0) {
     pthread_setname_np(engine->threads[engine->workers], "kvstow-worker");
     engine->workers++;
-    if (engine->workers >= engine->queued) return;
   }
 }
 
@@ -202,9 +210,8 @@ static void threads_submit(kvstow__engine *engine, kvstow__op *ops) {
     op->moved = 0;
     list_push(&engine->queue[op->priority == KVSTOW_PREFETCH], op);
     engine->queued++;
-    if (engine->idle > 0) pthread_cond_signal(&engine->work);
+    employ(engine);
   }
-  start_workers(engine);
   kvstow__unlock(&engine->lock);
 }
 
