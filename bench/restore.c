@@ -17,6 +17,8 @@
  * read something into all of it before, while the store was empty: so one sees what is the machine's, and what
  * the engine's.
  *
+ * --encrypt: a second store with the same blocks, encrypted, takes turns with the first in every round.
+ *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <kvstow/kvstow.h>
@@ -58,6 +60,7 @@ static const struct bench_column columns[] = {
     {"cpu_s_per_gib", "CPU s/GiB", 3},
     {"limit_cpu_s_per_gib", "limit's", 3},
     {"merge_ratio", "merge", 1},
+    {"of_plain", "of plain", 2},
     {NULL, NULL, 0},
 };
 
@@ -98,6 +101,7 @@ struct bed {
   struct content_shape shape;
   size_t block_bytes;   /* as stored: planes, padding included */
   kvstow_token *tokens; /* of the chain that is read, the others' differ in the first */
+  bool encrypted;       /* the second bed; buffers, copy and tokens are the first's */
   char *buffers, *copy; /* copy: what memcpy reads */
   size_t buffer_bytes;
   void **payloads;
@@ -123,7 +127,7 @@ static bool open_store(struct bed *bed) {
   o.dirs_count = 1;
   o.ram_bytes = ram_bytes;
   o.ssd_bytes = bed->ssd_bytes;
-  o.encryption_key = bed->args->encryption_key;
+  o.encryption_key = bed->encrypted ? bed->args->encryption_key : NULL;
   o.engine = bed->args->engine;
   o.load_timeout_ms = 120 * 1000; /* 4 GiB from a slow or busy disk are measured, not refused */
   char why[KVSTOW_MESSAGE_BYTES] = "";
@@ -369,60 +373,92 @@ static void one_round(struct bed *bed, enum method method, size_t tokens, unsign
 static void row_targets(const struct bed *bed, enum method method, size_t tokens, double ratio,
                         double merges) {
   char name[96];
+  const char *kind = bed->encrypted ? ", encrypted" : "";
   if (method == DIRECT && strcmp(bed->layout->name, "chain") == 0) {
-    snprintf(name, sizeof name, "cold chain of %zu tokens, share of bare io_uring", tokens);
+    snprintf(name, sizeof name, "cold chain of %zu tokens%s, share of bare io_uring", tokens, kind);
     bench_target_min(bed->report, name, ratio, 0.85);
   }
   if (method == DIRECT && strcmp(bed->layout->name, "runs") == 0) {
-    snprintf(name, sizeof name, "fragmented restore of %zu tokens, blocks a device read", tokens);
+    snprintf(name, sizeof name, "fragmented restore of %zu tokens%s, blocks a device read", tokens,
+             kind);
     bench_target_min(bed->report, name, merges, 2.0);
   }
 }
 
-static void measure_method(struct bed *bed, enum method method, size_t tokens) {
-  struct figures f = {.requests = 0};
+/* `plain`: of the bed that took turns with this encrypted one. */
+static void add_row(struct bed *bed, enum method method, size_t tokens, struct figures *f,
+                    const double *plain_s) {
   const unsigned rounds = bed->args->rounds;
-  if (method == FROM_RAM) (void)run_promote(bed, tokens);
-  for (unsigned r = 0; r < rounds && !bed->report->failed; r++)
-    one_round(bed, method, tokens, r, &f);
-  if (bed->report->failed) return;
+  double of_plain[MEASURE_ROUNDS_MAX];
+  for (unsigned r = 0; plain_s != NULL && r < rounds; r++) of_plain[r] = plain_s[r] / f->seconds[r];
   const size_t blocks = tokens / bed->shape.block_tokens;
   const double bytes = (double)(blocks * bed->block_bytes);
-  const double gib = bytes / (double)(1 << 30), ratio = measure_median(f.ratio, rounds);
-  const double seconds = measure_median(f.seconds, rounds);
-  const double merges = (double)f.requests / (double)f.device_reads;
+  const double gib = bytes / (double)(1 << 30), ratio = measure_median(f->ratio, rounds);
+  const double seconds = measure_median(f->seconds, rounds);
+  const double merges = (double)f->requests / (double)f->device_reads;
   json_t *row = bench_row(bed->report);
   bench_count(row, "tokens", tokens);
   bench_text(row, "layout", bed->layout->name);
   bench_text(row, "source", method == FROM_RAM ? "ram" : "ssd");
   bench_text(row, "method", methods[method].name);
   bench_text(row, "memory", methods[method].memory);
+  json_object_set_new(row, "encrypted", json_boolean(bed->encrypted));
   bench_count(row, "block_bytes", bed->block_bytes);
   bench_real(row, "mb_s", bytes / 1e6 / seconds);
-  bench_real(row, "limit_mb_s", bytes / 1e6 / measure_median(f.limit_s, rounds));
+  bench_real(row, "limit_mb_s", bytes / 1e6 / measure_median(f->limit_s, rounds));
   bench_real(row, "ratio", ratio);
   bench_real(row, "ttft_ms", seconds * 1e3);
-  bench_real(row, "cpu_s_per_gib", measure_median(f.cpu_s, rounds) / gib);
-  bench_real(row, "limit_cpu_s_per_gib", measure_median(f.limit_cpu_s, rounds) / gib);
+  bench_real(row, "cpu_s_per_gib", measure_median(f->cpu_s, rounds) / gib);
+  bench_real(row, "limit_cpu_s_per_gib", measure_median(f->limit_cpu_s, rounds) / gib);
   bench_real(row, "merge_ratio", merges);
+  if (plain_s != NULL) bench_real(row, "of_plain", measure_median(of_plain, rounds));
   row_targets(bed, method, tokens, ratio, merges);
 }
 
-static bool bed_begin(struct bed *bed) {
+/* Of both beds, where there are two. */
+static void measure_method(struct bed *beds, size_t count, enum method method, size_t tokens) {
+  struct figures f[2] = {{.requests = 0}, {.requests = 0}};
+  double plain_s[MEASURE_ROUNDS_MAX];
+  const struct bench_report *report = beds[0].report;
+  for (size_t b = 0; method == FROM_RAM && b < count; b++) (void)run_promote(&beds[b], tokens);
+  for (unsigned r = 0; r < beds[0].args->rounds; r++)
+    for (size_t b = 0; b < count && !report->failed; b++) {
+      const size_t turn = (b + r) % count;
+      one_round(&beds[turn], method, tokens, r, &f[turn]);
+    }
+  if (report->failed) return;
+  memcpy(plain_s, f[0].seconds, sizeof plain_s); /* a median sorts */
+  for (size_t b = 0; b < count; b++)
+    add_row(&beds[b], method, tokens, &f[b], b > 0 ? plain_s : NULL);
+}
+
+static bool take_memory(struct bed *bed, const struct bed *first) {
+  if (first != NULL) {
+    bed->buffers = first->buffers;
+    bed->copy = first->copy;
+    bed->tokens = first->tokens;
+    return true;
+  }
+  bed->buffers = measure_memory(bed->buffer_bytes);
+  bed->copy = measure_memory(ram_bytes / 2);
+  bed->tokens = calloc(bed->tokens_max, sizeof *bed->tokens);
+  if (!bed->buffers || !bed->copy || !bed->tokens) return false;
+  for (size_t i = 0; i < bed->tokens_max; i++) bed->tokens[i] = (kvstow_token)(i * 40503u & 0xffff);
+  return true;
+}
+
+/* `first`: the bed to take turns with, or NULL. */
+static bool bed_begin(struct bed *bed, const struct bed *first) {
   const size_t bytes_max = bed->tokens_max * model_bytes_per_token(model_find("llama-3.2-1b"));
   bed->ssd_bytes = bed->layout->chains * (uint64_t)bytes_max * 9 / 8 + ((uint64_t)512 << 20);
   bed->buffer_bytes = bytes_max;
+  bed->encrypted = first != NULL;
   if (bed->tokens_max == 0) return false;
-  bed->buffers = measure_memory(bytes_max);
-  bed->copy = measure_memory(ram_bytes / 2);
-  bed->tokens = calloc(bed->tokens_max, sizeof *bed->tokens);
-  if (!bed->buffers || !bed->copy || !bed->tokens ||
-      !bench_scratch_make(bed->args->dir, bed->dir)) {
+  if (!take_memory(bed, first) || !bench_scratch_make(bed->args->dir, bed->dir)) {
     bench_fail(bed->report, "%zu bytes of memory and a scratch directory: %s", bytes_max,
                strerror(errno));
     return false;
   }
-  for (size_t i = 0; i < bed->tokens_max; i++) bed->tokens[i] = (kvstow_token)(i * 40503u & 0xffff);
   if (!open_store(bed) || !fill(bed) || !reopen(bed) || !open_extents(bed)) return false;
   const size_t blocks = bed->tokens_max / bed->shape.block_tokens;
   bed->payloads = calloc(blocks, sizeof *bed->payloads);
@@ -437,29 +473,38 @@ static void bed_end(struct bed *bed) {
   if (bed->store != NULL) (void)close_store(bed);
   for (size_t i = 0; i < bed->extents_count; i++) close(bed->extents[i].fd);
   if (bed->dir[0] != '\0') bench_scratch_remove(bed->dir);
+  free(bed->payloads);
+  if (bed->encrypted) return;
   measure_memory_free(bed->buffers, bed->buffer_bytes);
   measure_memory_free(bed->copy, ram_bytes / 2);
   free(bed->tokens);
-  free(bed->payloads);
+}
+
+static void measure_length(struct bed *beds, size_t count, size_t tokens) {
+  const bool fits = tokens / beds[0].shape.block_tokens * beds[0].block_bytes <= ram_bytes / 2;
+  for (enum method method = DIRECT; method <= FROM_RAM; method++)
+    if ((fits || method <= COPY_USED) && !beds[0].report->failed)
+      measure_method(beds, count, method, tokens);
 }
 
 static void measure_layout(const struct layout *layout, const struct bench_args *args,
                            struct bench_report *report) {
-  struct bed bed = {.layout = layout, .args = args, .report = report};
+  static struct bed beds[2];
   const size_t *lengths = args->quick ? layout->quick_tokens : layout->tokens;
-  for (size_t i = 0; i < LENGTHS_MAX && lengths[i] != 0; i++) bed.tokens_max = lengths[i];
-  if (bed_begin(&bed)) {
-    if (json_object_get(report->root, "engine") == NULL) {
-      bench_text(report->root, "engine", tier_stats(&bed).engine);
-      json_object_set_new(report->root, "direct_io", json_true());
-    }
-    for (size_t i = 0; i < LENGTHS_MAX && lengths[i] != 0 && !report->failed; i++) {
-      const bool fits = lengths[i] / bed.shape.block_tokens * bed.block_bytes <= ram_bytes / 2;
-      for (enum method method = DIRECT; method <= FROM_RAM; method++)
-        if (fits || method <= COPY_USED) measure_method(&bed, method, lengths[i]);
-    }
+  const size_t count = args->encryption_key != NULL ? 2 : 1;
+  bool begun = true;
+  for (size_t b = 0; b < count; b++) {
+    beds[b] = (struct bed){.layout = layout, .args = args, .report = report};
+    for (size_t i = 0; i < LENGTHS_MAX && lengths[i] != 0; i++) beds[b].tokens_max = lengths[i];
+    begun = begun && bed_begin(&beds[b], b > 0 ? &beds[0] : NULL);
   }
-  bed_end(&bed);
+  if (begun && json_object_get(report->root, "engine") == NULL) {
+    bench_text(report->root, "engine", tier_stats(&beds[0]).engine);
+    json_object_set_new(report->root, "direct_io", json_true());
+  }
+  for (size_t i = 0; begun && i < LENGTHS_MAX && lengths[i] != 0; i++)
+    measure_length(beds, count, lengths[i]);
+  for (size_t b = count; b-- > 0;) bed_end(&beds[b]);
 }
 
 int bench_restore_run(int argc, char **argv) {
@@ -476,6 +521,10 @@ int bench_restore_run(int argc, char **argv) {
   bench_note(&report,
              "Cold: reopened, nothing in RAM, O_DIRECT throughout. Checksums verified by the "
              "library, every byte compared by the benchmark.");
+  if (args.encryption_key != NULL)
+    bench_note(&report,
+               "of plain: an encrypted store's rate, of that of the store that is not, in the same "
+               "rounds.");
   bench_note(&report,
              "limit: io_uring, O_DIRECT, %d KiB requests, depth %d, the same files; from RAM, "
              "memcpy. memory: new, the device has never transferred to it before; used, it has.",
