@@ -41,6 +41,7 @@ struct kvs_trace {
   struct buffer *filling;
   uint64_t records, dropped;      /* without those whose write failed */
   uint64_t last_ms, last_request; /* of the newest record */
+  int64_t unix_ahead_ms;          /* of our clock */
   uint64_t lost;                  /* since the newest chunk */
   uint32_t turn;                  /* counts chunks: spaces are named in each */
   uint32_t spaces;                /* numbered */
@@ -135,7 +136,11 @@ static uint8_t *put_head(struct kvs_trace *trace, kvstow_trace_kind kind, uint64
                          const struct kvs_traced *what, uint8_t *to) {
   kvstow_trace_chunk *chunk = &trace->filling->chunk;
   if (chunk->records == 0) {
-    chunk->time_ms = unix_ms();
+    /* Two clocks, each rounded: by a millisecond they may differ, and the trace would go back. */
+    const int64_t ahead_ms = (int64_t)(unix_ms() - now_ms);
+    if (ahead_ms < trace->unix_ahead_ms - 1 || ahead_ms > trace->unix_ahead_ms + 1)
+      trace->unix_ahead_ms = ahead_ms;
+    chunk->time_ms = now_ms + (uint64_t)trace->unix_ahead_ms;
     chunk->flags = trace->begun ? 0 : KVSTOW_TRACE_RUN_BEGINS;
     trace->begun = true;
     trace->last_ms = now_ms;

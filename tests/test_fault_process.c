@@ -416,7 +416,8 @@ static void under_a_running_store(void *arg) {
   const char *dir = path;
   KV_CHECK(mkdir(path, 0700) == 0, "mkdir: %s", strerror(errno));
   snprintf(command, sizeof command,
-           "cd %s && truncate -s 64M image && mkfs.ext4 -q -F image && mount -o loop image mount",
+           "PATH=$PATH:/usr/sbin:/sbin; cd %s && truncate -s 64M image && mkfs.ext4 -q -F image && "
+           "mount -o loop image mount",
            place);
   if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
       system(command) != 0) {

@@ -373,13 +373,17 @@ static void a_life_that_could_not_be_ended_ahead_is_ended_when_needed(void **sta
   record r = append_one(tier, 1, 3);
   assert_int_equal(r.loc.segment, 2);
   assert_int_equal(kvstow_tier_flush(tier), 0);
-  record_free(&r);
+  char *copy = crash_copy(dir, 8);
   kvstow_tier_close(tier);
+  dirs[0] = copy;
   tier = open_faulty(&kvstow__files);
   seen *s = scan_all(tier);
   assert_non_null(seen_find(s, 1));
+  assert_int_equal(read_record(tier, &r), 0);
   free(s);
+  record_free(&r);
   kvstow_tier_close(tier);
+  scratch_remove(copy);
 }
 
 static bool keep_all(const kvstow__op *op) {

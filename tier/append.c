@@ -216,6 +216,7 @@ static int open_slot(kvstow_tier *tier, uint32_t dir) {
   free(segment->entries);
   segment->entries = NULL;
   segment->entries_max = 0;
+  (void)kvstow__life_new(tier); /* life_between() */
   segment->life = kvstow__life_new(tier);
   kvstow__segment_become(tier, segment, KVSTOW_SEGMENT_OPEN);
   segment->records = segment->committed = 0;
@@ -237,10 +238,16 @@ static void close_empty(kvstow_tier *tier, uint32_t dir) {
   tier->heads[dir].segment = KVSTOW__NO_SEGMENT;
 }
 
+/* A life to end the old one by, where that was not done ahead. A footer of a life newer than the records that follow
+ * would hide them. */
+static kvstow__life life_between(const kvstow__segment *segment) {
+  return (kvstow__life){segment->life.sequence - 1, ~segment->life.nonce};
+}
+
 /* What must be on disk before anything new is. */
 static kvstow__job *first_job(kvstow_tier *tier, uint32_t id) {
   const kvstow__segment *segment = &tier->segments[id];
-  if (!segment->resume) return kvstow__end_job(tier, id);
+  if (!segment->resume) return kvstow__end_job(tier, id, life_between(segment));
   return kvstow__footer_job(tier, KVSTOW__JOB_BEGIN, id, segment->life, segment->opened_s,
                             segment->used_bytes, segment->entries, segment->records, false);
 }

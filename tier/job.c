@@ -113,9 +113,8 @@ kvstow__job *kvstow__footer_job(kvstow_tier *tier, kvstow__job_kind kind, uint32
   return job;
 }
 
-kvstow__job *kvstow__end_job(kvstow_tier *tier, uint32_t segment) {
-  return kvstow__footer_job(tier, KVSTOW__JOB_END, segment, kvstow__life_new(tier), 0, 0, NULL, 0,
-                            false);
+kvstow__job *kvstow__end_job(kvstow_tier *tier, uint32_t segment, kvstow__life life) {
+  return kvstow__footer_job(tier, KVSTOW__JOB_END, segment, life, 0, 0, NULL, 0, false);
 }
 
 /* ---- running, on the I/O thread ------------------------------------------------------------- */

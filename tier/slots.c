@@ -111,7 +111,7 @@ static void end_ahead(kvstow_tier *tier, uint32_t dir) {
   if (head->offline || head->ready == KVSTOW__NO_SEGMENT) return;
   kvstow__segment *segment = &tier->segments[head->ready];
   if (!segment->ghost || segment->ended) return;
-  kvstow__job *job = kvstow__end_job(tier, head->ready);
+  kvstow__job *job = kvstow__end_job(tier, head->ready, kvstow__life_new(tier));
   if (!job) return;
   segment->ended = true;
   kvstow__jobs_issue(tier, job);

@@ -342,8 +342,9 @@ void kvstow__job_enter(kvstow_tier *tier, kvstow__job *job);   /* on the I/O thr
 kvstow__job *kvstow__footer_job(kvstow_tier *tier, kvstow__job_kind kind, uint32_t segment,
                                 kvstow__life life, uint64_t opened_s, uint64_t end_offset,
                                 const kvstow__entry *entries, uint32_t records, bool clean);
-/* Ends what a free slot's file shows, by the footer of a life without records. To be issued with `ended` set. lock held */
-kvstow__job *kvstow__end_job(kvstow_tier *tier, uint32_t segment);
+/* Ends what a slot's file shows, by the footer of a life without records: newer than all in the file, older than what
+ * will be. To be issued with `ended` set. lock held */
+kvstow__job *kvstow__end_job(kvstow_tier *tier, uint32_t segment, kvstow__life life);
 void kvstow__job_free(kvstow__job *job);
 
 /* read.c, on the I/O thread. Sums planes of the piece, about `bytes` at a time; adds what it did to *done. True: through. */
