@@ -25,6 +25,8 @@
 #include "tier/owner.h"
 
 #define WRITE_EVERY_MS 1000u
+#define CLOCK_SET_MS                                                                               \
+  1000 /* by less, Unix time is only read at another moment: a trace must not go back */
 #define NAMED (1u << 16)    /* blocks remembered */
 #define FIXED_BYTES_MAX 96u /* of a record, without short keys and names */
 
@@ -126,20 +128,21 @@ static uint8_t *put_space(struct kvs_trace *trace, struct kvstow_space *space, u
   return to + length;
 }
 
-static uint64_t unix_ms(void) {
+/* Milliseconds by which Unix time is ahead of our clock: of the difference, not the difference of what was rounded
+ * already, which would be one more or less from call to call. */
+static int64_t unix_ahead_ms(void) {
   struct timespec now;
   clock_gettime(CLOCK_REALTIME, &now);
-  return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+  const uint64_t unix_us = (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+  return (int64_t)(unix_us - kvs_now_us()) / 1000;
 }
 
 static uint8_t *put_head(struct kvs_trace *trace, kvstow_trace_kind kind, uint64_t now_ms,
                          const struct kvs_traced *what, uint8_t *to) {
   kvstow_trace_chunk *chunk = &trace->filling->chunk;
   if (chunk->records == 0) {
-    /* Two clocks, each rounded: by a millisecond they may differ, and the trace would go back. */
-    const int64_t ahead_ms = (int64_t)(unix_ms() - now_ms);
-    if (ahead_ms < trace->unix_ahead_ms - 1 || ahead_ms > trace->unix_ahead_ms + 1)
-      trace->unix_ahead_ms = ahead_ms;
+    const int64_t ahead_ms = unix_ahead_ms();
+    if (llabs(ahead_ms - trace->unix_ahead_ms) > CLOCK_SET_MS) trace->unix_ahead_ms = ahead_ms;
     chunk->time_ms = now_ms + (uint64_t)trace->unix_ahead_ms;
     chunk->flags = trace->begun ? 0 : KVSTOW_TRACE_RUN_BEGINS;
     trace->begun = true;
