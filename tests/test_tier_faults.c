@@ -454,6 +454,40 @@ static void an_erase_whose_barrier_failed_is_done_again(void **state) {
   record_free(&r);
 }
 
+/* Power went between the footer and the header page of one record; the footer of the next erase tears. */
+static void what_was_erased_in_the_table_alone_survives_no_other_erase(void **state) {
+  (void)state;
+  kvstow_tier *tier = open_faulty(&kvstow__files);
+  record r[2] = {append_one(tier, 1, 3), append_one(tier, 2, 3)};
+  assert_int_equal(r[0].loc.segment, r[1].loc.segment);
+  assert_int_equal(kvstow_tier_seal(tier), 0);
+  assert_int_equal(kvstow_tier_flush(tier), 0);
+  char name[32];
+  snprintf(name, sizeof name, "seg-%06u.kvs", r[0].loc.segment);
+  char *path = join(dir, name);
+  const int fd = open(path, O_RDONLY);
+  uint8_t before[4096];
+  const uint8_t torn[4096] = {0};
+  assert_int_equal(pread(fd, before, sizeof before, (off_t)r[0].loc.page * 4096), sizeof before);
+  assert_int_equal(kvstow_tier_erase(tier, &r[0].loc, 1), 0);
+  assert_int_equal(kvstow_tier_close(tier), 0);
+  patch(dir, name, (uint64_t)r[0].loc.page * 4096, before, sizeof before);
+  tier = open_faulty(&kvstow__files);
+  assert_int_equal(kvstow_tier_erase(tier, &r[1].loc, 1), 0);
+  assert_int_equal(kvstow_tier_close(tier), 0);
+  patch(dir, name, (uint64_t)lseek(fd, 0, SEEK_END) - sizeof torn, torn, sizeof torn);
+  tier = open_faulty(&kvstow__files);
+  seen *s = scan_all(tier);
+  assert_null(seen_find(s, 1));
+  assert_null(seen_find(s, 2));
+  free(s);
+  kvstow_tier_close(tier);
+  close(fd);
+  free(path);
+  record_free(&r[0]);
+  record_free(&r[1]);
+}
+
 static int room_for; /* segments that the disk still has room for */
 
 static int scarce_allocate(void *env, int fd, uint64_t bytes) {
@@ -819,6 +853,7 @@ int main(void) {
       TEST(a_file_whose_sync_failed_stays_failed),
       TEST(a_bad_sector_costs_one_record_of_a_merged_read),
       TEST(an_erase_whose_barrier_failed_is_done_again),
+      TEST(what_was_erased_in_the_table_alone_survives_no_other_erase),
       TEST(a_segment_used_again_costs_its_first_append_no_barrier),
       TEST(a_segment_given_up_shows_nothing_before_it_is_used_again),
       TEST(a_life_that_could_not_be_ended_ahead_is_ended_when_needed),

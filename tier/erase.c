@@ -125,6 +125,29 @@ static void note_footer(kvstow_tier *tier, uint32_t id, uint64_t sum) {
   kvstow__unlock(&tier->lock);
 }
 
+/* Records may be erased in the table alone: by who was interrupted, or because they were torn. That table is durable, since
+ * an opening sees to it; but should the next one tear, the header pages would be believed. So they go first. */
+static int erase_what_lies(kvstow_tier *tier, uint32_t id, kvstow__life life,
+                           const kvstow__entry *entries, uint32_t records) {
+  kvstow__segment *segment = &tier->segments[id];
+  kvstow__lock(&tier->lock);
+  const bool lie = segment->headers_lie;
+  kvstow__unlock(&tier->lock);
+  if (!lie) return 0;
+  uint32_t *hits = malloc((size_t)records * sizeof *hits + 1), count = 0;
+  if (!hits) return ENOMEM;
+  for (uint32_t i = 0; i < records; i++)
+    if (entries[i].flags & KVSTOW__ERASED) hits[count++] = i;
+  int error = write_headers(tier, id, life, entries, hits, count);
+  if (!error) error = sync_file(tier, id);
+  free(hits);
+  if (error) return error;
+  kvstow__lock(&tier->lock);
+  segment->headers_lie = false;
+  kvstow__unlock(&tier->lock);
+  return 0;
+}
+
 /* Step 2 for one segment, which is pinned. */
 static int erase_in(kvstow_tier *tier, uint32_t id, kvstow__life life, uint64_t opened_s,
                     const kvstow_loc *locs, size_t count) {
@@ -134,19 +157,20 @@ static int erase_in(kvstow_tier *tier, uint32_t id, kvstow__life life, uint64_t 
   int code = kvstow__table_load(tier, id, life, &entries, &records, &end_offset);
   uint32_t *hits = malloc(count * sizeof *hits);
   if (!code && !hits) code = KVSTOW_ENOMEM;
-  const uint32_t found = code ? 0 : mark(entries, records, locs, count, hits);
+  int error = code ? 0 : erase_what_lies(tier, id, life, entries, records);
+  const uint32_t found = code || error ? 0 : mark(entries, records, locs, count, hits);
   if (found > 0) {
     uint64_t sum;
     note_footer(tier, id, 0); /* the old one or the new one, should this fail */
-    int error = write_footer(tier, id, KVSTOW__TRAILER_SEALED, life, opened_s, end_offset, entries,
-                             records, &sum);
+    error = write_footer(tier, id, KVSTOW__TRAILER_SEALED, life, opened_s, end_offset, entries,
+                         records, &sum);
     if (!error) error = sync_file(tier, id);
     if (!error) note_footer(tier, id, sum);
     if (!error) error = write_headers(tier, id, life, entries, hits, found);
     if (!error) error = sync_file(tier, id);
     if (!error) mark_in_memory(tier, id, entries, records);
-    if (error) code = write_failed(tier, id, error);
   }
+  if (error) code = write_failed(tier, id, error);
   free(hits);
   free(entries);
   return code;

@@ -112,9 +112,11 @@ static int open_store(kv_rng *rng, bool must) {
   weigh_budget();
   if (the_plan.encrypted && m->opened > 0 && kv_chance(rng, 30)) open_with_wrong_key(o);
   char why[KVSTOW_MESSAGE_BYTES] = "";
-  const uint64_t began = sim_now_ns();
+  const uint64_t began = sim_now_ns(), failures = sim_disk_failures();
   const int code = kvstow_open(&o, &store, why, sizeof why);
   call_ended(CALL_OPEN, began, 0, true);
+  if (sim_disk_failures() != failures)
+    lose_promises(); /* a file that can't be synced has no records */
   if (tracing)
     printf("  life %u: open, policies %s and %s: %s %s\n", the_life, o.ram_policy, o.ssd_policy,
            kvstow_errname(code), why);
