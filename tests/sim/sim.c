@@ -21,7 +21,7 @@ enum {
   SEEDS = KV_ASAN ? 40 : 150,
   SEEDS_FULL = KV_ASAN ? 200 : 2500,
   SEEDS_ALL = 1000, /* so many must see everything in the tables happen */
-  REPORTS_MAX = 3, /* a job */
+  REPORTS_MAX = 3,  /* a job */
 };
 
 typedef struct totals {
