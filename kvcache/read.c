@@ -75,11 +75,11 @@ static void job_finish(struct kvs_read_job *job) {
 int kvs_read_job_rows(struct kvs_read_job *job, kvstow_lease *lease, const kvstow_range *range,
                       const struct iovec *iov, int iovcnt, uint32_t flags, bool asynchronous) {
   if (lease == NULL) return KVSTOW_EINVAL;
+  *job = (struct kvs_read_job){
+      .lease = lease, .iov = iov, .iovcnt = iovcnt, .flags = flags, .asynchronous = asynchronous};
   if (iov == NULL || iovcnt <= 0)
     return kvs_fail(lease->store, KVSTOW_EINVAL, "read: iov %p, iovcnt %d", (const void *)iov,
                     iovcnt);
-  *job = (struct kvs_read_job){
-      .lease = lease, .iov = iov, .iovcnt = iovcnt, .flags = flags, .asynchronous = asynchronous};
   int rc = kvs_check_flags(lease->store, "read", flags);
   if (rc == 0) rc = resolve_range(lease, range, &job->range);
   if (rc != 0) return rc;
@@ -113,11 +113,6 @@ int kvs_read_job_rows(struct kvs_read_job *job, kvstow_lease *lease, const kvsto
 int kvs_read_job_blocks(struct kvs_read_job *job, kvstow_lease *lease, size_t first, size_t count,
                         void *const *payloads, size_t *bytes, uint32_t flags, bool asynchronous) {
   if (lease == NULL) return KVSTOW_EINVAL;
-  if (payloads == NULL || count == 0)
-    return kvs_fail(lease->store, KVSTOW_EINVAL, "read_blocks: payloads %p, count %zu",
-                    (const void *)payloads, count);
-  const int rc = kvs_check_flags(lease->store, "read_blocks", flags);
-  if (rc != 0) return rc;
   *job = (struct kvs_read_job){.lease = lease,
                                .first = first,
                                .count = count,
@@ -125,6 +120,11 @@ int kvs_read_job_blocks(struct kvs_read_job *job, kvstow_lease *lease, size_t fi
                                .bytes = bytes,
                                .flags = flags,
                                .asynchronous = asynchronous};
+  if (payloads == NULL || count == 0)
+    return kvs_fail(lease->store, KVSTOW_EINVAL, "read_blocks: payloads %p, count %zu",
+                    (const void *)payloads, count);
+  const int rc = kvs_check_flags(lease->store, "read_blocks", flags);
+  if (rc != 0) return rc;
   if (first < lease->blocks && count <= lease->blocks - first) {
     for (size_t i = 0; i < count; i++)
       if (payloads[i] == NULL)
