@@ -294,6 +294,15 @@ static void sequences_check_their_arguments(void **state) {
   KV_OK(kvstow_close(store));
 }
 
+/* A store that holds a document of so many blocks. */
+static kv_doc open_with_document(fixture *f, const char *name, size_t blocks) {
+  fixture_init(f, name, &small, RAM, SSD, SEGMENT);
+  open_store(f);
+  kv_doc d = document(f, 1, blocks);
+  KV_OK(kv_doc_store(&d, 0, blocks, 0));
+  return d;
+}
+
 /* The call is refused, and the message is of this call, not of one before. */
 #define REFUSED(store, call, word)                                                                 \
   do {                                                                                             \
@@ -305,11 +314,8 @@ static void sequences_check_their_arguments(void **state) {
 static void refusals_name_their_cause(void **state) {
   (void)state;
   fixture f;
-  fixture_init(&f, "refusals", &small, RAM, SSD, SEGMENT);
-  open_store(&f);
+  kv_doc d = open_with_document(&f, "refusals", 4);
   kvstow *store = f.store;
-  kv_doc d = document(&f, 1, 4);
-  KV_OK(kv_doc_store(&d, 0, 4, 0));
   kvstow_lease *lease;
   kvstow_held held;
   kvstow_prefix bad = d.prefix;
@@ -370,11 +376,8 @@ static void refusals_name_their_cause(void **state) {
 static void unknown_flags_are_refused(void **state) {
   (void)state;
   fixture f;
-  fixture_init(&f, "flags", &small, RAM, SSD, SEGMENT);
-  open_store(&f);
+  kv_doc d = open_with_document(&f, "flags", 4);
   kvstow *store = f.store;
-  kv_doc d = document(&f, 1, 4);
-  KV_OK(kv_doc_store(&d, 0, 4, 0));
   const uint32_t unknown = 1u << 3;
   const size_t bytes = kv_block_bytes(0, &small);
   char *block = kv_pages(4 * bytes);
@@ -438,11 +441,8 @@ static void tuning_out_of_range_is_named(void **state) {
 static void close_is_busy_while_handles_are_open(void **state) {
   (void)state;
   fixture f;
-  fixture_init(&f, "busy", &small, RAM, SSD, SEGMENT);
-  open_store(&f);
+  kv_doc d = open_with_document(&f, "busy", 4);
   kvstow *store = f.store;
-  kv_doc d = document(&f, 1, 4);
-  KV_OK(kv_doc_store(&d, 0, 4, 0));
   kvstow_lease *lease;
   KV_OK(kvstow_match(&d.prefix, 0, &lease, NULL));
   KV_RESULT(kvstow_close(store), KVSTOW_EBUSY);
@@ -482,10 +482,7 @@ static void close_is_busy_while_handles_are_open(void **state) {
 static void forgetting_leased_blocks_is_busy(void **state) {
   (void)state;
   fixture f;
-  fixture_init(&f, "busy", &small, RAM, SSD, SEGMENT);
-  open_store(&f);
-  kv_doc d = document(&f, 1, 8);
-  KV_OK(kv_doc_store(&d, 0, 8, 0));
+  kv_doc d = open_with_document(&f, "busy", 8);
   kvstow_prefix half = d.prefix;
   half.tokens_count = 4 * small.block_tokens;
   kvstow_lease *lease;

@@ -589,6 +589,20 @@ static void live_until_power_loss(told *t) {
   kvstow_tier_close(tier);
 }
 
+/* In a new `place`, under a cache that forgets, until operation `stop`. The options are left for who opens it next. */
+static told live_in(const char *place, uint64_t stop) {
+  static const char *places[1];
+  places[0] = place;
+  options = options_for(places, 3);
+  options.engine = KVSTOW_ENGINE_AUTO;
+  faults.ops = 0;
+  faults.stop_at = stop;
+  cache_volatile = true;
+  told t = {0};
+  live_until_power_loss(&t);
+  return t;
+}
+
 static void check_after_power_loss(const told *t, uint64_t stop) {
   faults.stop_at = UINT64_MAX;
   kvstow_tier *tier = open_faulty(&kvstow__files);
@@ -626,14 +640,7 @@ static void power_loss_after_any_operation_keeps_the_promises(void **state) {
   uint64_t total = UINT64_MAX;
   for (uint64_t stop = 0; stop < total; stop++) {
     char *place = scratch_new();
-    const char *places[] = {place};
-    options = options_for(places, 3);
-    options.engine = KVSTOW_ENGINE_AUTO;
-    faults.ops = 0;
-    faults.stop_at = total == UINT64_MAX ? UINT64_MAX : stop;
-    cache_volatile = true;
-    told t = {0};
-    live_until_power_loss(&t);
+    const told t = live_in(place, total == UINT64_MAX ? UINT64_MAX : stop);
     cache_volatile = false;
     cache_lose(place, seed * 100000 + stop);
     if (total == UINT64_MAX) {
@@ -664,14 +671,8 @@ static void what_a_killed_process_left_outlives_the_power(void **state) {
   uint64_t total = UINT64_MAX;
   for (uint64_t stop = 0; stop < total; stop++) {
     char *place = scratch_new();
-    const char *places[] = {place};
-    options = options_for(places, 3);
-    options.engine = KVSTOW_ENGINE_AUTO;
-    faults.ops = 0;
-    faults.stop_at = total == UINT64_MAX ? UINT64_MAX : stop;
-    cache_volatile = true;
-    told t = {0};
-    live_until_power_loss(&t); /* but it is a kill: nothing is lost */
+    (void)live_in(place,
+                  total == UINT64_MAX ? UINT64_MAX : stop); /* but it is a kill: nothing is lost */
     if (total == UINT64_MAX) {
       total = faults.ops;
       stop--;

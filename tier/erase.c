@@ -125,8 +125,9 @@ static void note_footer(kvstow_tier *tier, uint32_t id, uint64_t sum) {
   kvstow__unlock(&tier->lock);
 }
 
-/* Records may be erased in the table alone: by who was interrupted, or because they were torn. That table is durable, since
- * an opening sees to it; but should the next one tear, the header pages would be believed. So they go first. */
+/* Records may be erased in the table alone: by who was interrupted, or because they were torn. That table is
+ * durable, since an opening sees to it; but should the next one tear, the header pages would be believed. So they
+ * go first. */
 static int erase_what_lies(kvstow_tier *tier, uint32_t id, kvstow__life life,
                            const kvstow__entry *entries, uint32_t records) {
   kvstow__segment *segment = &tier->segments[id];
