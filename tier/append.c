@@ -371,21 +371,32 @@ static int seal_batch(draft *d) {
   return code;
 }
 
-static int check_write(const kvstow_tier *tier, const kvstow_record_write *write) {
-  if (!write->header || (uintptr_t)write->header % KVSTOW_PAGE_BYTES != 0) return KVSTOW_EINVAL;
-  if (!write->payload || (uintptr_t)write->payload % KVSTOW_PAGE_BYTES != 0) return KVSTOW_EINVAL;
-  if (!kvstow__header_formatted(write->header)) return KVSTOW_EINVAL;
+/* What is wrong with a write, or NULL; *code. */
+static const char *write_fault(const kvstow_tier *tier, const kvstow_record_write *write,
+                               int *code) {
   const kvstow__header *header = write->header;
+  *code = KVSTOW_EINVAL;
+  if (!header || (uintptr_t)header % KVSTOW_PAGE_BYTES != 0)
+    return "its header is NULL or not at a multiple of 4096";
+  if (!write->payload || (uintptr_t)write->payload % KVSTOW_PAGE_BYTES != 0)
+    return "its payload is NULL or not at a multiple of 4096";
+  if (!kvstow__header_formatted(header))
+    return "its header is not as kvstow_record_format makes it";
+  *code = KVSTOW_ETOOBIG;
   if (kvstow_tier_owner_max_bytes(tier, header->planes) < header->owner_bytes)
-    return KVSTOW_ETOOBIG;
-  const uint64_t bytes = header_bytes_of(write->header);
-  return bytes + kvstow__footer_bytes(1) > tier->segment_bytes ? KVSTOW_ETOOBIG : 0;
+    return "its description leaves no room in the header page for what encryption adds";
+  if (header_bytes_of(header) + kvstow__footer_bytes(1) > tier->segment_bytes)
+    return "it is larger than a segment";
+  *code = 0;
+  return NULL;
 }
 
-static int check_writes(const kvstow_tier *tier, const kvstow_record_write *writes, size_t count) {
+static int check_writes(kvstow_tier *tier, const kvstow_record_write *writes, size_t count) {
   for (size_t i = 0; i < count; i++) {
-    const int code = check_write(tier, &writes[i]);
-    if (code) return code;
+    int code;
+    const char *fault = write_fault(tier, &writes[i], &code);
+    if (fault)
+      return kvstow__fail(tier, code, "append: record %zu of %zu: %s", i + 1, count, fault);
   }
   return 0;
 }
@@ -402,6 +413,15 @@ static void seal_full_heads(kvstow_tier *tier) {
   kvstow__unlock(&tier->lock);
 }
 
+static int fail_offline(kvstow_tier *tier) {
+  char cause[KVSTOW_MESSAGE_BYTES / 2];
+  kvstow__lock(&tier->lock);
+  memcpy(cause, tier->write_cause, sizeof cause - 1);
+  kvstow__unlock(&tier->lock);
+  cause[sizeof cause - 1] = 0;
+  return kvstow__fail(tier, KVSTOW_EOFFLINE, "append: every directory is offline: %s", cause);
+}
+
 /* Finds spots for the whole batch and makes the files it needs. */
 static int reserve(kvstow_tier *tier, const kvstow_record_write *writes, size_t count) {
   int denied = 0;
@@ -411,7 +431,7 @@ static int reserve(kvstow_tier *tier, const kvstow_record_write *writes, size_t 
     sketch_make(tier, &before);
     const bool offline = kvstow__dirs_offline(tier) == tier->dirs_count;
     kvstow__unlock(&tier->lock);
-    if (offline) return KVSTOW_EOFFLINE;
+    if (offline) return fail_offline(tier);
     after = before;
     const size_t placed = sketch_place_all(tier, &after, writes, count, NULL);
     if (placed < count) {
@@ -451,15 +471,20 @@ static int append_locked(kvstow_tier *tier, draft *d) {
     const bool placed = place(tier, d);
     if (placed) code = take(d);
     kvstow__unlock(&tier->lock);
+    if (code == KVSTOW_ENOSPC)
+      kvstow__fail(tier, code, "append: the free segment is being erased: try again");
     if (placed) return code;
   }
 }
 
 int kvstow_tier_append(kvstow_tier *tier, kvstow_record_write *writes, size_t count,
                        kvstow_append_done done, void *arg) {
-  if (!tier || !writes || count == 0) return KVSTOW_EINVAL;
-  if (tier->read_only) return KVSTOW_EACCES;
-  if (tier->dirs_count == 0) return KVSTOW_EUNSUPPORTED;
+  if (!tier) return KVSTOW_EINVAL;
+  if (!writes || count == 0)
+    return kvstow__fail(tier, KVSTOW_EINVAL, "append: writes %p, count %zu", (void *)writes, count);
+  if (tier->read_only) return kvstow__fail_read_only(tier, "append");
+  if (tier->dirs_count == 0)
+    return kvstow__fail(tier, KVSTOW_EUNSUPPORTED, "append: the tier was opened without dirs");
   int code = check_writes(tier, writes, count);
   if (code) return code;
   draft d = {.tier = tier, .writes = writes, .count = count};
@@ -492,7 +517,8 @@ void kvstow__batch_free(kvstow__batch *batch) {
 size_t kvstow_tier_fits(const kvstow_tier *tier, const kvstow_record_write *writes, size_t count) {
   if (!tier || !writes || tier->read_only || tier->dirs_count == 0) return 0;
   size_t sound = 0;
-  while (sound < count && check_write(tier, &writes[sound]) == 0) sound++;
+  int code;
+  while (sound < count && !write_fault(tier, &writes[sound], &code)) sound++;
   kvstow_tier *t = (kvstow_tier *)(uintptr_t)tier;
   sketch s;
   kvstow__lock(&t->lock);

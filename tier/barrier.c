@@ -19,9 +19,9 @@ static int sync_failed(kvstow_tier *tier, const kvstow__op *op) {
   kvstow__segment_spoil(tier, op->file);
   tier->segments[op->file].unsure = true;
   kvstow__unlock(&tier->lock);
-  return kvstow__fail(tier, kvstow__code_of_errno(op->error), "%s: fdatasync: %s",
-                      kvstow__segment_path(tier, op->file, path),
-                      strerror_r(op->error, cause, sizeof cause));
+  return kvstow__fail_write(tier, kvstow__code_of_errno(op->error), "%s: fdatasync: %s",
+                            kvstow__segment_path(tier, op->file, path),
+                            strerror_r(op->error, cause, sizeof cause));
 }
 
 /* Takes the dirty marks: an op for each file to be synced, pinned. */
@@ -79,11 +79,14 @@ int kvstow__flush_locked(kvstow_tier *tier) {
   kvstow__jobs_wait(tier);
   kvstow__count(&tier->counters.flushes, 1);
   int code = kvstow__sync_dirty(tier);
+  char cause[KVSTOW_MESSAGE_BYTES];
   kvstow__lock(&tier->lock);
   const int write_error = tier->write_error;
+  memcpy(cause, tier->write_cause, sizeof cause);
   tier->write_error = 0;
   kvstow__unlock(&tier->lock);
-  if (!code) code = kvstow__code_of_errno(write_error);
+  if (!code && write_error)
+    code = kvstow__fail(tier, kvstow__code_of_errno(write_error), "%s", cause);
   return code ? code : check_unsure(tier);
 }
 
@@ -114,7 +117,7 @@ int kvstow__seal_locked(kvstow_tier *tier) {
 
 int kvstow_tier_seal(kvstow_tier *tier) {
   if (!tier) return KVSTOW_EINVAL;
-  if (tier->read_only) return KVSTOW_EACCES;
+  if (tier->read_only) return kvstow__fail_read_only(tier, "seal");
   kvstow__lock(&tier->barrier_lock);
   const int code = kvstow__seal_locked(tier);
   kvstow__unlock(&tier->barrier_lock);

@@ -330,8 +330,10 @@ static int erase_locked(kvstow_tier *tier, const kvstow_loc *sorted, size_t coun
 }
 
 int kvstow_tier_erase(kvstow_tier *tier, const kvstow_loc *locs, size_t count) {
-  if (!tier || (!locs && count > 0)) return KVSTOW_EINVAL;
-  if (tier->read_only) return KVSTOW_EACCES;
+  if (!tier) return KVSTOW_EINVAL;
+  if (!locs && count > 0)
+    return kvstow__fail(tier, KVSTOW_EINVAL, "erase: locs is NULL, count %zu", count);
+  if (tier->read_only) return kvstow__fail_read_only(tier, "erase");
   kvstow_loc *sorted = malloc((count + 1) * sizeof *sorted);
   if (!sorted) return KVSTOW_ENOMEM;
   if (count > 0) memcpy(sorted, locs, count * sizeof *sorted);

@@ -171,9 +171,13 @@ static int reserve_again(kvstow__appender *a) {
 }
 
 int kvstow_file_append(kvstow_file *file, const void *bytes, size_t count) {
-  if (!file || (!bytes && count > 0)) return KVSTOW_EINVAL;
+  if (!file) return KVSTOW_EINVAL;
+  if (!bytes && count > 0)
+    return kvstow__fail(file->tier, KVSTOW_EINVAL, "%s: appending: bytes is NULL", file->path);
   kvstow__appender *a = file->appender;
-  if (!a) return KVSTOW_EACCES;
+  if (!a)
+    return kvstow__fail(file->tier, KVSTOW_EACCES, "%s: appending: it was opened for reading",
+                        file->path);
   int code = earlier(a);
   if (code || count == 0) return code;
   const uint64_t before = atomic_load(&a->appended);

@@ -95,6 +95,15 @@ static bool in_range(const kvstow_file *file, uint64_t offset, size_t bytes) {
   return offset <= end && bytes <= end - offset;
 }
 
+static int read_refused(const kvstow_file *file, uint64_t offset, const void *to, size_t bytes) {
+  if (!to && bytes > 0)
+    return kvstow__fail(file->tier, KVSTOW_EINVAL, "%s: reading: to is NULL", file->path);
+  if (in_range(file, offset, bytes)) return 0;
+  return kvstow__fail(file->tier, KVSTOW_EINVAL,
+                      "%s: reading %zu bytes at offset %" PRIu64 ": it can be read up to %" PRIu64,
+                      file->path, bytes, offset, atomic_load(&file->readable));
+}
+
 static int read_failed(const kvstow_file *file, uint64_t offset, int error) {
   char cause[64];
   return kvstow__fail(
@@ -140,7 +149,9 @@ static int read_now(kvstow_file *file, uint64_t offset, uint8_t *to, size_t byte
 }
 
 int kvstow_file_read_at(kvstow_file *file, uint64_t offset, void *to, size_t bytes) {
-  if (!file || (!to && bytes > 0) || !in_range(file, offset, bytes)) return KVSTOW_EINVAL;
+  if (!file) return KVSTOW_EINVAL;
+  const int wrong = read_refused(file, offset, to, bytes);
+  if (wrong) return wrong;
   kvstow__ahead ahead = {.file = file, .offset = offset, .bytes = bytes};
   count_reads(file->tier, 1, bytes);
   kvstow__readahead_begin(file->tier, &ahead, 1);
@@ -270,10 +281,28 @@ static void batch_free(file_batch *b, size_t count) {
   free(b);
 }
 
-static bool valid(const kvstow_tier *tier, const kvstow_file_read *read) {
-  if (!read || !read->done || !read->file || read->file->tier != tier) return false;
-  if (read->priority != KVSTOW_DEMAND && read->priority != KVSTOW_PREFETCH) return false;
-  return (read->to || read->bytes == 0) && in_range(read->file, read->offset, read->bytes);
+/* What is wrong with it, but for its range and memory; or NULL. */
+static const char *fault_of(const kvstow_tier *tier, const kvstow_file_read *read) {
+  if (!read) return "NULL";
+  if (!read->done) return "done is NULL";
+  if (!read->file || read->file->tier != tier) return "its file is NULL, or another tier's";
+  const bool known = read->priority == KVSTOW_DEMAND || read->priority == KVSTOW_PREFETCH;
+  return known ? NULL : "no such priority";
+}
+
+static int check_reads(kvstow_tier *tier, kvstow_file_read *const *reads, size_t count) {
+  if (!reads && count > 0)
+    return kvstow__fail(tier, KVSTOW_EINVAL, "file_read_batch: reads is NULL, count %zu", count);
+  for (size_t i = 0; i < count; i++) {
+    const kvstow_file_read *read = reads[i];
+    const char *fault = fault_of(tier, read);
+    if (fault)
+      return kvstow__fail(tier, KVSTOW_EINVAL, "file_read_batch: read %zu of %zu: %s", i + 1, count,
+                          fault);
+    const int wrong = read_refused(read->file, read->offset, read->to, read->bytes);
+    if (wrong) return wrong;
+  }
+  return 0;
 }
 
 /* What is in memory is copied here, on the caller's thread. */
@@ -302,10 +331,9 @@ static void take(kvstow_tier *tier, file_batch *b, size_t count) {
 }
 
 int kvstow_file_read_batch(kvstow_tier *tier, kvstow_file_read *const *reads, size_t count) {
-  if (!tier || (!reads && count > 0)) return KVSTOW_EINVAL;
-  for (size_t i = 0; i < count; i++)
-    if (!valid(tier, reads[i])) return KVSTOW_EINVAL;
-  if (count == 0) return 0;
+  if (!tier) return KVSTOW_EINVAL;
+  const int wrong = check_reads(tier, reads, count);
+  if (wrong || count == 0) return wrong;
   file_batch *b = calloc(1, sizeof *b + count * (sizeof *b->jobs + sizeof *b->aheads));
   if (!b) return KVSTOW_ENOMEM;
   b->aheads = (kvstow__ahead *)(b->jobs + count);

@@ -4,6 +4,7 @@
 #include "tier/files.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -54,7 +55,9 @@ static int open_parent(const kvstow_tier *tier, const char *path, int *dir, cons
 
 int kvstow_file_open(kvstow_tier *tier, const char *path, kvstow_file **out) {
   if (out) *out = NULL;
-  if (!tier || !path || !out) return KVSTOW_EINVAL;
+  if (!tier) return KVSTOW_EINVAL;
+  if (!path || !out)
+    return kvstow__fail(tier, KVSTOW_EINVAL, "file_open: %s is NULL", path ? "file" : "path");
   kvstow_file *file = file_new(tier, path);
   if (!file) return KVSTOW_ENOMEM;
   const kvstow__file_ops *files = tier->io.files;
@@ -80,8 +83,13 @@ static int found(const kvstow_file *file, uint64_t bytes, int dir) {
 
 int kvstow_file_create(kvstow_tier *tier, const char *path, uint64_t bytes, kvstow_file **out) {
   if (out) *out = NULL;
-  if (!tier || !path || !out || bytes == 0 || bytes > INT64_MAX / 2) return KVSTOW_EINVAL;
-  if (tier->read_only) return KVSTOW_EACCES;
+  if (!tier) return KVSTOW_EINVAL;
+  if (!path || !out)
+    return kvstow__fail(tier, KVSTOW_EINVAL, "file_create: %s is NULL", path ? "file" : "path");
+  if (bytes == 0 || bytes > INT64_MAX / 2)
+    return kvstow__fail(tier, KVSTOW_EINVAL, "%s: creating: bytes %" PRIu64 ": 1 to %" PRId64, path,
+                        bytes, INT64_MAX / 2);
+  if (tier->read_only) return kvstow__fail_read_only(tier, path);
   kvstow_file *file = file_new(tier, path);
   if (!file) return KVSTOW_ENOMEM;
   const kvstow__io *io = &tier->io;

@@ -211,9 +211,9 @@ static void report(kvstow_tier *tier, const kvstow__job *job) {
   static const char *const what[] = {"writing records", "ending an old segment",
                                      "beginning a segment", "sealing"};
   const uint64_t offset = job->ops_count > 0 ? job->ops[0].offset : 0;
-  kvstow__fail(tier, 0, "%s: %s at offset %" PRIu64 ": %s; segment given up from there",
-               kvstow__segment_path(tier, job->segment, path), what[job->kind], offset,
-               strerror_r(job->error, cause, sizeof cause));
+  kvstow__fail_write(tier, 0, "%s: %s at offset %" PRIu64 ": %s; segment given up from there",
+                     kvstow__segment_path(tier, job->segment, path), what[job->kind], offset,
+                     strerror_r(job->error, cause, sizeof cause));
 }
 
 /* A slot that nobody has begun to use: who does will try again. */

@@ -60,16 +60,38 @@ const char *kvstow__segment_path(const kvstow_tier *tier, uint32_t segment,
   return path_of(&tier->dirs[kvstow__dir_of(tier, segment)], name, text);
 }
 
-int kvstow__fail(kvstow_tier *tier, int code, const char *format, ...) {
+static void say(kvstow_tier *tier, bool write, const char *format, va_list args) {
   char text[KVSTOW_MESSAGE_BYTES];
-  va_list args;
-  va_start(args, format);
   vsnprintf(text, sizeof text, format, args);
-  va_end(args);
   kvstow__lock(&tier->lock);
   memcpy(tier->message, text, sizeof text);
+  if (write && !tier->write_error) memcpy(tier->write_cause, text, sizeof text);
   kvstow__unlock(&tier->lock);
+}
+
+int kvstow__fail(kvstow_tier *tier, int code, const char *format, ...) {
+  va_list args;
+  va_start(args, format);
+  say(tier, false, format, args);
+  va_end(args);
   return code;
+}
+
+int kvstow__fail_write(kvstow_tier *tier, int code, const char *format, ...) {
+  va_list args;
+  va_start(args, format);
+  say(tier, true, format, args);
+  va_end(args);
+  return code;
+}
+
+int kvstow__fail_read_only(kvstow_tier *tier, const char *call) {
+  return kvstow__fail(tier, KVSTOW_EACCES, "%s: the tier is open read-only", call);
+}
+
+int kvstow__fail_segment(kvstow_tier *tier, const char *call, uint32_t segment) {
+  return kvstow__fail(tier, KVSTOW_EINVAL, "%s: segment %" PRIu32 " of %" PRIu32, call, segment,
+                      tier->segments_count);
 }
 
 int kvstow__fail_open(kvstow_tier *tier, const kvstow__dir *dir, const char *name, int error) {

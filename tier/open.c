@@ -203,9 +203,10 @@ static int open_store(kvstow_tier *tier, const kvstow_tier_options *options) {
 int kvstow__tier_open_with(const kvstow_tier_options *options, const kvstow__io *io,
                            kvstow_tier **out, char *why, size_t why_bytes) {
   if (why && why_bytes > 0) why[0] = 0;
-  if (!options || !out) return KVSTOW_EINVAL;
-  *out = NULL;
-  const char *wrong = what_is_wrong(options);
+  if (out) *out = NULL;
+  const char *wrong = !out       ? "open: tier is NULL"
+                      : !options ? "open: options is NULL"
+                                 : what_is_wrong(options);
   if (wrong) {
     if (why) snprintf(why, why_bytes, "%s", wrong);
     return KVSTOW_EINVAL;

@@ -20,14 +20,34 @@ static bool aligned(const void *pointer) {
   return (uintptr_t)pointer % KVSTOW_PAGE_BYTES == 0;
 }
 
-static bool valid(const kvstow_tier *tier, const kvstow_record_read *read) {
-  if (!read || !read->done || !read->header || !aligned(read->header)) return false;
-  if (read->priority != KVSTOW_DEMAND && read->priority != KVSTOW_PREFETCH) return false;
-  if (read->plane_count == 0) return true;
-  if (!read->payload || !aligned(read->payload)) return false;
-  if (read->plane_bytes == 0 || read->plane_bytes % KVSTOW_PAGE_BYTES != 0) return false;
+/* What is wrong with it, or NULL. */
+static const char *fault_of(const kvstow_tier *tier, const kvstow_record_read *read) {
+  if (!read) return "NULL";
+  if (!read->done) return "done is NULL";
+  if (!read->header || !aligned(read->header)) return "header is NULL or not at a multiple of 4096";
+  if (read->priority != KVSTOW_DEMAND && read->priority != KVSTOW_PREFETCH)
+    return "no such priority";
+  if (read->plane_count == 0) return NULL;
+  if (!read->payload || !aligned(read->payload))
+    return "payload is NULL or not at a multiple of 4096";
+  if (read->plane_bytes == 0 || read->plane_bytes % KVSTOW_PAGE_BYTES != 0)
+    return "plane_bytes is not a multiple of 4096, or 0";
   const uint64_t last = (uint64_t)read->plane_first + read->plane_count;
-  return last <= KVSTOW__PLANES_MAX && last * read->plane_bytes < tier->segment_bytes;
+  if (last > KVSTOW__PLANES_MAX || last * read->plane_bytes >= tier->segment_bytes)
+    return "its planes are more than a record has";
+  return NULL;
+}
+
+static int check_reads(kvstow_tier *tier, kvstow_record_read *const *reads, size_t count) {
+  if (!reads && count > 0)
+    return kvstow__fail(tier, KVSTOW_EINVAL, "read_batch: reads is NULL, count %zu", count);
+  for (size_t i = 0; i < count; i++) {
+    const char *fault = fault_of(tier, reads[i]);
+    if (fault)
+      return kvstow__fail(tier, KVSTOW_EINVAL, "read_batch: read %zu of %zu: %s", i + 1, count,
+                          fault);
+  }
+  return 0;
 }
 
 static void add_extent(const kvstow_tier *tier, kvstow__read_job *job, uint64_t offset, void *to,
@@ -83,10 +103,9 @@ static int pin(kvstow_tier *tier, kvstow__read_job *job) {
 }
 
 int kvstow_tier_read_batch(kvstow_tier *tier, kvstow_record_read *const *reads, size_t count) {
-  if (!tier || (!reads && count > 0)) return KVSTOW_EINVAL;
-  for (size_t i = 0; i < count; i++)
-    if (!valid(tier, reads[i])) return KVSTOW_EINVAL;
-  if (count == 0) return 0;
+  if (!tier) return KVSTOW_EINVAL;
+  const int wrong = check_reads(tier, reads, count);
+  if (wrong || count == 0) return wrong;
   size_t planes = 0;
   for (size_t i = 0; i < count; i++) planes += reads[i]->plane_count;
   kvstow__read_batch *batch =

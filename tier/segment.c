@@ -286,8 +286,10 @@ uint32_t kvstow_tier_segment_count(const kvstow_tier *tier) {
 }
 
 int kvstow_tier_segment(const kvstow_tier *tier, uint32_t id, kvstow_segment_info *info) {
-  if (!tier || !info || id >= tier->segments_count) return KVSTOW_EINVAL;
   kvstow_tier *t = (kvstow_tier *)(uintptr_t)tier;
+  if (!tier) return KVSTOW_EINVAL;
+  if (!info) return kvstow__fail(t, KVSTOW_EINVAL, "segment: info is NULL");
+  if (id >= tier->segments_count) return kvstow__fail_segment(t, "segment", id);
   kvstow__lock(&t->lock);
   const kvstow__segment *segment = &t->segments[id];
   const bool holds = segment->state != KVSTOW_SEGMENT_FREE;
@@ -306,12 +308,19 @@ int kvstow_tier_segment(const kvstow_tier *tier, uint32_t id, kvstow_segment_inf
   return 0;
 }
 
+static const char *state_name(kvstow_segment_state state) {
+  static const char *const names[] = {"free", "open", "sealed", "given up already", "bad"};
+  return names[state];
+}
+
 int kvstow_tier_reclaim(kvstow_tier *tier, uint32_t id) {
-  if (!tier || id >= tier->segments_count) return KVSTOW_EINVAL;
-  if (tier->read_only) return KVSTOW_EACCES;
+  if (!tier) return KVSTOW_EINVAL;
+  if (id >= tier->segments_count) return kvstow__fail_segment(tier, "reclaim", id);
+  if (tier->read_only) return kvstow__fail_read_only(tier, "reclaim");
   kvstow__lock(&tier->lock);
   kvstow__segment *segment = &tier->segments[id];
-  const bool bad = segment->state == KVSTOW_SEGMENT_BAD;
+  const kvstow_segment_state state = segment->state;
+  const bool bad = state == KVSTOW_SEGMENT_BAD;
   int code = KVSTOW_ESTATE;
   if (bad || segment->state == KVSTOW_SEGMENT_SEALED) {
     free(segment->entries);
@@ -330,7 +339,9 @@ int kvstow_tier_reclaim(kvstow_tier *tier, uint32_t id) {
     code = 0;
   }
   kvstow__unlock(&tier->lock);
-  return code;
+  if (!code) return 0;
+  return kvstow__fail(tier, code, "reclaim: segment %" PRIu32 " is %s, not sealed or bad", id,
+                      state_name(state));
 }
 
 static void deliver(uint32_t id, kvstow__life life, const kvstow__entry *entries, uint32_t records,
@@ -353,7 +364,9 @@ static void deliver(uint32_t id, kvstow__life life, const kvstow__entry *entries
 
 int kvstow_tier_scan(kvstow_tier *tier, uint32_t id,
                      bool (*each)(void *arg, const kvstow_record *record), void *arg) {
-  if (!tier || !each || id >= tier->segments_count) return KVSTOW_EINVAL;
+  if (!tier) return KVSTOW_EINVAL;
+  if (!each) return kvstow__fail(tier, KVSTOW_EINVAL, "scan: each is NULL");
+  if (id >= tier->segments_count) return kvstow__fail_segment(tier, "scan", id);
   kvstow__segment *segment = &tier->segments[id];
   kvstow__lock(&tier->lock);
   const kvstow__life life = segment->life;

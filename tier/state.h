@@ -220,6 +220,7 @@ struct kvstow_tier {
   kvstow__job *jobs_oldest, *jobs_newest;      /* lock */
   pthread_cond_t jobs_finished;                /* with lock */
   int write_error;                             /* lock: not yet reported by a flush */
+  char write_cause[KVSTOW_MESSAGE_BYTES];      /* lock: the same in words; kept after that */
   uint32_t *dirty;                             /* lock: the segments that have the dirty mark */
   uint32_t dirty_count;                        /* lock */
   uint64_t today, today_since_us, today_bytes; /* lock; job.c: kvstow__written_today */
@@ -269,6 +270,12 @@ static inline uint64_t kvstow__now_s(const kvstow_tier *tier) {
 /* message.c: records the newest error for kvstow_tier_message and returns `code`. Takes lock. */
 int kvstow__fail(kvstow_tier *tier, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* The same of a write or barrier. The first since a flush is what the next one tells, too. */
+int kvstow__fail_write(kvstow_tier *tier, int code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* EACCES, EINVAL: what `call` must not do, a segment that it has not. */
+int kvstow__fail_read_only(kvstow_tier *tier, const char *call);
+int kvstow__fail_segment(kvstow_tier *tier, const char *call, uint32_t segment);
 int kvstow__code_of_errno(int error);
 /* The same for a file of a directory that could not be opened, or for the directory (name NULL), with the reason. */
 int kvstow__fail_open(kvstow_tier *tier, const kvstow__dir *dir, const char *name, int error);

@@ -38,9 +38,9 @@ void kvstow__tuning_set(kvstow__tuning *to, const kvstow_tuning *t) {
 }
 
 int kvstow_tier_set_tuning(kvstow_tier *tier, const kvstow_tuning *tuning) {
-  if (!tier || !tuning) return KVSTOW_EINVAL;
-  const char *fault = kvstow__tuning_fault(tuning);
-  if (fault) return kvstow__fail(tier, KVSTOW_EINVAL, "%s", fault);
+  if (!tier) return KVSTOW_EINVAL;
+  const char *fault = tuning ? kvstow__tuning_fault(tuning) : "tuning is NULL";
+  if (fault) return kvstow__fail(tier, KVSTOW_EINVAL, "set_tuning: %s", fault);
   kvstow__tuning_set(&tier->tuning, tuning);
   return 0;
 }

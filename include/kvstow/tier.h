@@ -128,7 +128,9 @@ KVSTOW_API int kvstow_tier_close(kvstow_tier *tier);
 KVSTOW_API void kvstow_tier_identity(const kvstow_tier *tier, uint8_t uuid[KVSTOW_UUID_BYTES],
                                      uint64_t *hash_seed);
 
-/* Copies the text of the newest error on this handle. */
+/* Copies the text of the newest error on this handle: the call or the file, the offset or the argument, and
+ * the cause. Every error has one but ENOMEM, and what a read may well end with: EMISS, ECANCELED,
+ * ETIMEDOUT. A flush tells of the first write that has failed since the one before. Any thread. */
 KVSTOW_API void kvstow_tier_message(const kvstow_tier *tier, char *text, size_t bytes);
 
 /* Any time, any thread; holds from the next read on. EINVAL: a field is out of its range (nothing is
