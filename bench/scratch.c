@@ -40,7 +40,7 @@ static bool remove_tree(const char *path) {
 
 /* ---- signals -------------------------------------------------------------------------------- */
 
-static void catch (int number) {
+static void on_signal(int number) {
   scratch.signal = number;
   (void)sem_post(&scratch.caught);
 }
@@ -61,7 +61,7 @@ static void watch_signals(void) {
   if (sem_init(&scratch.caught, 0, 0) != 0 || pthread_create(&thread, NULL, clean_up, NULL) != 0)
     return; /* then a signal ends the process at once */
   pthread_detach(thread);
-  struct sigaction action = {.sa_handler = catch, .sa_flags = SA_RESTART}, before;
+  struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART}, before;
   for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
     if (sigaction(signals[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN)
       (void)sigaction(signals[i], &action, NULL);

@@ -23,7 +23,6 @@ enum { COMPACT_ABOVE_TOKENS = 120000 };
 struct agents {
   struct shape shape;
   double kinds, system_tokens, steps, tool, human, tasks, result, helpers;
-  struct library prompts;
 };
 
 struct agent {
@@ -50,7 +49,7 @@ static void begin(struct traffic *traffic, const struct agents *agents, uint32_t
   agent->helper = helper;
   agent->tasks = helper ? 1 : 1 + random_below(&traffic->random, 2 * (uint32_t)agents->tasks - 1);
   agent->steps = steps_of_task(traffic, agents);
-  context_add(traffic, &agent->context, agents->prompts.texts[kind]);
+  context_add(traffic, &agent->context, agents->shape.library.texts[kind]);
   context_add(traffic, &agent->context,
               text_new(traffic, random_lognormal(&traffic->random, 800, 0.8)));
 }
@@ -59,7 +58,7 @@ static void call_helpers(struct traffic *traffic, const struct agent *agent) {
   const struct agents *agents = agent->agents;
   if (agent->helper || random_uniform(&traffic->random) >= agents->helpers) return;
   for (uint32_t left = 1 + random_below(&traffic->random, 3); left > 0; left--)
-    begin(traffic, agents, (agent->kind + 1) % agents->prompts.count, true, 1000);
+    begin(traffic, agents, (agent->kind + 1) % agents->shape.library.count, true, 1000);
 }
 
 static double agent_step(struct traffic *traffic, struct client *client) {
@@ -72,7 +71,7 @@ static double agent_step(struct traffic *traffic, struct client *client) {
   context_add(traffic, &agent->context, text_new(traffic, answer + result));
   if (context_tokens(&agent->context) > COMPACT_ABOVE_TOKENS) {
     context_clear(&agent->context);
-    context_add(traffic, &agent->context, agents->prompts.texts[agent->kind]);
+    context_add(traffic, &agent->context, agents->shape.library.texts[agent->kind]);
     context_add(traffic, &agent->context, text_new(traffic, 4000));
   }
   call_helpers(traffic, agent);
@@ -92,16 +91,12 @@ static const struct client_ops agent_ops = {agent_step, agent_finish};
 
 static void agents_prepare(struct traffic *traffic, struct shape *shape) {
   struct agents *agents = (struct agents *)shape;
-  library_fill(traffic, &agents->prompts, agents->kinds, agents->system_tokens, 0.3, 0.8);
+  library_fill(traffic, &agents->shape.library, agents->kinds, agents->system_tokens, 0.3, 0.8);
 }
 
 static void agents_begin(struct traffic *traffic, const struct shape *shape) {
   const struct agents *agents = (const struct agents *)shape;
-  begin(traffic, agents, library_pick(traffic, &agents->prompts), false, 0);
-}
-
-static void agents_finish(struct shape *shape) {
-  library_finish(&((struct agents *)shape)->prompts);
+  begin(traffic, agents, library_pick(traffic, &agents->shape.library), false, 0);
 }
 
 const struct shape_ops shape_agents = {
@@ -119,5 +114,4 @@ const struct shape_ops shape_agents = {
                  {"helpers", offsetof(struct agents, helpers), 0.04, 0, 0.5, false}},
     .prepare = agents_prepare,
     .begin = agents_begin,
-    .finish = agents_finish,
 };

@@ -15,7 +15,6 @@
 struct batches {
   struct shape shape;
   double templates, template_tokens, size, item, spacing, samples;
-  struct library prompts;
 };
 
 struct job {
@@ -64,7 +63,8 @@ static const struct client_ops job_ops = {job_step, job_finish};
 
 static void batches_prepare(struct traffic *traffic, struct shape *shape) {
   struct batches *batches = (struct batches *)shape;
-  library_fill(traffic, &batches->prompts, batches->templates, batches->template_tokens, 0.8, 0);
+  library_fill(traffic, &batches->shape.library, batches->templates, batches->template_tokens, 0.8,
+               0);
 }
 
 static void batches_begin(struct traffic *traffic, const struct shape *shape) {
@@ -72,12 +72,8 @@ static void batches_begin(struct traffic *traffic, const struct shape *shape) {
   struct job *job = client_begin(traffic, &job_ops, sizeof *job, 0);
   if (job == NULL) return;
   job->batches = batches;
-  job->template = batches->prompts.texts[library_pick(traffic, &batches->prompts)];
+  job->template = batches->shape.library.texts[library_pick(traffic, &batches->shape.library)];
   job->left = 1 + (uint32_t)random_exponential(&traffic->random, batches->size);
-}
-
-static void batches_finish(struct shape *shape) {
-  library_finish(&((struct batches *)shape)->prompts);
 }
 
 const struct shape_ops shape_batches = {
@@ -93,5 +89,4 @@ const struct shape_ops shape_batches = {
                  {"samples", offsetof(struct batches, samples), 1, 1, 1000, true}},
     .prepare = batches_prepare,
     .begin = batches_begin,
-    .finish = batches_finish,
 };

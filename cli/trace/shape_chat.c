@@ -19,7 +19,6 @@
 struct chat {
   struct shape shape;
   double systems, system_tokens, turns, gap, gap_sigma, message;
-  struct library prompts;
 };
 
 struct person {
@@ -52,7 +51,7 @@ static const struct client_ops person_ops = {person_step, person_finish};
 
 static void chat_prepare(struct traffic *traffic, struct shape *shape) {
   struct chat *chat = (struct chat *)shape;
-  library_fill(traffic, &chat->prompts, chat->systems, chat->system_tokens, 0.5, 1);
+  library_fill(traffic, &chat->shape.library, chat->systems, chat->system_tokens, 0.5, 1);
 }
 
 static void chat_begin(struct traffic *traffic, const struct shape *shape) {
@@ -62,12 +61,8 @@ static void chat_begin(struct traffic *traffic, const struct shape *shape) {
   const double turns = chat->turns * (random_uniform(&traffic->random) < 0.7 ? 0.4 : 2.4);
   person->chat = chat;
   person->again = turns > 1 ? 1 - 1 / turns : 0.3;
-  const uint32_t prompt = library_pick(traffic, &chat->prompts);
-  context_add(traffic, &person->context, chat->prompts.texts[prompt]);
-}
-
-static void chat_finish(struct shape *shape) {
-  library_finish(&((struct chat *)shape)->prompts);
+  const uint32_t prompt = library_pick(traffic, &chat->shape.library);
+  context_add(traffic, &person->context, chat->shape.library.texts[prompt]);
 }
 
 const struct shape_ops shape_chat = {
@@ -83,5 +78,4 @@ const struct shape_ops shape_chat = {
                  {"message", offsetof(struct chat, message), 600, 1, 1e5, false}},
     .prepare = chat_prepare,
     .begin = chat_begin,
-    .finish = chat_finish,
 };

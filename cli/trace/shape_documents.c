@@ -18,7 +18,6 @@ struct documents {
   struct shape shape;
   double length, questions, gap, history, popular;
   struct text prompt;
-  struct library known;
 };
 
 struct reader {
@@ -56,12 +55,12 @@ static const struct client_ops reader_ops = {reader_step, reader_finish};
 static void documents_prepare(struct traffic *traffic, struct shape *shape) {
   struct documents *documents = (struct documents *)shape;
   documents->prompt = text_new(traffic, 700);
-  library_fill(traffic, &documents->known, 20, documents->length, 0.7, 0);
+  library_fill(traffic, &documents->shape.library, 20, documents->length, 0.7, 0);
 }
 
 static struct text document(struct traffic *traffic, const struct documents *documents) {
   if (random_uniform(&traffic->random) < documents->popular)
-    return documents->known.texts[library_pick(traffic, &documents->known)];
+    return documents->shape.library.texts[library_pick(traffic, &documents->shape.library)];
   return text_new(traffic, random_lognormal(&traffic->random, documents->length, 0.7));
 }
 
@@ -73,10 +72,6 @@ static void documents_begin(struct traffic *traffic, const struct shape *shape) 
   reader->left = 1 + (uint32_t)random_exponential(&traffic->random, documents->questions);
   context_add(traffic, &reader->context, documents->prompt);
   context_add(traffic, &reader->context, document(traffic, documents));
-}
-
-static void documents_finish(struct shape *shape) {
-  library_finish(&((struct documents *)shape)->known);
 }
 
 const struct shape_ops shape_documents = {
@@ -91,5 +86,4 @@ const struct shape_ops shape_documents = {
                  {"popular", offsetof(struct documents, popular), 0.15, 0, 1, false}},
     .prepare = documents_prepare,
     .begin = documents_begin,
-    .finish = documents_finish,
 };

@@ -18,7 +18,6 @@ struct retrieval {
   struct shape shape;
   double documents, zipf, found, document, follow;
   struct text prompt;
-  struct library library;
 };
 
 struct asker {
@@ -49,7 +48,7 @@ static const struct client_ops asker_ops = {asker_step, asker_finish};
 static void retrieval_prepare(struct traffic *traffic, struct shape *shape) {
   struct retrieval *retrieval = (struct retrieval *)shape;
   retrieval->prompt = text_new(traffic, 1200);
-  library_fill(traffic, &retrieval->library, retrieval->documents, retrieval->document, 0.7,
+  library_fill(traffic, &retrieval->shape.library, retrieval->documents, retrieval->document, 0.7,
                retrieval->zipf);
 }
 
@@ -60,13 +59,9 @@ static void retrieval_begin(struct traffic *traffic, const struct shape *shape) 
   asker->retrieval = retrieval;
   context_add(traffic, &asker->context, retrieval->prompt);
   for (uint32_t left = (uint32_t)retrieval->found; left > 0; left--) {
-    const uint32_t document = library_pick(traffic, &retrieval->library);
-    context_add(traffic, &asker->context, retrieval->library.texts[document]);
+    const uint32_t document = library_pick(traffic, &retrieval->shape.library);
+    context_add(traffic, &asker->context, retrieval->shape.library.texts[document]);
   }
-}
-
-static void retrieval_finish(struct shape *shape) {
-  library_finish(&((struct retrieval *)shape)->library);
 }
 
 const struct shape_ops shape_retrieval = {
@@ -81,5 +76,4 @@ const struct shape_ops shape_retrieval = {
                  {"follow", offsetof(struct retrieval, follow), 0.35, 0, 0.99, false}},
     .prepare = retrieval_prepare,
     .begin = retrieval_begin,
-    .finish = retrieval_finish,
 };

@@ -46,7 +46,7 @@ uint32_t library_pick(struct traffic *traffic, const struct library *library) {
   return (uint32_t)random_zipf(&traffic->random, library->popularity, library->count);
 }
 
-void library_finish(struct library *library) {
+static void library_finish(struct library *library) {
   free(library->texts);
   free(library->popularity);
 }
@@ -155,8 +155,7 @@ static double shape_step(struct traffic *traffic, struct client *client) {
 }
 
 static void shape_finish(struct client *client) {
-  struct shape *shape = (struct shape *)client;
-  shape->ops->finish(shape);
+  library_finish(&((struct shape *)client)->library);
 }
 
 static const struct client_ops shape_client = {shape_step, shape_finish};

@@ -51,7 +51,6 @@ struct library {
 void library_fill(struct traffic *traffic, struct library *library, double count,
                   double median_tokens, double sigma, double exponent);
 uint32_t library_pick(struct traffic *traffic, const struct library *library);
-void library_finish(struct library *library);
 
 void context_add(struct traffic *traffic, struct context *context, struct text text);
 void context_copy(struct traffic *traffic, struct context *to, const struct context *from);
@@ -88,7 +87,8 @@ void client_ask(struct traffic *traffic, const struct client *client, const stru
 struct shape {
   struct client client;
   bool prepared;
-  double rate; /* clients a second; 0 none */
+  double rate;            /* clients a second; 0 none */
+  struct library library; /* what its clients share; freed with the shape */
   const struct shape_ops *ops;
 };
 
@@ -108,7 +108,6 @@ struct shape_ops {
   struct shape_setting settings[SHAPE_SETTINGS_MAX]; /* ends with a key of NULL, or all are used */
   void (*prepare)(struct traffic *traffic, struct shape *shape);
   void (*begin)(struct traffic *traffic, const struct shape *shape); /* a client arrives */
-  void (*finish)(struct shape *shape);
 };
 
 extern const struct shape_ops shape_chat, shape_agents, shape_retrieval, shape_documents,
