@@ -257,6 +257,101 @@ static void a_failed_sync_is_reported(void **state) {
 }
 
 /* The kernel may have dropped what it could not write: another sync that succeeds proves nothing. */
+static bool keep_all(const kvstow__op *op) {
+  (void)op;
+  return true;
+}
+
+static void wait_kept(uint64_t count) {
+  while (atomic_load(&the_device.kept) < count) usleep(100);
+}
+
+/* Gives back what was kept of one kind, and keeps the rest. */
+static void release_kind(kvstow__op_kind kind) {
+  kvstow__engine *e = the_device.engine;
+  size_t kept = 0;
+  pthread_mutex_lock(&e->lock);
+  for (size_t i = 0; i < e->kept_count; i++) {
+    if (e->kept[i]->kind == kind)
+      e->ready[e->ready_count++] = e->kept[i];
+    else
+      e->kept[kept++] = e->kept[i];
+  }
+  e->kept_count = kept;
+  pthread_cond_signal(&e->news);
+  pthread_mutex_unlock(&e->lock);
+}
+
+static void *flush_main(void *tier) {
+  return (void *)(intptr_t)kvstow_tier_flush(tier);
+}
+
+/* A record is on its way to the disk while a barrier of its file fails, and arrives after that. */
+static record append_while_a_sync_fails(kvstow_tier *tier, uint64_t number) {
+  record r = record_new(number, 3, PLANE);
+  kvstow_record_write w = {.header = r.header, .payload = r.payload};
+  gate g = GATE_INIT(1);
+  pthread_t flusher;
+  void *flushed;
+  the_device.kept = 0;
+  the_device.keep = keep_all;
+  assert_int_equal(pthread_create(&flusher, NULL, flush_main, tier), 0);
+  wait_kept(1);
+  assert_int_equal(kvstow_tier_append(tier, &w, 1, gate_append_done, &g), 0);
+  wait_kept(2);
+  the_device.keep = NULL;
+  faults.sync_error = EIO;
+  release_kind(KVSTOW__SYNC);
+  pthread_join(flusher, &flushed);
+  assert_int_equal((intptr_t)flushed, KVSTOW_EIO);
+  faults.sync_error = 0;
+  release_kind(KVSTOW__WRITE);
+  assert_int_equal(gate_wait(&g), 0);
+  r.loc = w.loc;
+  return r;
+}
+
+/* It has been reported as good: so it is as good as those before it, and nobody wipes it. */
+static void what_was_being_written_when_a_sync_failed_is_kept(void **state) {
+  (void)state;
+  kvstow_tier *tier = open_faulty(&kvstow__files);
+  record before = append_one(tier, 1, 3), during = append_while_a_sync_fails(tier, 2);
+  kvstow_segment_info info;
+  kvstow_tier_segment(tier, before.loc.segment, &info);
+  assert_int_equal(during.loc.segment, before.loc.segment);
+  assert_int_equal(info.state, KVSTOW_SEGMENT_BAD);
+  assert_int_equal(info.records, 2);
+  assert_int_equal(kvstow_tier_erase(tier, NULL, 0), 0);
+  for (int life = 0; life < 2; life++) {
+    assert_int_equal(read_record(tier, &before), 0);
+    assert_int_equal(read_record(tier, &during), 0);
+    kvstow_tier_close(tier);
+    tier = open_faulty(&kvstow__files);
+  }
+  kvstow_tier_close(tier);
+  record_free(&before);
+  record_free(&during);
+}
+
+/* A segment that has nothing else is not taken for one given up. */
+static void the_first_record_written_when_a_sync_failed_is_kept(void **state) {
+  (void)state;
+  options = options_for(dirs, 1);
+  options.engine = KVSTOW_ENGINE_AUTO;
+  kvstow_tier *tier = open_faulty(&kvstow__files);
+  record old = append_one(tier, 1, 3);
+  assert_int_equal(kvstow_tier_seal(tier), 0);
+  assert_int_equal(kvstow_tier_reclaim(tier, old.loc.segment), 0);
+  assert_int_equal(kvstow_tier_erase(tier, NULL, 0), 0);
+  record first = append_while_a_sync_fails(tier, 2);
+  assert_int_equal(kvstow_tier_erase(tier, NULL, 0), 0);
+  assert_int_equal(kvstow_tier_flush(tier), KVSTOW_EIO); /* power may still take it */
+  assert_int_equal(read_record(tier, &first), 0);
+  kvstow_tier_close(tier);
+  record_free(&old);
+  record_free(&first);
+}
+
 static void a_file_whose_sync_failed_stays_failed(void **state) {
   (void)state;
   char path[4096];
@@ -384,11 +479,6 @@ static void a_life_that_could_not_be_ended_ahead_is_ended_when_needed(void **sta
   record_free(&r);
   kvstow_tier_close(tier);
   scratch_remove(copy);
-}
-
-static bool keep_all(const kvstow__op *op) {
-  (void)op;
-  return true;
 }
 
 /* What relies on an end that is on its way fails with it. */
@@ -851,6 +941,8 @@ int main(void) {
       TEST(repeated_failures_take_the_tier_offline),
       TEST(a_failed_directory_costs_its_records_only),
       TEST(a_failed_sync_is_reported),
+      TEST(what_was_being_written_when_a_sync_failed_is_kept),
+      TEST(the_first_record_written_when_a_sync_failed_is_kept),
       TEST(a_file_whose_sync_failed_stays_failed),
       TEST(a_bad_sector_costs_one_record_of_a_merged_read),
       TEST(an_erase_whose_barrier_failed_is_done_again),
