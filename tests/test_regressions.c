@@ -17,6 +17,7 @@ enum { RAM = 8 * 1024 * 1024, SEGMENT = 1024 * 1024 };
 /* ---- a device that fails -------------------------------------------------------------------- */
 
 static _Atomic bool writes_fail;
+static _Atomic int failing_write; /* the n-th from now, once; 0 none */
 static _Atomic unsigned writes_take_ms;
 static const char *_Atomic failing_dir; /* or those below it */
 
@@ -33,7 +34,8 @@ ssize_t pwritev(int fd, const struct iovec *iov, int count, off_t offset) {
   ssize_t (*real)(int, const struct iovec *, int, off_t) =
       (ssize_t(*)(int, const struct iovec *, int, off_t))dlsym(RTLD_NEXT, "pwritev");
   if (writes_take_ms > 0) kv_sleep_ms(writes_take_ms);
-  const bool fails = writes_fail || (failing_dir != NULL && below(fd, failing_dir));
+  const bool fails = writes_fail || (failing_write > 0 && --failing_write == 0) ||
+                     (failing_dir != NULL && below(fd, failing_dir));
   if (!fails) return real(fd, iov, count, offset);
   errno = EIO;
   return -1;
@@ -99,6 +101,49 @@ static void a_failing_disk_costs_its_blocks_not_the_store(void **state) {
   failing_dir = NULL;
   kv_dir_drop(both[0]);
   kv_dir_drop(both[1]);
+}
+
+/* ---- forgetting ----------------------------------------------------------------------------- */
+
+/* A record stays on a disk that refused to erase it, in the footer or where it lies: the caller hears of that,
+ * and the next try does it. The first write seals the segment. */
+static void a_forget_tells_what_could_not_be_erased(void **state) {
+  (void)state;
+  for (int fails = 2; fails <= 3; fails++) {
+    fixture f;
+    set_up(&f, AMPLE);
+    KV_OK(put(&f, 1, 8));
+    KV_OK(kvstow_flush(f.store));
+    kv_doc d = document(&f, 1, 8);
+    failing_write = fails;
+    KV_RESULT(kvstow_forget(&d.prefix, 0, NULL), KVSTOW_EIO);
+    assert_int_equal(failing_write, 0);
+    KV_OK(kvstow_forget(&d.prefix, 0, NULL));
+    kv_doc_finish(&d);
+    restart(&f);
+    assert_int_equal(held(&f, 1, 8), 0);
+    tear_down(&f);
+  }
+}
+
+/* The same of what lies in segments given up: nothing that the cache still knows of. */
+static void a_forget_tells_what_could_not_be_wiped(void **state) {
+  (void)state;
+  fixture f;
+  set_up(&f, 8 * KV_MIB);
+  for (uint64_t doc = 1; doc <= 100; doc++) KV_OK(put(&f, doc, 16)); /* 25 MiB through 8 and 8 */
+  KV_CHECK(kv_stats(f.store).segments_reclaimed > 0, "no segment was given up");
+  kv_doc d = document(&f, 1000, 1); /* never stored */
+  KV_OK(kvstow_forget(&d.prefix, 0, NULL));
+  for (uint64_t doc = 101; doc <= 120; doc++) KV_OK(put(&f, doc, 16));
+  (void)kvstow_flush(f.store);
+  writes_fail = true;
+  const int rc = kvstow_forget(&d.prefix, 0, NULL);
+  writes_fail = false;
+  KV_CHECK(rc != 0, "the disk refused, and nothing is legible any more");
+  kv_doc_finish(&d);
+  (void)kvstow_close(f.store);
+  kv_dir_drop(f.dir);
 }
 
 /* ---- demotion ------------------------------------------------------------------------------- */
@@ -427,6 +472,8 @@ int main(void) {
       cmocka_unit_test(reserving_too_many_blocks_leaves_the_slots_alone),
       cmocka_unit_test(sequences_refuse_counts_that_overflow),
       cmocka_unit_test(sequence_stores_an_expired_block_anew),
+      cmocka_unit_test(a_forget_tells_what_could_not_be_erased),
+      cmocka_unit_test(a_forget_tells_what_could_not_be_wiped),
       cmocka_unit_test(erasing_nothing_wipes_segments_given_up),
       cmocka_unit_test(storing_a_block_that_is_held_is_a_use),
       cmocka_unit_test(queues_refuse_what_belongs_to_another_store),

@@ -435,6 +435,43 @@ static void a_segment_used_again_costs_its_first_append_no_barrier(void **state)
   kvstow_tier_close(tier);
 }
 
+/* Its reader gets what it asked for, or nothing, but no other record's bytes. */
+static void a_segment_is_not_used_again_under_a_reader(void **state) {
+  (void)state;
+  options = options_for(dirs, 1);
+  options.engine = KVSTOW_ENGINE_AUTO;
+  kvstow_tier *tier = open_faulty(&kvstow__files);
+  record old = append_one(tier, 1, 3), next = record_new(2, 3, PLANE);
+  assert_int_equal(kvstow_tier_seal(tier), 0);
+  gate g = GATE_INIT(1);
+  kvstow_record_read read = {.key = key_of(1),
+                             .loc = old.loc,
+                             .plane_bytes = PLANE,
+                             .plane_count = 3,
+                             .header = old.header,
+                             .payload = old.payload,
+                             .done = gate_read_done,
+                             .arg = &g};
+  kvstow_record_read *reads[] = {&read};
+  kvstow_segment_info info;
+  the_device.kept = 0;
+  the_device.keep = keep_all;
+  assert_int_equal(kvstow_tier_read_batch(tier, reads, 1), 0);
+  wait_kept(1);
+  the_device.keep = NULL;
+  assert_int_equal(kvstow_tier_reclaim(tier, old.loc.segment), 0);
+  kvstow_tier_segment(tier, old.loc.segment, &info);
+  assert_int_equal(info.state, KVSTOW_SEGMENT_RECLAIMED);
+  assert_int_equal(append_all(tier, &next, 1), KVSTOW_ENOSPC);
+  release_kind(KVSTOW__READ);
+  assert_int_equal(gate_wait(&g), 0);
+  assert_int_equal(append_all(tier, &next, 1), 0);
+  assert_int_equal(read_record(tier, &next), 0);
+  kvstow_tier_close(tier);
+  record_free(&old);
+  record_free(&next);
+}
+
 /* Also by who did not wait for a flush. */
 static void a_segment_given_up_shows_nothing_before_it_is_used_again(void **state) {
   (void)state;
@@ -948,6 +985,7 @@ int main(void) {
       TEST(an_erase_whose_barrier_failed_is_done_again),
       TEST(what_was_erased_in_the_table_alone_survives_no_other_erase),
       TEST(a_segment_used_again_costs_its_first_append_no_barrier),
+      TEST(a_segment_is_not_used_again_under_a_reader),
       TEST(a_segment_given_up_shows_nothing_before_it_is_used_again),
       TEST(a_life_that_could_not_be_ended_ahead_is_ended_when_needed),
       TEST(an_append_behind_an_end_that_fails_is_told),

@@ -9,10 +9,10 @@ static const char *dirs[1];
 static kvstow_tier_options options;
 static kvstow_tier *tier;
 
-static _Atomic int write_error; /* of the device; 0 none */
+static _Atomic int write_error, sync_error; /* of the device; 0 none */
 
 static int carry_out(kvstow__op *op) {
-  if (op->kind == KVSTOW__SYNC) return 0;
+  if (op->kind == KVSTOW__SYNC) return sync_error;
   if (op->kind == KVSTOW__READ)
     return preadv(op->fd, op->iov, (int)op->iov_count, (off_t)op->offset) >= 0 ? 0 : EIO;
   if (write_error) return write_error;
@@ -29,7 +29,7 @@ static int fresh(void **state) {
   dir = scratch_new();
   dirs[0] = dir;
   options = options_for(dirs, 4);
-  write_error = 0;
+  write_error = sync_error = 0;
   open_log();
   return 0;
 }
@@ -245,6 +245,16 @@ static void a_flush_tells_which_write_failed(void **state) {
   record_free(&r);
 }
 
+static void a_flush_tells_which_barrier_failed(void **state) {
+  (void)state;
+  record r = append_one(tier, 1, 1);
+  sync_error = ENOSPC;
+  REFUSED(kvstow_tier_flush(tier), KVSTOW_ENOSPC, "seg-000000.kvs: fdatasync");
+  sync_error = 0;
+  REFUSED(kvstow_tier_flush(tier), KVSTOW_EIO, "1 segments may not survive power loss");
+  record_free(&r);
+}
+
 static void an_offline_disk_is_explained(void **state) {
   (void)state;
   write_error = EIO;
@@ -284,6 +294,7 @@ int main(void) {
       TEST(a_tier_without_a_log_takes_no_records),
       TEST(opening_nothing_is_explained),
       TEST(a_flush_tells_which_write_failed),
+      TEST(a_flush_tells_which_barrier_failed),
       TEST(an_offline_disk_is_explained),
       TEST(a_full_log_is_explained),
   };
