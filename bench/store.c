@@ -245,12 +245,12 @@ int bench_store_run(int argc, char **argv) {
       bench_store_sustained(&args, model, &report, &verified);
   }
   bench_count(report.root, "verified_bytes", verified);
-  bench_note(&report,
-             "limit: memcpy of a whole batch, same bytes, same memory, same rounds. of rows: share "
-             "of memcpy row by row to where the block keeps them. copy: RAM ordered by lru, so "
-             "that what was "
-             "stored last, to be compared, and writes all. reserve: MB/s of room committed, not of "
-             "bytes moved.");
+  bench_note(
+      &report,
+      "limit: memcpy of a whole batch, same bytes, same memory, same rounds. of rows: share "
+      "of memcpy row by row to where the block keeps them. copy, sustained: RAM ordered by lru, "
+      "which keeps what was stored last, to be compared, and writes all. reserve: MB/s of room "
+      "committed, not of bytes moved.");
   bench_note(
       &report,
       "sustained: with eviction, to SSD; its limit is a bare io_uring append, 1 MiB requests, "
