@@ -428,6 +428,110 @@ static void waits_of_engines_end(void **state) {
   }
 }
 
+/* ---- who leads while the I/O thread sleeps -------------------------------------------------- */
+
+enum { OPS = 8, OPS_MAX = 4000 };
+
+static struct {
+  kvstow__engine *engine;
+  pthread_t io;
+  atomic_bool inside;
+  size_t sent, done, by_workers, nudges;
+  atomic_size_t nudged;
+  bool timed; /* the turn after the last op asks for another, later */
+  uint64_t due_us;
+  bool wrong;
+} game;
+
+/* Sends each op again until there have been enough; counts what outsiders ask for, as the inbox does. */
+static bool play(void *turns, kvstow__op *done, uint64_t *until_us) {
+  (void)turns;
+  const bool worker = !pthread_equal(pthread_self(), game.io);
+  if (atomic_exchange(&game.inside, true)) game.wrong = true; /* one at a time */
+  kvstow__op *again = NULL;
+  while (done) {
+    kvstow__op *op = done;
+    done = op->next;
+    game.wrong |= op->error != 0;
+    game.done++;
+    game.by_workers += worker;
+    if (game.sent == OPS_MAX) continue;
+    game.sent++;
+    op->next = again;
+    again = op;
+  }
+  if (again) kvstow__engine_threads.submit(game.engine, again);
+  game.nudges = atomic_load(&game.nudged);
+  if (game.timed && game.done == OPS_MAX && game.due_us == 0) game.due_us = now_us() + 3000;
+  *until_us = game.due_us > 0 ? game.due_us : KVSTOW__FOREVER;
+  const bool late = !worker && game.due_us > 0 && now_us() >= game.due_us;
+  const bool all = game.done == OPS_MAX && game.nudges == OPS_MAX;
+  const bool going = game.timed ? !late : !all;
+  atomic_store(&game.inside, false);
+  return going;
+}
+
+static void *nudge(void *arg) {
+  (void)arg;
+  for (size_t i = 0; i < OPS_MAX; i++) {
+    atomic_fetch_add(&game.nudged, 1);
+    kvstow__engine_threads.wake(game.engine);
+    if (i % 16 == 0) usleep(50);
+  }
+  return NULL;
+}
+
+static void play_with_threads(bool timed) {
+  kvstow__op ops[OPS] = {0};
+  struct iovec iov[OPS];
+  static char bytes[OPS][512];
+  kvstow__io_counters counters = {0};
+  memset(&game, 0, sizeof game);
+  game.timed = timed;
+  game.io = pthread_self();
+  const kvstow__engine_config config = {
+      .queue_depth = OPS, .slots = 1, .counters = &counters, .turn = play};
+  char reason[128];
+  assert_int_equal(
+      kvstow__engine_threads.create(NULL, &config, &game.engine, reason, sizeof reason), 0);
+  const int fd = open("/dev/zero", O_RDONLY | O_CLOEXEC);
+  assert_true(fd >= 0);
+  for (size_t i = 0; i < OPS; i++) {
+    iov[i] = (struct iovec){bytes[i], sizeof bytes[i]};
+    ops[i] = (kvstow__op){.fd = fd,
+                          .length = sizeof bytes[i],
+                          .iov = &iov[i],
+                          .iov_count = 1,
+                          .next = i + 1 < OPS ? &ops[i + 1] : NULL};
+  }
+  game.sent = OPS;
+  pthread_t outsider;
+  if (!timed) assert_int_equal(pthread_create(&outsider, NULL, nudge, NULL), 0);
+  kvstow__engine_threads.submit(game.engine, ops);
+  kvstow__op *done = NULL;
+  uint64_t until_us = KVSTOW__FOREVER;
+  do done = kvstow__engine_threads.reap(game.engine, until_us);
+  while (play(NULL, done, &until_us));
+  if (!timed) pthread_join(outsider, NULL);
+  assert_false(game.wrong);
+  assert_int_equal(game.done, OPS_MAX);
+  kvstow__engine_threads.destroy(game.engine);
+  close(fd);
+}
+
+/* What comes back is sent again by who brought it; nobody else's wake is lost, and the end is the I/O thread's. */
+static void workers_lead_one_at_a_time(void **state) {
+  (void)state;
+  play_with_threads(false);
+  assert_true(game.by_workers > 0);
+}
+
+/* A time set in a worker's turn wakes the I/O thread, who sleeps for good otherwise. */
+static void a_workers_deadline_is_kept(void **state) {
+  (void)state;
+  play_with_threads(true);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(every_read_gets_its_bytes_or_its_error_once),
@@ -436,6 +540,8 @@ int main(void) {
       cmocka_unit_test(who_waits_behind_a_mute_device_is_answered_in_time),
       cmocka_unit_test(half_of_a_long_read_is_with_the_device),
       cmocka_unit_test(waits_of_engines_end),
+      cmocka_unit_test(workers_lead_one_at_a_time),
+      cmocka_unit_test(a_workers_deadline_is_kept),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -72,6 +72,11 @@ typedef struct kvstow__engine_config {
   uint32_t queue_depth; /* ops in flight at most */
   uint32_t slots;       /* descriptors that may be attached at once */
   kvstow__io_counters *counters;
+  /* A turn of the I/O thread (pump.c), with what has completed; tells until when it may sleep (0: not at all). False:
+   * it is over. For engines with threads of their own, who may take turns while the I/O thread sleeps in reap: one
+   * at a time. */
+  bool (*turn)(void *turns, kvstow__op *done, uint64_t *until_us);
+  void *turns;
 } kvstow__engine_config;
 
 typedef struct kvstow__engine_ops {

@@ -5,7 +5,11 @@
  * WORKERS_MAX: who is done finds the next op there, and neither sleeps nor has to be woken. They block all
  * signals: the host's handlers never run on them, and SIGXFSZ can't kill the process.
  *
- * One lock guards the queues. Lock order: it is a leaf.
+ * Nor is the I/O thread woken for what has completed. While it sleeps in reap, whoever is done with an op leads
+ * in its place: takes turns with what is done until nothing is, then goes back to the queue. `led` says that somebody
+ * does, the I/O thread unless it sleeps; there is never more than one.
+ *
+ * One lock guards the queues and the lead. Lock order: it is a leaf.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
@@ -50,17 +54,20 @@ typedef struct list {
 struct kvstow__engine {
   kvstow__mutex lock;  /* guards everything below */
   pthread_cond_t work; /* queue not empty, or stopping */
-  pthread_cond_t news; /* done not empty, or woken */
-  list queue[2];       /* by kvstow_priority */
+  pthread_cond_t
+      news;      /* for the I/O thread: woken, or there is another time until which it may sleep */
+  list queue[2]; /* by kvstow_priority */
   uint32_t queued;
   list done;
-  bool reaper_waits;
+  bool led; /* done is empty while nobody leads */
+  bool worker_leads;
+  uint64_t until_us; /* nobody leads: a turn is due then */
   bool woken;
   bool stopping;
   uint32_t workers, workers_max;
   uint32_t idle, called; /* waiting for work; of those, who were signalled and have not noticed */
   pthread_t threads[WORKERS_MAX];
-  kvstow__io_counters *counters;
+  kvstow__engine_config config;
 };
 
 static void list_init(list *l) {
@@ -116,6 +123,49 @@ static int perform(kvstow__op *op, kvstow__io_counters *counters) {
 
 /* ---- workers -------------------------------------------------------------------------------- */
 
+static void *work(void *arg);
+
+/* Calls or starts one more worker if there is to be one; `kept` of the queue are the caller's own. lock held, on
+ * a thread that blocks all signals (the workers inherit that). */
+static void employ(kvstow__engine *engine, uint32_t kept) {
+  const uint32_t active = engine->workers - engine->idle + engine->called;
+  if (engine->queued <= kept || (active >= WORKERS_EAGER && engine->queued <= active)) return;
+  if (engine->idle > engine->called) {
+    engine->called++;
+    pthread_cond_signal(&engine->work);
+  } else if (engine->workers < engine->workers_max &&
+             pthread_create(&engine->threads[engine->workers], NULL, work, engine) == 0) {
+    pthread_setname_np(engine->threads[engine->workers], "kvstow-worker");
+    engine->workers++;
+  }
+}
+
+/* lock held */
+static kvstow__op *take_done(kvstow__engine *engine) {
+  kvstow__op *done = engine->done.first;
+  list_init(&engine->done);
+  engine->woken = false;
+  return done;
+}
+
+/* Turns in the I/O thread's place, for as long as there is something to do. lock held, but not in a turn. */
+static void lead(kvstow__engine *engine) {
+  uint64_t until_us = 0;
+  bool going = true;
+  engine->led = engine->worker_leads = true;
+  do {
+    kvstow__op *done = take_done(engine);
+    kvstow__unlock(&engine->lock);
+    going = engine->config.turn(engine->config.turns, done, &until_us);
+    kvstow__lock(&engine->lock);
+    if (until_us == 0 && engine->queued > 0) employ(engine, 0); /* it will be a while */
+  } while (going && (until_us == 0 || engine->done.first || engine->woken));
+  engine->led = engine->worker_leads = false;
+  engine->until_us = until_us;
+  engine->woken = !going; /* the end is the I/O thread's */
+  if (!going || until_us != KVSTOW__FOREVER) pthread_cond_signal(&engine->news);
+}
+
 static void *work(void *arg) {
   kvstow__engine *engine = arg;
   kvstow__lock(&engine->lock);
@@ -133,30 +183,15 @@ static void *work(void *arg) {
     engine->queued--;
     kvstow__unlock(&engine->lock);
     SCRATCH_BEGIN(op);
-    const int error = perform(op, engine->counters);
+    const int error = perform(op, engine->config.counters);
     SCRATCH_END(op);
     kvstow__lock(&engine->lock);
     op->error = error;
     list_push(&engine->done, op);
-    if (engine->reaper_waits) pthread_cond_signal(&engine->news);
+    if (!engine->led) lead(engine);
   }
   kvstow__unlock(&engine->lock);
   return NULL;
-}
-
-/* Calls or starts one more worker if there is to be one. Called with the lock held, on a thread that blocks all
- * signals (the workers inherit that). */
-static void employ(kvstow__engine *engine) {
-  const uint32_t active = engine->workers - engine->idle + engine->called;
-  if (active >= WORKERS_EAGER && engine->queued <= active) return;
-  if (engine->idle > engine->called) {
-    engine->called++;
-    pthread_cond_signal(&engine->work);
-  } else if (engine->workers < engine->workers_max &&
-             pthread_create(&engine->threads[engine->workers], NULL, work, engine) == 0) {
-    pthread_setname_np(engine->threads[engine->workers], "kvstow-worker");
-    engine->workers++;
-  }
 }
 
 static void threads_destroy(kvstow__engine *engine) {
@@ -187,7 +222,8 @@ static int threads_create(void *env, const kvstow__engine_config *config, kvstow
   list_init(&engine->queue[KVSTOW_DEMAND]);
   list_init(&engine->queue[KVSTOW_PREFETCH]);
   list_init(&engine->done);
-  engine->counters = config->counters;
+  engine->config = *config;
+  engine->led = true;
   engine->workers_max = config->queue_depth < WORKERS_MAX ? config->queue_depth : WORKERS_MAX;
   /* One worker now: without it nothing would ever complete. The others are wishes. */
   const int error = pthread_create(&engine->threads[0], NULL, work, engine);
@@ -210,33 +246,32 @@ static void threads_submit(kvstow__engine *engine, kvstow__op *ops) {
     op->moved = 0;
     list_push(&engine->queue[op->priority == KVSTOW_PREFETCH], op);
     engine->queued++;
-    employ(engine);
+    employ(engine, engine->worker_leads ? 1 : 0);
   }
   kvstow__unlock(&engine->lock);
 }
 
 /* lock held; false: it is late enough. */
-static bool wait_news(kvstow__engine *engine, uint64_t until_us) {
-  if (until_us == 0) return false;
+static bool wait_news(kvstow__engine *engine) {
+  const uint64_t until_us = engine->until_us;
   const struct timespec until = {.tv_sec = (time_t)(until_us / 1000000u),
                                  .tv_nsec = (long)(until_us % 1000000u) * 1000};
-  int error = 0;
-  engine->reaper_waits = true;
-  if (until_us == KVSTOW__FOREVER)
-    kvstow__wait(&engine->news, &engine->lock);
-  else
-    error = kvstow__wait_until(&engine->news, &engine->lock, &until);
-  engine->reaper_waits = false;
-  return error != ETIMEDOUT;
+  if (!engine->led && until_us != KVSTOW__FOREVER)
+    return kvstow__wait_until(&engine->news, &engine->lock, &until) != ETIMEDOUT;
+  kvstow__wait(&engine->news, &engine->lock);
+  return true;
 }
 
 static kvstow__op *threads_reap(kvstow__engine *engine, uint64_t until_us) {
   kvstow__lock(&engine->lock);
-  while (!engine->done.first && !engine->woken)
-    if (!wait_news(engine, until_us)) break;
-  engine->woken = false;
-  kvstow__op *done = engine->done.first;
-  list_init(&engine->done);
+  if (until_us > 0 && !engine->done.first) {
+    bool late = false;
+    engine->led = false;
+    engine->until_us = until_us;
+    while (engine->led || (!engine->woken && !late)) late = !wait_news(engine);
+    engine->led = true;
+  }
+  kvstow__op *done = take_done(engine);
   kvstow__unlock(&engine->lock);
   return done;
 }
@@ -244,7 +279,7 @@ static kvstow__op *threads_reap(kvstow__engine *engine, uint64_t until_us) {
 static void threads_wake(kvstow__engine *engine) {
   kvstow__lock(&engine->lock);
   engine->woken = true;
-  pthread_cond_signal(&engine->news);
+  if (!engine->led) pthread_cond_signal(&engine->news);
   kvstow__unlock(&engine->lock);
 }
 

@@ -452,18 +452,23 @@ static rest may_rest(kvstow_tier *tier) {
   return answer;
 }
 
+static bool turn(void *turns, kvstow__op *done, uint64_t *until_us) {
+  kvstow_tier *tier = turns;
+  complete(tier, done);
+  complete_early(tier);
+  fill(tier);
+  finish_some(tier);
+  take_inbox(tier);
+  fill(tier);
+  const rest answer = may_rest(tier);
+  *until_us = answer == REST_SLEEP ? tier->pump->deadline_us : 0;
+  return answer != REST_END;
+}
+
 static void run(kvstow_tier *tier) {
-  kvstow__pump *p = tier->pump;
-  for (;;) {
-    take_inbox(tier);
-    fill(tier);
-    const rest answer = may_rest(tier);
-    if (answer == REST_END) return;
-    complete(tier, tier->engine->reap(p->engine, answer == REST_SLEEP ? p->deadline_us : 0));
-    complete_early(tier);
-    fill(tier);
-    finish_some(tier);
-  }
+  kvstow__op *done = NULL;
+  uint64_t until_us;
+  while (turn(tier, done, &until_us)) done = tier->engine->reap(tier->pump->engine, until_us);
 }
 
 /* ---- start and stop ------------------------------------------------------------------------- */
@@ -476,7 +481,9 @@ static int create_engine(kvstow_tier *tier) {
   kvstow__pump *p = tier->pump;
   const kvstow__engine_config config = {.queue_depth = tier->queue_depth,
                                         .slots = p->files.places_count,
-                                        .counters = &tier->io_counters};
+                                        .counters = &tier->io_counters,
+                                        .turn = turn,
+                                        .turns = tier};
   int error = ENOSYS;
   for (size_t i = 0; i < 2 && tier->io.engines[i]; i++) {
     if (p->wanted != KVSTOW_ENGINE_AUTO && p->wanted != tier->io.kinds[i]) continue;

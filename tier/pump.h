@@ -3,7 +3,8 @@
  * Other threads send it ops, jobs and reads through an inbox; it keeps the device busy (at most
  * queue_depth ops, demand before prefetch, a share for writes), runs what completes, verifies reads
  * after it has refilled the device, and calls the callers' completions one at a time, outside the
- * reap loop.
+ * reap loop. While it sleeps in the engine, a thread of the engine's may take its turns (io.h): then that one is what
+ * is called the I/O thread here.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef KVSTOW_TIER_PUMP_H

@@ -19,7 +19,7 @@
  *  - A directory whose disk fails costs its records, not the store: appends go to the others.
  *  - No call aborts, prints, or installs a signal handler.
  *
- * Threads. Every call is thread-safe. Completions run on the tier's own thread, one at a time: they
+ * Threads. Every call is thread-safe. Completions run on threads of the tier's own, one at a time: they
  * must not block, and must not call the functions marked "blocking"; they may append and read.
  *
  * Buffers handed to append and read belong to the tier until the completion runs, and are 4 KiB
