@@ -18,8 +18,9 @@
  * least worth is at an end of some queue: the oldest, past hope; or the youngest, which stands for
  * not admitting what came last, while others that have waited longer are closer to their next use.
  * Blocks of one request stand side by side, and the deepest of them goes first: no block outlives
- * its ancestors of the same request. Those that the tier below has, too, have queues of their own,
- * and are worth half.
+ * its ancestors of the same request. A request that finds no room but its own pushes out its own
+ * blocks; what it brings below them is an orphan, of use to nobody, and the next to go. Those that the
+ * tier below has, too, have queues of their own, and are worth half.
  *
  * Time is counted in accesses, as the blocks of one request share one time; a tick is such that
  * the cache holds 8192 to 16383 of them. Parameters: ghost (8), keys remembered, in capacities;
@@ -50,6 +51,7 @@ enum {
   WEIGH_EVERY_MIN = 128, /* accesses */
   WEIGH_EVERY_MAX = 16384,
   FADE_EVERY = 4096, /* capacities of accesses: what was learned then counts half */
+  DEPTH_MAX = (1 << 15) - 1,
 };
 
 enum kind { NEW, OWN, SHARED_KIND, KINDS };
@@ -57,7 +59,10 @@ enum { TURNS = 4, PARTIAL = 2 }; /* values of these traits */
 
 #define BELOW_WORTH 0.5f /* losing it costs a read, and both tiers together hold one more */
 
-enum { QUEUES = 2 * HAZARD_CLASSES }; /* of a class: those not below, those below */
+enum {
+  ORPHANS = 2 * HAZARD_CLASSES, /* behind the two of each class: those not below, those below */
+  QUEUES
+};
 
 static_assert(TURNS * GAPS * KINDS * PARTIAL == HAZARD_CLASSES, "the traits make the classes");
 
@@ -65,7 +70,7 @@ struct lifetime_node {
   struct link link;
   uint32_t key;  /* folded: two keys alike cost one wrong guess */
   uint32_t time; /* of the last use, in ticks */
-  uint16_t depth;
+  uint16_t depth : 15, orphan : 1;
   uint8_t class, facts; /* facts: turn, LATE, CONTINUES, PARTED, SHARED, BELOW */
 };
 
@@ -96,14 +101,18 @@ struct lifetime {
   uint64_t request;
   uint32_t now; /* of the request under way */
   uint32_t full_tokens;
-  bool parted; /* the request under way has used a block never seen */
+  bool parted;     /* the request under way has used a block never seen */
+  bool alone;      /* no request before it has the same time */
+  uint32_t latest; /* its block used last, if it is still held, or KVSTOW_NO_ID */
+  uint32_t
+      broken; /* the least depth at which it has pushed out a block of its own, or UINT32_MAX */
   struct trail trail;
   struct choice choice;
   uint64_t admitted;
   double ghost_share, reads_a_write;
   struct ghost ghost;
   struct queue queues[QUEUES];
-  uint64_t below; /* blocks in the second half of them */
+  uint64_t below; /* blocks in the queues of those below */
   struct hazard hazard;
 };
 
@@ -152,9 +161,13 @@ static void count_access(struct lifetime *life, const kvstow_access *access) {
   life->accesses++;
   if (access->request != 0 && access->request == life->request) return;
   life->request = access->request;
+  const uint32_t before = life->now;
   life->now = ticks(life, life->accesses);
+  life->alone = life->now != before;
+  life->latest = KVSTOW_NO_ID;
   life->trail.found = false;
   life->parted = false;
+  life->broken = UINT32_MAX;
   life->choice.valid = false;
   if (life->accesses >= life->next_weigh) weigh(life);
 }
@@ -162,14 +175,16 @@ static void count_access(struct lifetime *life, const kvstow_access *access) {
 /* ---- classes ---- */
 
 static uint32_t queue_of(const struct lifetime_node *node) {
+  if (node->orphan != 0) return ORPHANS;
   return node->class + ((node->facts & BELOW) != 0 ? (uint32_t)HAZARD_CLASSES : 0);
 }
 
 static uint32_t queues_used(const struct lifetime *life) {
-  return life->below > 0 ? QUEUES : HAZARD_CLASSES;
+  return life->below > 0 ? ORPHANS : HAZARD_CLASSES;
 }
 
 static float worth_of(const struct lifetime *life, uint32_t queue, uint32_t age) {
+  if (queue == ORPHANS) return 0;
   const bool below = queue >= HAZARD_CLASSES;
   const float worth = hazard_worth(&life->hazard, below ? queue - HAZARD_CLASSES : queue, age);
   return below ? worth * BELOW_WORTH : worth;
@@ -261,9 +276,11 @@ static void describe_new(struct lifetime *life, struct lifetime_node *node,
 
 static void queue_push(struct lifetime *life, uint32_t id) {
   struct lifetime_node *node = node_of(life, id);
+  node->time = life->now;
+  node->orphan = node->depth > life->broken;
+  life->latest = id;
   struct queue *queue = &life->queues[queue_of(node)];
   const uint32_t head = queue->list.head;
-  node->time = life->now;
   kvstow__hazard_wait(&life->hazard, node->class, node->time, life->now);
   const bool joins = queue->cut != KVSTOW_NO_ID && node_of(life, head)->time == life->now;
   if (joins && node->depth > node_of(life, queue->cut)->depth) {
@@ -319,6 +336,10 @@ static bool still_good(const struct lifetime *life) {
 
 static void choose(struct lifetime *life) {
   life->choice.valid = false;
+  if (life->queues[ORPHANS].list.count > 0) {
+    consider(life, ORPHANS, true);
+    return;
+  }
   for (uint32_t queue = 0; queue < queues_used(life); queue++) {
     if (life->queues[queue].list.count == 0) continue;
     consider(life, queue, false);
@@ -326,11 +347,22 @@ static void choose(struct lifetime *life) {
   }
 }
 
+/* The block to go for `id`: if that belongs to the request under way, the deepest of its blocks, in
+ * whatever class it is. What is used below from now on is an orphan. */
+static uint32_t least(struct lifetime *life, uint32_t id) {
+  if (!life->alone || node_of(life, id)->time != life->now) return id;
+  if (life->latest != KVSTOW_NO_ID && node_of(life, life->latest)->depth > node_of(life, id)->depth)
+    id = life->latest;
+  if (node_of(life, id)->depth < life->broken) life->broken = node_of(life, id)->depth;
+  return id;
+}
+
 /* Takes a block out and remembers it. */
 static void leave(struct lifetime *life, uint32_t id) {
   const struct lifetime_node *node = node_of(life, id);
   const struct ghost_note *gone = ghost_leaving(&life->ghost);
   queue_remove(life, id);
+  if (id == life->latest) life->latest = KVSTOW_NO_ID;
   if (gone != NULL) kvstow__hazard_lose(&life->hazard, (uint8_t)gone->facts, gone->time, life->now);
   kvstow__ghost_push_note(
       &life->ghost, node->key,
@@ -391,7 +423,7 @@ static void lifetime_insert(void *policy, uint32_t id, const kvstow_access *acce
   struct ghost_note note;
   count_access(life, access);
   node->key = fold(access->key_lo);
-  node->depth = access->depth < UINT16_MAX ? (uint16_t)access->depth : UINT16_MAX;
+  node->depth = access->depth < DEPTH_MAX ? (uint16_t)access->depth : DEPTH_MAX;
   if (kvstow__ghost_take_note(&life->ghost, node->key, &note))
     describe_again(life, node, note.time, (uint8_t)note.facts, (uint8_t)(note.facts >> 8), access);
   else
@@ -406,7 +438,7 @@ static void lifetime_touch(void *policy, uint32_t id, const kvstow_access *acces
   count_access(life, access);
   if (node->time == life->now) return; /* twice in a request is once */
   queue_remove(life, id);
-  node->depth = access->depth < UINT16_MAX ? (uint16_t)access->depth : UINT16_MAX;
+  node->depth = access->depth < DEPTH_MAX ? (uint16_t)access->depth : DEPTH_MAX;
   const uint8_t below = node->facts & BELOW;
   describe_again(life, node, node->time, node->class, node->facts, access);
   node->facts |= below;
@@ -419,7 +451,7 @@ static uint32_t lifetime_victim(void *policy, const kvstow_access *incoming) {
   if (!still_good(life)) choose(life);
   if (!life->choice.valid) return KVSTOW_NO_ID;
   struct queue *queue = &life->queues[life->choice.queue];
-  const uint32_t id = life->choice.young ? youngest(life, queue) : queue->list.tail;
+  const uint32_t id = least(life, life->choice.young ? youngest(life, queue) : queue->list.tail);
   leave(life, id);
   return id;
 }

@@ -127,12 +127,12 @@ static void cache_finish(struct cache *cache) {
   free(cache->chunk);
 }
 
-/* Uses the chain of ids [first, first + CHAIN); how many of its blocks were held. */
-static uint32_t request(struct cache *cache, uint32_t first) {
-  kvstow_access access = {.request = ++cache->requests, .chain_blocks = CHAIN, .tokens = 16};
+/* Uses the chain of ids [first, first + blocks); how many of its blocks were held. */
+static uint32_t request_of(struct cache *cache, uint32_t first, uint32_t blocks) {
+  kvstow_access access = {.request = ++cache->requests, .chain_blocks = blocks, .tokens = 16};
   uint32_t hits = 0;
   access.parent = KVSTOW_NO_ID;
-  for (uint32_t i = 0; i < CHAIN; i++) {
+  for (uint32_t i = 0; i < blocks; i++) {
     const uint32_t id = first + i;
     access.depth = i;
     access.key_lo = id * UINT64_C(0x9e3779b97f4a7c15);
@@ -144,6 +144,7 @@ static uint32_t request(struct cache *cache, uint32_t first) {
       if (cache->count == CAPACITY) {
         const uint32_t gone = cache->ops->victim(cache->policy, &access);
         const bool once = gone >= CHAINS * CHAIN;
+        if (gone == access.parent) access.parent = KVSTOW_NO_ID;
         cache->held[gone] = 0;
         cache->count--;
         cache->victims[once]++;
@@ -158,6 +159,10 @@ static uint32_t request(struct cache *cache, uint32_t first) {
     access.parent = id;
   }
   return hits;
+}
+
+static uint32_t request(struct cache *cache, uint32_t first) {
+  return request_of(cache, first, CHAIN);
 }
 
 /* Three times more blocks than fit, in turn, between prompts that nobody asks for twice. */
@@ -189,6 +194,29 @@ static void keeps_part_of_a_loop_and_nothing_that_is_used_once(void **state) {
   assert_true(hit_share("lru") < 0.01);
   assert_true(hit_share("arc") < hit_share("lifetime"));
   assert_true(hit_share("lifetime") > 0.2); /* 120 of 400 fit: 0.3 at the most */
+}
+
+/* Conversations in turn, each turn longer than the last, more of them than fit: a request that pushes
+ * out its own blocks keeps its front, and of what it brings behind that only what came last. */
+static void what_nobody_can_use_goes_first(void **state) {
+  enum { TALKS = 12, SPAN = 256, TURNS = 60 };
+  struct cache cache;
+  uint32_t pushed = 0;
+  (void)state;
+  cache_init(&cache, "lifetime");
+  for (uint32_t turn = 0; turn < TURNS; turn++) {
+    for (uint32_t talk = 0; talk < TALKS; talk++) {
+      const uint32_t first = talk * SPAN, blocks = 8 + 2 * turn;
+      uint32_t front = 0, behind = 0;
+      request_of(&cache, first, blocks);
+      while (front < blocks && cache.held[first + front] != 0) front++;
+      for (uint32_t i = front; i < blocks; i++) behind += cache.held[first + i] != 0;
+      pushed += front < blocks;
+      assert_true(behind <= 1);
+    }
+  }
+  assert_true(pushed > TURNS * TALKS / 4);
+  cache_finish(&cache);
 }
 
 /* What comes again is written to the tier below, what was never asked for again is not. */
@@ -264,6 +292,7 @@ int main(void) {
       cmocka_unit_test(waiting_in_vain_counts),
       cmocka_unit_test(memory_of_the_past_is_bounded_and_time_may_wrap),
       cmocka_unit_test(keeps_part_of_a_loop_and_nothing_that_is_used_once),
+      cmocka_unit_test(what_nobody_can_use_goes_first),
       cmocka_unit_test(admits_what_will_be_read),
       cmocka_unit_test(what_the_tier_below_has_leaves_first),
       cmocka_unit_test(knows_what_conversations_share),
