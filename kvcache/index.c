@@ -17,19 +17,26 @@
 
 /* ---- entries -------------------------------------------------------------------------------- */
 
-/* Full slabs become huge pages in time, later ones are from the beginning: blocks that are asked for together were
- * stored together, but what a million of them take is more than the processor has page table entries for. */
-static char *slab_map(struct kvs_index *index) {
-  const uint32_t slabs = index->chunks_count / SLAB_CHUNKS;
-  char *map = mmap(NULL, 2 * SLAB_BYTES, PROT_READ | PROT_WRITE,
+/* Address space, from the beginning of a huge page on. */
+static char *huge_map(size_t bytes) {
+  char *map = mmap(NULL, bytes + SLAB_BYTES, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (map == MAP_FAILED) return NULL;
   const size_t before = (SLAB_BYTES - (uintptr_t)map % SLAB_BYTES) % SLAB_BYTES;
   if (before > 0) munmap(map, before);
-  munmap(map + before + SLAB_BYTES, SLAB_BYTES - before);
-  if (index->slab != NULL) (void)madvise(index->slab, SLAB_BYTES, MADV_HUGEPAGE); /* a wish */
-  if (slabs >= SMALL_SLABS) (void)madvise(map + before, SLAB_BYTES, MADV_HUGEPAGE);
+  munmap(map + before + bytes, SLAB_BYTES - before);
   return map + before;
+}
+
+/* Full slabs become huge pages in time, later ones are from the beginning: blocks that are asked for together were
+ * stored together, but what a million of them take is more than the processor has page table entries for. */
+static char *slab_map(struct kvs_index *index) {
+  char *slab = huge_map(SLAB_BYTES);
+  if (slab == NULL) return NULL;
+  if (index->slab != NULL) (void)madvise(index->slab, SLAB_BYTES, MADV_HUGEPAGE); /* a wish */
+  if (index->chunks_count / SLAB_CHUNKS >= SMALL_SLABS)
+    (void)madvise(slab, SLAB_BYTES, MADV_HUGEPAGE);
+  return slab;
 }
 
 static bool chunk_add(struct kvs_index *index) {
@@ -57,7 +64,11 @@ uint32_t kvs_entry_new(struct kvs_index *index) {
     if (chunk == index->chunks_count && !chunk_add(index)) return KVS_NO_ENTRY;
     id = index->used++;
   }
-  *kvs_entry(index, id) = (struct kvs_entry){.frame = UINT32_MAX};
+  struct kvs_entry *entry = kvs_entry(index, id);
+  memset(entry, 0, offsetof(struct kvs_entry, frame)); /* that is atomic */
+  entry->frame = UINT32_MAX;
+  const size_t from = offsetof(struct kvs_entry, padded_bytes);
+  memset((char *)entry + from, 0, sizeof *entry - from);
   index->live++;
   return id;
 }
@@ -77,12 +88,37 @@ static struct kvs_shard *shard_of(const struct kvs_index *index, uint64_t key_lo
   return (struct kvs_shard *)&index->shards[(key_lo >> 32) % KVS_SHARDS];
 }
 
-static struct kvs_line *lines_new(uint32_t count) {
-  struct kvs_line *lines = aligned_alloc(sizeof *lines, count * sizeof *lines);
-  if (lines == NULL) return NULL;
-  memset(lines, 0xff, count * sizeof *lines);
-  for (uint32_t i = 0; i < count; i++) lines[i].passed = 0;
+static size_t level_bytes(uint32_t level) {
+  return (KVS_SHARDS * sizeof(struct kvs_line)) << level;
+}
+
+/* Where a shard's lines are on a level. */
+static struct kvs_line *lines_on(const struct kvs_index *index, const struct kvs_shard *shard,
+                                 uint32_t level) {
+  return index->levels[level].lines + ((size_t)(shard - index->shards) << level);
+}
+
+/* A shard that comes to a level has empty lines there. */
+static struct kvs_line *level_enter(struct kvs_index *index, const struct kvs_shard *shard,
+                                    uint32_t number) {
+  if (number == KVS_LEVELS) return NULL;
+  struct kvs_level *level = &index->levels[number];
+  const size_t bytes = level_bytes(number);
+  if (level->lines == NULL) {
+    level->lines = (struct kvs_line *)(void *)huge_map(bytes);
+    if (level->lines == NULL) return NULL;
+    if (bytes >= SLAB_BYTES) (void)madvise(level->lines, bytes, MADV_HUGEPAGE);
+  }
+  level->shards++;
+  struct kvs_line *lines = lines_on(index, shard, number);
+  memset(lines, 0xff, bytes / KVS_SHARDS);
+  for (uint32_t i = 0; i < 1u << number; i++) lines[i].passed = 0;
   return lines;
+}
+
+static void level_leave(struct kvs_index *index, uint32_t number) {
+  struct kvs_level *level = &index->levels[number];
+  if (--level->shards == 0) (void)madvise(level->lines, level_bytes(number), MADV_DONTNEED);
 }
 
 /* What a slot holds of a key, in the place where it holds it. */
@@ -99,16 +135,17 @@ static uint32_t first_slot(uint64_t key_lo) {
   return (uint32_t)(key_lo >> 38 & 15) * KVS_LINE_SLOTS >> 4;
 }
 
-/* The slot of a line at which to go on looking for a tag, from the `tried`th on; KVS_LINE_SLOTS: none. */
+/* What the next slot of a line with a tag holds, from the `tried`th on; KVS_NO_ENTRY: there is none. */
 static uint32_t slot_with(const struct kvs_index *index, const struct kvs_line *line, uint32_t tag,
                           uint32_t first, uint32_t *tried) {
   while (*tried < KVS_LINE_SLOTS) {
     uint32_t at = first + (*tried)++;
     if (at >= KVS_LINE_SLOTS) at -= KVS_LINE_SLOTS;
-    const uint32_t slot = line->slot[at];
-    if (slot != KVS_NO_ENTRY && (slot ^ tag) >> index->id_bits == 0) return at;
+    /* what it names was there before it was */
+    const uint32_t slot = atomic_load_explicit(&line->slot[at], memory_order_acquire);
+    if (slot != KVS_NO_ENTRY && (slot ^ tag) >> index->id_bits == 0) return slot;
   }
-  return KVS_LINE_SLOTS;
+  return KVS_NO_ENTRY;
 }
 
 int kvs_index_init(struct kvs_index *index, uint64_t entries_max) {
@@ -127,17 +164,15 @@ int kvs_index_init(struct kvs_index *index, uint64_t entries_max) {
   for (uint32_t i = 0; i < KVS_SHARDS; i++) {
     struct kvs_shard *shard = &index->shards[i];
     kvstow__mutex_init(&shard->lock, KVS_RANK_SHARD);
-    shard->lines = lines_new(1);
-    ok = ok && shard->lines != NULL;
+    ok = ok && level_enter(index, shard, 0) != NULL;
   }
   return ok ? 0 : KVSTOW_ENOMEM;
 }
 
 void kvs_index_finish(struct kvs_index *index) {
-  for (uint32_t i = 0; i < KVS_SHARDS; i++) {
-    kvstow__mutex_finish(&index->shards[i].lock);
-    free(index->shards[i].lines);
-  }
+  for (uint32_t i = 0; i < KVS_SHARDS; i++) kvstow__mutex_finish(&index->shards[i].lock);
+  for (uint32_t i = 0; i < KVS_LEVELS; i++)
+    if (index->levels[i].lines != NULL) munmap(index->levels[i].lines, level_bytes(i));
   for (uint32_t i = 0; i < index->chunks_count; i += SLAB_CHUNKS)
     munmap(index->chunks[i], SLAB_BYTES);
   free(index->chunks);
@@ -153,22 +188,25 @@ void kvs_shard_unlock(struct kvs_index *index, kvstow_key key) {
   kvstow__unlock(&shard_of(index, key.lo)->lock);
 }
 
-void kvs_shard_ahead(const struct kvs_index *index, kvstow_key key) {
-  const struct kvs_shard *shard = shard_of(index, key.lo);
-  const struct kvs_line *lines = atomic_load_explicit(&shard->lines, memory_order_relaxed);
-  const uint32_t mask = atomic_load_explicit(&shard->mask, memory_order_relaxed);
-  __builtin_prefetch((const char *)lines + (key.lo & mask) * sizeof *lines);
+static const struct kvs_line *line_ahead(const struct kvs_index *index, uint64_t key_lo) {
+  const struct kvs_shard *shard = shard_of(index, key_lo);
+  const uint32_t level = atomic_load_explicit(&shard->level, memory_order_acquire);
+  return lines_on(index, shard, level) + (key_lo & ((1u << level) - 1));
 }
 
-void kvs_shard_ahead_entry(const struct kvs_index *index, kvstow_key key) {
-  const struct kvs_shard *shard = shard_of(index, key.lo);
-  const struct kvs_line *line = &shard->lines[key.lo & shard->mask];
+void kvs_shard_ahead(const struct kvs_index *index, kvstow_key key) {
+  __builtin_prefetch(line_ahead(index, key.lo));
+}
+
+const struct kvs_entry *kvs_shard_ahead_entry(const struct kvs_index *index, kvstow_key key) {
+  const struct kvs_line *line = line_ahead(index, key.lo);
   uint32_t tried = 0;
-  const uint32_t at = slot_with(index, line, tag_of(index, key.lo), first_slot(key.lo), &tried);
-  if (at == KVS_LINE_SLOTS) return; /* not held, or one in thousands */
-  const struct kvs_entry *entry = kvs_entry(index, id_of(index, line->slot[at]));
+  const uint32_t slot = slot_with(index, line, tag_of(index, key.lo), first_slot(key.lo), &tried);
+  if (slot == KVS_NO_ENTRY) return NULL; /* or one in thousands, which has passed its line */
+  const struct kvs_entry *entry = kvs_entry(index, id_of(index, slot));
   __builtin_prefetch(entry);
   __builtin_prefetch(&entry->written_s);
+  return entry;
 }
 
 static bool is_block(const struct kvs_entry *entry, uint64_t key_lo, const uint64_t *key_hi,
@@ -181,14 +219,15 @@ static bool is_block(const struct kvs_entry *entry, uint64_t key_lo, const uint6
 static uint32_t find(const struct kvs_index *index, uint64_t key_lo, const uint64_t *key_hi,
                      uint32_t root) {
   const struct kvs_shard *shard = shard_of(index, key_lo);
-  const uint32_t tag = tag_of(index, key_lo), first = first_slot(key_lo), mask = shard->mask;
-  const struct kvs_line *lines = shard->lines;
+  const uint32_t level = shard->level, mask = (1u << level) - 1;
+  const uint32_t tag = tag_of(index, key_lo), first = first_slot(key_lo);
+  const struct kvs_line *lines = lines_on(index, shard, level);
   uint32_t number = (uint32_t)key_lo & mask;
   for (uint32_t steps = 0; steps <= mask; steps++, number = (number + 1) & mask) {
     const struct kvs_line *line = &lines[number];
-    for (uint32_t tried = 0, at;
-         (at = slot_with(index, line, tag, first, &tried)) != KVS_LINE_SLOTS;) {
-      const uint32_t id = id_of(index, line->slot[at]);
+    for (uint32_t tried = 0, slot;
+         (slot = slot_with(index, line, tag, first, &tried)) != KVS_NO_ENTRY;) {
+      const uint32_t id = id_of(index, slot);
       if (is_block(kvs_entry(index, id), key_lo, key_hi, root)) return id;
     }
     if (line->passed == 0) break;
@@ -211,34 +250,35 @@ static void put(const struct kvs_index *index, struct kvs_line *lines, uint32_t 
   for (uint32_t number = (uint32_t)key_lo & mask;; number = (number + 1) & mask) {
     struct kvs_line *line = &lines[number];
     for (uint32_t i = 0; i < KVS_LINE_SLOTS; i++) {
-      uint32_t *slot = &line->slot[(first + i) % KVS_LINE_SLOTS];
+      _Atomic uint32_t *slot = &line->slot[(first + i) % KVS_LINE_SLOTS];
       if (*slot != KVS_NO_ENTRY) continue;
-      *slot = tag_of(index, key_lo) | id;
+      atomic_store_explicit(slot, tag_of(index, key_lo) | id, memory_order_release);
       return;
     }
     line->passed++;
   }
 }
 
-static bool grow(const struct kvs_index *index, struct kvs_shard *shard) {
-  const uint32_t mask = 2 * shard->mask + 1;
-  struct kvs_line *lines = lines_new(mask + 1), *old = shard->lines;
+static bool grow(struct kvs_index *index, struct kvs_shard *shard) {
+  const uint32_t level = shard->level;
+  struct kvs_line *old = lines_on(index, shard, level);
+  struct kvs_line *lines = level_enter(index, shard, level + 1);
   if (lines == NULL) return false;
-  for (uint32_t number = 0; number <= shard->mask; number++)
+  for (uint32_t number = 0; number < 1u << level; number++)
     for (uint32_t at = 0; at < KVS_LINE_SLOTS; at++)
       if (old[number].slot[at] != KVS_NO_ENTRY)
-        put(index, lines, mask, id_of(index, old[number].slot[at]));
-  free(old);
-  shard->lines = lines;
-  shard->mask = mask;
+        put(index, lines, (2u << level) - 1, id_of(index, old[number].slot[at]));
+  atomic_store_explicit(&shard->level, level + 1, memory_order_release);
+  level_leave(index, level);
   return true;
 }
 
 bool kvs_shard_insert(struct kvs_index *index, uint32_t id) {
   struct kvs_shard *shard = shard_of(index, kvs_entry(index, id)->key.lo);
-  const uint64_t most = ((uint64_t)shard->mask + 1) * LINE_BLOCKS_MAX;
+  const uint64_t most = (uint64_t)LINE_BLOCKS_MAX << shard->level;
   if (shard->count >= most && !grow(index, shard)) return false;
-  put(index, shard->lines, shard->mask, id);
+  const uint32_t level = shard->level;
+  put(index, lines_on(index, shard, level), (1u << level) - 1, id);
   shard->count++;
   return true;
 }
@@ -247,8 +287,10 @@ void kvs_shard_remove(struct kvs_index *index, uint32_t id) {
   const uint64_t key_lo = kvs_entry(index, id)->key.lo;
   struct kvs_shard *shard = shard_of(index, key_lo);
   const uint32_t wanted = tag_of(index, key_lo) | id;
-  for (uint32_t number = (uint32_t)key_lo & shard->mask;; number = (number + 1) & shard->mask) {
-    struct kvs_line *line = &shard->lines[number];
+  const uint32_t level = shard->level, mask = (1u << level) - 1;
+  struct kvs_line *lines = lines_on(index, shard, level);
+  for (uint32_t number = (uint32_t)key_lo & mask;; number = (number + 1) & mask) {
+    struct kvs_line *line = &lines[number];
     for (uint32_t at = 0; at < KVS_LINE_SLOTS; at++) {
       if (line->slot[at] != wanted) continue;
       line->slot[at] = KVS_NO_ENTRY;
@@ -264,7 +306,12 @@ uint64_t kvs_index_bytes(const struct kvs_index *index) {
   if (index->chunks_count > SMALL_SLABS * SLAB_CHUNKS) /* the newest slab is there as a whole */
     bytes = (index->chunks_count + SLAB_CHUNKS - 1) / SLAB_CHUNKS * SLAB_BYTES;
   bytes += index->chunks_max * (sizeof *index->chunks + 2 * sizeof *index->ram_nodes);
-  for (uint32_t i = 0; i < KVS_SHARDS; i++)
-    bytes += ((uint64_t)index->shards[i].mask + 1) * sizeof(struct kvs_line);
+  for (uint32_t i = 0; i < KVS_LEVELS; i++) {
+    const uint64_t whole = level_bytes(i);
+    uint64_t part = whole / KVS_SHARDS;
+    if (whole >= SLAB_BYTES && part < SLAB_BYTES) part = SLAB_BYTES; /* what it touches at most */
+    const uint64_t touched = index->levels[i].shards * part;
+    bytes += touched < whole ? touched : whole;
+  }
   return bytes;
 }

@@ -14,7 +14,9 @@
  *   - a lookup holds only the shard's lock. While it is held the entry stays in the table, its frame
  *     stays where it is, and `leases` may be raised;
  *   - therefore whoever, under the store's lock, unlinks an entry or changes its `frame`, also holds
- *     the shard's lock while doing so, and looks at `leases` then.
+ *     the shard's lock while doing so, and looks at `leases` then;
+ *   - what is atomic may be read without any lock, by those who fetch ahead what others may change meanwhile: then
+ *     they have fetched in vain.
  * Order: the store's lock before a shard's; never two shards.
  *
  * SPDX-License-Identifier: Apache-2.0 */
@@ -35,6 +37,7 @@
 #define KVS_CHUNK_SHIFT 8u
 #define KVS_NO_ENTRY KVSTOW_NO_ID
 #define KVS_LINE_SLOTS 15u
+#define KVS_LEVELS 32u
 
 /* What an entry is in. RAM_* and CLEAN say who holds its RAM copy, SSD_* its SSD copy. */
 enum kvs_flag {
@@ -59,10 +62,10 @@ enum kvs_flag {
 /* What a look-up reads comes first. */
 struct kvs_entry {
   kvstow_key key;
-  uint64_t parent_lo;    /* half of the parent's key: ties blocks for demotion and forgetting */
-  uint32_t root;         /* index in the store's table of roots */
-  uint32_t frame;        /* KVS_NO_FRAME: not in RAM */
-  uint32_t padded_bytes; /* payload as stored */
+  uint64_t parent_lo;     /* half of the parent's key: ties blocks for demotion and forgetting */
+  uint32_t root;          /* index in the store's table of roots */
+  _Atomic uint32_t frame; /* KVS_NO_FRAME: not in RAM */
+  uint32_t padded_bytes;  /* payload as stored */
   uint32_t depth;
   uint32_t leases;   /* the shard's lock; at 0 an unlinked entry is freed */
   uint16_t ram_pins; /* readers of the frame; the frame stays while > 0 */
@@ -80,20 +83,27 @@ static_assert(sizeof(struct kvs_entry) == 104, "metadata a block is promised");
 
 /* A cache line of the table. */
 struct kvs_line {
-  uint32_t slot[KVS_LINE_SLOTS]; /* id, and above it bits of the key; KVS_NO_ENTRY: empty */
-  uint32_t passed;               /* blocks that would be here, or before, and are behind */
+  _Atomic uint32_t slot[KVS_LINE_SLOTS]; /* id, and above it bits of the key; KVS_NO_ENTRY: empty */
+  uint32_t passed;                       /* blocks that would be here, or before, and are behind */
 };
 static_assert(sizeof(struct kvs_line) == 64, "a cache line");
 
 struct kvs_shard {
   kvstow__mutex lock;
-  _Atomic(struct kvs_line *) lines; /* atomic for kvs_shard_ahead() alone, which takes no lock */
-  _Atomic uint32_t mask;            /* lines - 1 */
+  _Atomic uint32_t level; /* it has 1 << level lines */
   uint32_t count;
+};
+
+/* The lines of all shards of one level, one shard's after another's: together they fill huge pages. The address stays
+ * until the end, for those who look without a lock; the memory goes with the last shard. The store's lock. */
+struct kvs_level {
+  struct kvs_line *lines; /* NULL: never used */
+  uint32_t shards;        /* that are on it */
 };
 
 struct kvs_index {
   struct kvs_shard shards[KVS_SHARDS];
+  struct kvs_level levels[KVS_LEVELS];
   unsigned id_bits; /* of a slot */
   struct kvs_entry **chunks;
   char *slab;                    /* of memory, that chunks are cut from: the newest one */
@@ -123,12 +133,12 @@ void kvs_entry_free(struct kvs_index *index, uint32_t id);
 void kvs_shard_lock(struct kvs_index *index, kvstow_key key);
 void kvs_shard_unlock(struct kvs_index *index, kvstow_key key);
 
-/* Fetches the line of a key into the cache. No lock. */
-void kvs_shard_ahead(const struct kvs_index *index, kvstow_key key);
+/* These fetch into the caches what a look-up of a key will read. No lock. */
+void kvs_shard_ahead(const struct kvs_index *index, kvstow_key key); /* its line of the table */
+/* And the entry that is likely to be its, which is returned; NULL: it is likely not to be held. */
+const struct kvs_entry *kvs_shard_ahead_entry(const struct kvs_index *index, kvstow_key key);
 
 /* These hold the shard's lock already. */
-/* Fetches what a look-up reads of the entry that is likely to be this key's. */
-void kvs_shard_ahead_entry(const struct kvs_index *index, kvstow_key key);
 uint32_t kvs_shard_find(const struct kvs_index *index, kvstow_key key, uint32_t root);
 /* By half of its key. The store's lock is enough. */
 uint32_t kvs_shard_find_half(const struct kvs_index *index, uint64_t key_lo, uint32_t root);

@@ -59,15 +59,18 @@ static void give_tokens(kvstow *store, struct kvs_tokens *room) {
     free(atomic_exchange(&store->spare_tokens, room));
 }
 
-static int keep_tokens(kvstow_lease *lease, const kvstow_prefix *prefix) {
-  bool all_verified = true;
-  for (size_t i = 0; i < lease->blocks; i++) all_verified &= lease->block[i].verified;
-  if (all_verified) return 0;
-  const size_t bytes = lease->blocks * lease->space->layout.block_tokens * sizeof(kvstow_token);
-  lease->kept = take_tokens(lease->store, bytes);
-  if (lease->kept == NULL) return KVSTOW_ENOMEM;
-  memcpy(lease->kept->token, prefix->tokens, bytes);
-  return 0;
+/* Of the lease's last block, which is on SSD or behind one that is; of all before it too when it is the first. */
+static bool keep_tokens(kvstow_lease *lease, const struct kvs_chain *chain) {
+  const size_t tokens = chain->space->layout.block_tokens, each = tokens * sizeof(kvstow_token);
+  size_t from = lease->blocks - 1;
+  if (lease->kept == NULL) {
+    from = 0;
+    lease->kept = take_tokens(lease->store, chain->blocks * each);
+    if (lease->kept == NULL) return false;
+  }
+  memcpy(lease->kept->token + from * tokens, chain->prefix->tokens + from * tokens,
+         (lease->blocks - from) * each);
+  return true;
 }
 
 /* Leases the leading run found, and says in which tier each block was. NULL: nothing, or no memory. */
@@ -80,17 +83,19 @@ static kvstow_lease *lease_find(struct kvs_chain *chain, kvstow_held *held, int 
     return NULL;
   }
   *lease = (kvstow_lease){.store = chain->store, .space = chain->space, .root = chain->root};
-  for (size_t i = 0; i < chain->blocks; i++) {
+  bool remembered = true;
+  for (size_t i = 0; i < chain->blocks && remembered; i++) {
     bool in_ram;
     const uint32_t id = kvs_chain_next(chain, i, true, &in_ram);
     if (id == KVS_NO_ENTRY) break;
     lease->block[lease->blocks++] = (struct kvs_lease_block){.id = id, .verified = in_ram};
     held->ram_blocks += in_ram;
+    if (!in_ram || lease->kept != NULL) remembered = keep_tokens(lease, chain);
   }
   held->blocks = lease->blocks;
   held->ssd_blocks = held->blocks - held->ram_blocks;
   held->tokens = held->blocks * chain->space->layout.block_tokens;
-  *rc = lease->blocks == 0 ? KVSTOW_EMISS : keep_tokens(lease, chain->prefix);
+  *rc = lease->blocks == 0 ? KVSTOW_EMISS : remembered ? 0 : KVSTOW_ENOMEM;
   if (*rc == 0) {
     atomic_init(&lease->good, lease->blocks);
     return lease;

@@ -24,16 +24,21 @@
 #define SMALL_REGION_BYTES ((uint64_t)256 << 20)
 #define SLAB_BYTES_MIN ((uint64_t)16 << 10) /* sizes the table of slabs, no more */
 
+/* What a slab's slots have beside them. It stays with the row in the table, for kvs_pool_header_near(). */
+struct numbers {
+  _Atomic uint32_t header[SLOTS_MAX];
+  uint32_t owner[SLOTS_MAX];
+};
+
 struct slab {
-  char *base; /* NULL: this table row is unused */
+  _Atomic(char *) base; /* NULL: this table row is unused */
   uint32_t class_index;
   uint32_t slot_bytes; /* its class's; read without the lock, which guards the classes */
   uint32_t slots;
   uint32_t used;
   uint32_t prev, next; /* among the class's slabs with free slots; next: free rows too */
-  uint32_t *header;    /* per slot: the header's number; NULL in the header class */
-  uint32_t *owner;
-  uint64_t taken; /* a bit a slot */
+  uint64_t taken;      /* a bit a slot */
+  _Atomic(struct numbers *) numbers; /* NULL: the row has had no frames yet */
 };
 
 struct size_class {
@@ -146,25 +151,23 @@ static uint32_t make_slab(struct kvs_pool *pool, uint32_t class_index) {
     slots /= 2;
     base = kvs_region_take(pool->region, (size_t)slots * class->slot_bytes);
   }
-  uint32_t *numbers = NULL;
-  if (base != NULL && class_index != 0) {
-    numbers = malloc((size_t)slots * 2 * sizeof *numbers);
-    if (numbers == NULL) kvs_region_give(pool->region, base), base = NULL;
+  struct slab *slab = &pool->slabs[row];
+  if (base != NULL && class_index != 0 && slab->numbers == NULL) {
+    slab->numbers = calloc(1, sizeof *slab->numbers);
+    pool->metadata_bytes += slab->numbers == NULL ? 0 : sizeof *slab->numbers;
+    if (slab->numbers == NULL) kvs_region_give(pool->region, base), base = NULL;
   }
   if (base == NULL) {
     give_row(pool, row);
     return NONE;
   }
-  struct slab *slab = &pool->slabs[row];
-  memset(slab, 0, sizeof *slab);
   slab->base = base;
   slab->class_index = class_index;
   slab->slot_bytes = class->slot_bytes;
   slab->slots = slots;
-  slab->header = numbers;
-  slab->owner = numbers == NULL ? NULL : numbers + slots;
+  slab->used = 0;
+  slab->taken = 0;
   pool->slab_bytes += (uint64_t)slots * class->slot_bytes;
-  if (numbers != NULL) pool->metadata_bytes += (size_t)slots * 2 * sizeof *numbers;
   pool->classes[class_index].slots += slots;
   link_partial(pool, row);
   return row;
@@ -175,10 +178,8 @@ static void drop_slab(struct kvs_pool *pool, uint32_t row) {
   struct size_class *class = &pool->classes[slab->class_index];
   unlink_partial(pool, row);
   pool->slab_bytes -= (uint64_t)slab->slots * class->slot_bytes;
-  if (slab->header != NULL) pool->metadata_bytes -= (size_t)slab->slots * 2 * sizeof(uint32_t);
   class->slots -= slab->slots;
   kvs_region_give(pool->region, slab->base);
-  free(slab->header);
   give_row(pool, row);
 }
 
@@ -220,14 +221,18 @@ uint32_t kvs_pool_take(struct kvs_pool *pool, uint32_t payload_bytes) {
     give_slot(pool, header);
     return KVS_NO_FRAME;
   }
-  struct slab *slab = &pool->slabs[frame >> SLOT_BITS];
-  slab->header[frame & (SLOTS_MAX - 1)] = header;
-  slab->owner[frame & (SLOTS_MAX - 1)] = KVS_NO_OWNER;
+  struct numbers *numbers = pool->slabs[frame >> SLOT_BITS].numbers;
+  numbers->header[frame & (SLOTS_MAX - 1)] = header;
+  numbers->owner[frame & (SLOTS_MAX - 1)] = KVS_NO_OWNER;
   return frame;
 }
 
+static uint32_t header_of(const struct kvs_pool *pool, uint32_t frame) {
+  return pool->slabs[frame >> SLOT_BITS].numbers->header[frame & (SLOTS_MAX - 1)];
+}
+
 void kvs_pool_give(struct kvs_pool *pool, uint32_t frame) {
-  give_slot(pool, pool->slabs[frame >> SLOT_BITS].header[frame & (SLOTS_MAX - 1)]);
+  give_slot(pool, header_of(pool, frame));
   give_slot(pool, frame);
 }
 
@@ -236,15 +241,23 @@ void *kvs_pool_payload(const struct kvs_pool *pool, uint32_t frame) {
 }
 
 void *kvs_pool_header(const struct kvs_pool *pool, uint32_t frame) {
-  return slot_address(pool, pool->slabs[frame >> SLOT_BITS].header[frame & (SLOTS_MAX - 1)]);
+  return slot_address(pool, header_of(pool, frame));
+}
+
+const void *kvs_pool_header_near(const struct kvs_pool *pool, uint32_t frame) {
+  const struct numbers *numbers = pool->slabs[frame >> SLOT_BITS].numbers;
+  if (numbers == NULL) return NULL;
+  const uint32_t header = numbers->header[frame & (SLOTS_MAX - 1)];
+  const char *base = pool->slabs[header >> SLOT_BITS].base;
+  return base == NULL ? NULL : base + (size_t)(header & (SLOTS_MAX - 1)) * HEADER_BYTES;
 }
 
 uint32_t kvs_pool_owner(const struct kvs_pool *pool, uint32_t frame) {
-  return pool->slabs[frame >> SLOT_BITS].owner[frame & (SLOTS_MAX - 1)];
+  return pool->slabs[frame >> SLOT_BITS].numbers->owner[frame & (SLOTS_MAX - 1)];
 }
 
 void kvs_pool_set_owner(struct kvs_pool *pool, uint32_t frame, uint32_t owner) {
-  pool->slabs[frame >> SLOT_BITS].owner[frame & (SLOTS_MAX - 1)] = owner;
+  pool->slabs[frame >> SLOT_BITS].numbers->owner[frame & (SLOTS_MAX - 1)] = owner;
 }
 
 void kvs_pool_neighbours(struct kvs_pool *pool, uint32_t frame,
@@ -252,9 +265,9 @@ void kvs_pool_neighbours(struct kvs_pool *pool, uint32_t frame,
   const uint32_t row = frame >> SLOT_BITS;
   for (uint32_t slot = 0; slot < SLOTS_MAX; slot++) {
     const struct slab *slab = &pool->slabs[row]; /* `each` may drop the slab */
-    if (slab->base == NULL || slot >= slab->slots || slab->owner == NULL) return;
+    if (slab->base == NULL || slot >= slab->slots || slab->class_index == 0) return;
     if ((slab->taken >> slot & 1) == 0) continue;
-    each(arg, row << SLOT_BITS | slot, slab->owner[slot]);
+    each(arg, row << SLOT_BITS | slot, slab->numbers->owner[slot]);
   }
 }
 
@@ -279,11 +292,10 @@ int kvs_pool_create(uint64_t bytes, bool populate, struct kvs_pool **out) {
 
 void kvs_pool_destroy(struct kvs_pool *pool) {
   if (pool == NULL) return;
-  for (uint32_t i = 0; i < pool->slabs_count; i++)
-    if (pool->slabs[i].base != NULL) {
-      free(pool->slabs[i].header);
-      kvs_region_give(pool->region, pool->slabs[i].base);
-    }
+  for (uint32_t i = 0; i < pool->slabs_count; i++) {
+    free(pool->slabs[i].numbers);
+    if (pool->slabs[i].base != NULL) kvs_region_give(pool->region, pool->slabs[i].base);
+  }
   kvs_region_destroy(pool->region);
   free(pool->slabs);
   free(pool->classes);

@@ -37,6 +37,9 @@ void kvs_pool_give(struct kvs_pool *pool, uint32_t frame);
 
 void *kvs_pool_payload(const struct kvs_pool *pool, uint32_t frame);
 void *kvs_pool_header(const struct kvs_pool *pool, uint32_t frame);
+/* Where the header page of a frame is that may be given back meanwhile: somewhere, or NULL. To be fetched ahead, not to be
+ * read. No lock. */
+const void *kvs_pool_header_near(const struct kvs_pool *pool, uint32_t frame);
 uint32_t kvs_pool_owner(const struct kvs_pool *pool, uint32_t frame);
 void kvs_pool_set_owner(struct kvs_pool *pool, uint32_t frame, uint32_t owner);
 

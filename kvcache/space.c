@@ -313,31 +313,24 @@ bool kvs_expired(const struct kvstow_space *space, const struct kvs_entry *entry
   return ttl_s != 0 && (int64_t)kvs_now_s() - entry->written_s > (int64_t)ttl_s;
 }
 
-#define AHEAD_NAME 8u
+#define AHEAD_NAME KVS_AHEAD_BLOCKS
 #define AHEAD_ENTRY 5u
 #define AHEAD_HEADER 2u
 #define LINE_BYTES 64u
 
-/* Of a block in RAM, what will be compared. Where that lies is known under the lock alone: then nobody
- * takes the frame away. */
+/* Of a block in RAM, what will be compared. */
 static void fetch_header(const struct kvs_chain *chain, size_t block) {
-  const kvstow *store = chain->store;
-  struct kvs_index *index = &chain->store->index;
-  const kvstow_key key = chain->keys[block + 1];
-  kvs_shard_lock(index, key);
-  const uint32_t id = kvs_shard_find(index, key, chain->root);
-  const uint32_t frame = id == KVS_NO_ENTRY ? KVS_NO_FRAME : kvs_entry(index, id)->frame;
-  if (frame != KVS_NO_FRAME)
-    kvs_describe_fetch(kvs_pool_header(store->pool, frame), chain->space->planes,
-                       chain->space->layout.block_tokens);
-  kvs_shard_unlock(index, key);
+  const struct kvs_entry *entry = chain->likely[block % KVS_AHEAD_BLOCKS];
+  const uint32_t frame = entry == NULL ? KVS_NO_FRAME : entry->frame;
+  const void *header =
+      frame == KVS_NO_FRAME ? NULL : kvs_pool_header_near(chain->store->pool, frame);
+  if (header != NULL)
+    kvs_describe_fetch(header, chain->space->planes, chain->space->layout.block_tokens);
 }
 
-static void fetch_entry(const struct kvs_chain *chain, size_t block) {
-  const kvstow_key key = chain->keys[block + 1];
-  kvs_shard_lock(&chain->store->index, key);
-  kvs_shard_ahead_entry(&chain->store->index, key);
-  kvs_shard_unlock(&chain->store->index, key);
+static void fetch_entry(struct kvs_chain *chain, size_t block) {
+  chain->likely[block % KVS_AHEAD_BLOCKS] =
+      kvs_shard_ahead_entry(&chain->store->index, chain->keys[block + 1]);
 }
 
 /* The caller's tokens of a block that will be hashed soon. */
@@ -348,8 +341,9 @@ static void fetch_tokens(const struct kvs_chain *chain, size_t block) {
 }
 
 /* A look-up is a chain of cache misses: the table's line, entry, header page. What later blocks will miss is
- * fetched while earlier ones are compared. Tokens are hashed only a little ahead: then they are still in the
- * nearest cache when they are compared, and a prefix that is not held costs no more than its first blocks. */
+ * fetched while earlier ones are compared, without locks: what changes meanwhile was fetched in vain. Tokens are
+ * hashed only a little ahead: then they are still in the nearest cache when they are compared, and a prefix that is
+ * not held costs no more than its first blocks. */
 static void look_ahead(struct kvs_chain *chain, size_t block) {
   if (block == 0) {
     name_upto(chain, AHEAD_NAME);

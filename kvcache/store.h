@@ -250,6 +250,8 @@ uint64_t kvs_deadline(const kvstow *store, uint32_t timeout_ms); /* no lock */
 uint32_t kvs_root_take(kvstow *store, kvstow_key id, kvstow_key space_id, bool create);
 void kvs_root_give(kvstow *store, uint32_t root);
 
+#define KVS_AHEAD_BLOCKS 8u /* of a walk */
+
 /* The blocks of a prefix named: what every call begins with. */
 struct kvs_chain {
   struct kvstow_space *space;
@@ -262,6 +264,8 @@ struct kvs_chain {
   kvstow_key room[65];
   const kvstow_prefix *prefix;
   uint64_t expired, collisions; /* met by kvs_chain_find */
+  const struct kvs_entry
+      *likely[KVS_AHEAD_BLOCKS]; /* of blocks that a walk comes to soon; or NULL */
 };
 
 /* KVSTOW_EINVAL, and a message where the prefix leads to a store: what a call lacks beside it. No lock held. */

@@ -82,7 +82,7 @@ static void as_many_sizes_as_may_be(void **state) {
   }
   struct kvs_pool_stats stats;
   kvs_pool_get_stats(pool, &stats);
-  if (stats.metadata_bytes > 128 * KIB) fail_msg("%" PRIu64 " bytes kept", stats.metadata_bytes);
+  if (stats.metadata_bytes > 256 * KIB) fail_msg("%" PRIu64 " bytes kept", stats.metadata_bytes);
   kvs_pool_destroy(pool);
 }
 
