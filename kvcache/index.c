@@ -84,8 +84,12 @@ void kvs_entry_free(struct kvs_index *index, uint32_t id) {
 /* ---- the table ------------------------------------------------------------------------------ */
 
 /* Lines go by the lowest bits of a key, shards by those in the middle, slots are told apart by the highest. */
+static uint32_t shard_number(uint64_t key_lo) {
+  return (uint32_t)(key_lo >> 32) % KVS_SHARDS;
+}
+
 static struct kvs_shard *shard_of(const struct kvs_index *index, uint64_t key_lo) {
-  return (struct kvs_shard *)&index->shards[(key_lo >> 32) % KVS_SHARDS];
+  return (struct kvs_shard *)&index->shards[shard_number(key_lo)];
 }
 
 static size_t level_bytes(uint32_t level) {
@@ -93,14 +97,12 @@ static size_t level_bytes(uint32_t level) {
 }
 
 /* Where a shard's lines are on a level. */
-static struct kvs_line *lines_on(const struct kvs_index *index, const struct kvs_shard *shard,
-                                 uint32_t level) {
-  return index->levels[level].lines + ((size_t)(shard - index->shards) << level);
+static struct kvs_line *lines_on(const struct kvs_index *index, uint32_t shard, uint32_t level) {
+  return index->levels[level].lines + ((size_t)shard << level);
 }
 
 /* A shard that comes to a level has empty lines there. */
-static struct kvs_line *level_enter(struct kvs_index *index, const struct kvs_shard *shard,
-                                    uint32_t number) {
+static struct kvs_line *level_enter(struct kvs_index *index, uint32_t shard, uint32_t number) {
   if (number == KVS_LEVELS) return NULL;
   struct kvs_level *level = &index->levels[number];
   const size_t bytes = level_bytes(number);
@@ -164,7 +166,7 @@ int kvs_index_init(struct kvs_index *index, uint64_t entries_max) {
   for (uint32_t i = 0; i < KVS_SHARDS; i++) {
     struct kvs_shard *shard = &index->shards[i];
     kvstow__mutex_init(&shard->lock, KVS_RANK_SHARD);
-    ok = ok && level_enter(index, shard, 0) != NULL;
+    ok = ok && level_enter(index, i, 0) != NULL;
   }
   return ok ? 0 : KVSTOW_ENOMEM;
 }
@@ -191,7 +193,7 @@ void kvs_shard_unlock(struct kvs_index *index, kvstow_key key) {
 static const struct kvs_line *line_ahead(const struct kvs_index *index, uint64_t key_lo) {
   const struct kvs_shard *shard = shard_of(index, key_lo);
   const uint32_t level = atomic_load_explicit(&shard->level, memory_order_acquire);
-  return lines_on(index, shard, level) + (key_lo & ((1u << level) - 1));
+  return lines_on(index, shard_number(key_lo), level) + (key_lo & ((1u << level) - 1));
 }
 
 void kvs_shard_ahead(const struct kvs_index *index, kvstow_key key) {
@@ -221,7 +223,7 @@ static uint32_t find(const struct kvs_index *index, uint64_t key_lo, const uint6
   const struct kvs_shard *shard = shard_of(index, key_lo);
   const uint32_t level = shard->level, mask = (1u << level) - 1;
   const uint32_t tag = tag_of(index, key_lo), first = first_slot(key_lo);
-  const struct kvs_line *lines = lines_on(index, shard, level);
+  const struct kvs_line *lines = lines_on(index, shard_number(key_lo), level);
   uint32_t number = (uint32_t)key_lo & mask;
   for (uint32_t steps = 0; steps <= mask; steps++, number = (number + 1) & mask) {
     const struct kvs_line *line = &lines[number];
@@ -259,8 +261,8 @@ static void put(const struct kvs_index *index, struct kvs_line *lines, uint32_t 
   }
 }
 
-static bool grow(struct kvs_index *index, struct kvs_shard *shard) {
-  const uint32_t level = shard->level;
+static bool grow(struct kvs_index *index, uint32_t shard) {
+  const uint32_t level = index->shards[shard].level;
   struct kvs_line *old = lines_on(index, shard, level);
   struct kvs_line *lines = level_enter(index, shard, level + 1);
   if (lines == NULL) return false;
@@ -268,17 +270,18 @@ static bool grow(struct kvs_index *index, struct kvs_shard *shard) {
     for (uint32_t at = 0; at < KVS_LINE_SLOTS; at++)
       if (old[number].slot[at] != KVS_NO_ENTRY)
         put(index, lines, (2u << level) - 1, id_of(index, old[number].slot[at]));
-  atomic_store_explicit(&shard->level, level + 1, memory_order_release);
+  atomic_store_explicit(&index->shards[shard].level, level + 1, memory_order_release);
   level_leave(index, level);
   return true;
 }
 
 bool kvs_shard_insert(struct kvs_index *index, uint32_t id) {
-  struct kvs_shard *shard = shard_of(index, kvs_entry(index, id)->key.lo);
+  const uint32_t number = shard_number(kvs_entry(index, id)->key.lo);
+  struct kvs_shard *shard = &index->shards[number];
   const uint64_t most = (uint64_t)LINE_BLOCKS_MAX << shard->level;
-  if (shard->count >= most && !grow(index, shard)) return false;
+  if (shard->count >= most && !grow(index, number)) return false;
   const uint32_t level = shard->level;
-  put(index, lines_on(index, shard, level), (1u << level) - 1, id);
+  put(index, lines_on(index, number, level), (1u << level) - 1, id);
   shard->count++;
   return true;
 }
@@ -288,7 +291,7 @@ void kvs_shard_remove(struct kvs_index *index, uint32_t id) {
   struct kvs_shard *shard = shard_of(index, key_lo);
   const uint32_t wanted = tag_of(index, key_lo) | id;
   const uint32_t level = shard->level, mask = (1u << level) - 1;
-  struct kvs_line *lines = lines_on(index, shard, level);
+  struct kvs_line *lines = lines_on(index, shard_number(key_lo), level);
   for (uint32_t number = (uint32_t)key_lo & mask;; number = (number + 1) & mask) {
     struct kvs_line *line = &lines[number];
     for (uint32_t at = 0; at < KVS_LINE_SLOTS; at++) {

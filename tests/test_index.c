@@ -56,8 +56,66 @@ static void a_crowded_index_finds_what_is_in_it(void **state) {
   kvs_index_finish(&index);
 }
 
+struct looker {
+  const struct kvs_index *index;
+  _Atomic bool stop;
+  uint64_t sum; /* of what was read */
+};
+
+static kvstow_key spread_key(uint64_t i) {
+  return (kvstow_key){i * 0x9e3779b97f4a7c15u, i};
+}
+
+/* What it is led to is some entry's memory, whatever has become of that. */
+static void *look_ahead(void *arg) {
+  struct looker *looker = arg;
+  for (uint64_t i = 0; !atomic_load(&looker->stop); i++) {
+    kvs_shard_ahead(looker->index, spread_key(i + 8));
+    const struct kvs_entry *entry = kvs_shard_ahead_entry(looker->index, spread_key(i % 40000));
+    if (entry != NULL) looker->sum += entry->frame;
+  }
+  return NULL;
+}
+
+/* Under sanitizers: no race, and no memory that is gone, while shards grow out of level after level. */
+static void looks_ahead_need_no_lock(void **state) {
+  (void)state;
+  enum { BLOCKS = 40000 };
+  struct kvs_index index;
+  assert_int_equal(kvs_index_init(&index, (uint64_t)BLOCKS), 0);
+  struct looker looker = {.index = &index};
+  pthread_t thread;
+  assert_int_equal(pthread_create(&thread, NULL, look_ahead, &looker), 0);
+  static uint32_t ids[BLOCKS];
+  for (int turn = 0; turn < 2; turn++) {
+    for (uint64_t i = 0; i < BLOCKS; i++) {
+      ids[i] = kvs_entry_new(&index);
+      struct kvs_entry *entry = kvs_entry(&index, ids[i]);
+      entry->key = spread_key(i);
+      entry->frame = (uint32_t)i;
+      kvs_shard_lock(&index, entry->key);
+      assert_true(kvs_shard_insert(&index, ids[i]));
+      kvs_shard_unlock(&index, entry->key);
+    }
+    for (uint64_t i = 0; i < BLOCKS; i++) {
+      assert_int_equal(kvs_shard_find(&index, spread_key(i), 0), ids[i]);
+      assert_non_null(kvs_shard_ahead_entry(&index, spread_key(i)));
+    }
+    for (uint64_t i = 0; i < BLOCKS; i++) {
+      kvs_shard_lock(&index, spread_key(i));
+      kvs_shard_remove(&index, ids[i]);
+      kvs_shard_unlock(&index, spread_key(i));
+      kvs_entry_free(&index, ids[i]);
+    }
+  }
+  atomic_store(&looker.stop, true);
+  pthread_join(thread, NULL);
+  kvs_index_finish(&index);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(a_crowded_index_finds_what_is_in_it),
+    cmocka_unit_test(looks_ahead_need_no_lock),
 };
 
 int main(void) {
