@@ -203,6 +203,27 @@ static void nothing_known_is_seen_on_disk(void **state) {
   free(file);
 }
 
+/* A table written again is another message: under the same key its nonce would have been used twice. */
+static void every_footer_has_its_own_salt(void **state) {
+  const bed *b = *state;
+  enum { FOOTERS = 4 };
+  uint8_t salts[FOOTERS][16], salt[16];
+  for (int i = 0; i < FOOTERS; i++) {
+    load(b, salts[i], 16, SEGMENT - 4096 + 96);
+    for (int j = 0; j < i; j++) assert_memory_not_equal(salts[i], salts[j], 16);
+    for (int j = i; j < RECORDS; j++) {
+      load(b, salt, 16, place(&b->records[j]) + SALT_AT);
+      assert_memory_not_equal(salts[i], salt, 16);
+    }
+    kvstow_tier *tier = tier_open(&b->options);
+    seen *s = scan_all(tier);
+    const kvstow_loc loc = seen_find(s, (uint64_t)i)->loc;
+    assert_int_equal(kvstow_tier_erase(tier, &loc, 1), 0);
+    assert_int_equal(kvstow_tier_close(tier), 0);
+    free(s);
+  }
+}
+
 /* ---- the key --------------------------------------------------------------------------------- */
 
 static void a_wrong_key_is_a_clear_error(void **state) {
@@ -359,11 +380,17 @@ static void what_leaves_no_room_for_seals_is_too_big(void **state) {
 int main(void) {
   the_variant = UNDER_TSAN ? &VARIANTS[2] : NULL;
   const struct CMUnitTest tests[] = {
-      TEST(a_second_implementation_reads_it), TEST(nothing_known_is_seen_on_disk),
-      TEST(a_wrong_key_is_a_clear_error),     cmocka_unit_test(a_key_for_a_plain_store_is_an_error),
-      TEST(the_super_is_authenticated),       TEST(a_header_forged_anywhere_is_refused),
-      TEST(planes_do_not_change_places),      TEST(records_do_not_change_places),
-      TEST(a_forged_table_is_not_believed),   TEST(what_leaves_no_room_for_seals_is_too_big),
+      TEST(a_second_implementation_reads_it),
+      TEST(nothing_known_is_seen_on_disk),
+      TEST(every_footer_has_its_own_salt),
+      TEST(a_wrong_key_is_a_clear_error),
+      cmocka_unit_test(a_key_for_a_plain_store_is_an_error),
+      TEST(the_super_is_authenticated),
+      TEST(a_header_forged_anywhere_is_refused),
+      TEST(planes_do_not_change_places),
+      TEST(records_do_not_change_places),
+      TEST(a_forged_table_is_not_believed),
+      TEST(what_leaves_no_room_for_seals_is_too_big),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
