@@ -1,7 +1,7 @@
-/* What nobody waits for, and what is done ahead: stores while the device takes no writes, and promotions
- * that nobody reads.
+/* What nobody waits for, and what is done ahead: stores while the device takes no writes, promotions that nobody
+ * reads; calls that are cancelled, or late, while the device answers no reads.
  *
- * Device writes go through a pwritev in front of the threads engine's, which can hold them.
+ * Device requests go through a pwritev and a preadv in front of the threads engine's, which can hold them.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <dlfcn.h>
@@ -18,7 +18,7 @@ enum { BLOCK_BYTES = 16 * 1024, RAM = 8 * 1024 * 1024, SEGMENT = 1024 * 1024 };
 
 static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t let_go = PTHREAD_COND_INITIALIZER;
-static bool held_now;
+static bool held_now, reads_held;
 
 static void hold(bool on) {
   pthread_mutex_lock(&guard);
@@ -36,10 +36,27 @@ ssize_t pwritev(int fd, const struct iovec *iov, int count, off_t offset) {
   return real(fd, iov, count, offset);
 }
 
+static void hold_reads(bool on) {
+  pthread_mutex_lock(&guard);
+  reads_held = on;
+  pthread_cond_broadcast(&let_go);
+  pthread_mutex_unlock(&guard);
+}
+
+ssize_t preadv(int fd, const struct iovec *iov, int count, off_t offset) {
+  ssize_t (*real)(int, const struct iovec *, int, off_t) =
+      (ssize_t(*)(int, const struct iovec *, int, off_t))dlsym(RTLD_NEXT, "preadv");
+  pthread_mutex_lock(&guard);
+  while (reads_held) pthread_cond_wait(&let_go, &guard);
+  pthread_mutex_unlock(&guard);
+  return real(fd, iov, count, offset);
+}
+
 /* ---- a store on it -------------------------------------------------------------------------- */
 
 static void set_up(fixture *f) {
   hold(false); /* a test that failed may have left it held */
+  hold_reads(false);
   fixture_init(f, "held", &shape, RAM, AMPLE, SEGMENT);
   f->options.engine = KVSTOW_ENGINE_THREADS;
   f->options.ram_policy = "lru";       /* which leaves no block alone that nobody asks for */
@@ -164,11 +181,66 @@ static void a_chain_longer_than_ram_does_not_push_itself_out(void **state) {
   tear_down(&f);
 }
 
+/* ---- a device that answers no reads ---------------------------------------------------------- */
+
+enum { SHORT_MS = 20, LONG_MS = 60000 };
+
+static int result_of_one(kvstow_queue *queue) {
+  kvstow_completion done;
+  const int count = kvstow_queue_poll(queue, &done, 1, LONG_MS / 2);
+  KV_CHECK(count == 1, "no completion: the call waits for the device");
+  return done.result;
+}
+
+/* Of a lease that is being promoted, and of one that is read past RAM. */
+static void who_cancels_or_is_late_is_answered_by_a_mute_device(void **state) {
+  (void)state;
+  enum { BLOCKS = 8 };
+  static char rows[BLOCKS * BLOCK_BYTES];
+  const struct iovec to = {rows, sizeof rows};
+  fixture f;
+  set_up(&f);
+  kv_doc d = on_ssd(&f, BLOCKS);
+  kvstow_queue *queue;
+  kvstow_lease *promoting, *past;
+  kvstow_op *op;
+  KV_OK(kvstow_queue_create(f.store, &queue));
+  hold_reads(true);
+  KV_OK(kvstow_match(&d.prefix, KVSTOW_NO_PROMOTE, &past, NULL));
+  KV_OK(kvstow_read_async(past, NULL, &to, 1, KVSTOW_BYPASS_RAM, LONG_MS, queue, NULL, &op));
+  kvstow_cancel(op);
+  KV_RESULT(result_of_one(queue), KVSTOW_ECANCELED);
+  KV_OK(kvstow_read_async(past, NULL, &to, 1, KVSTOW_BYPASS_RAM, SHORT_MS, queue, NULL, NULL));
+  KV_RESULT(result_of_one(queue), KVSTOW_ETIMEDOUT);
+  KV_RESULT(kvstow_read(past, NULL, &to, 1, KVSTOW_BYPASS_RAM, SHORT_MS), KVSTOW_ETIMEDOUT);
+
+  KV_OK(kvstow_match(&d.prefix, 0, &promoting, NULL));
+  KV_OK(kvstow_lease_wait_async(promoting, LONG_MS, queue, NULL, &op));
+  kvstow_cancel(op);
+  KV_RESULT(result_of_one(queue), KVSTOW_ECANCELED);
+  KV_OK(kvstow_lease_wait_async(promoting, SHORT_MS, queue, NULL, NULL));
+  KV_RESULT(result_of_one(queue), KVSTOW_ETIMEDOUT);
+  KV_RESULT(kvstow_lease_wait(promoting, SHORT_MS, NULL), KVSTOW_ETIMEDOUT);
+  const kvstow_stats s = kv_stats(f.store);
+  assert_int_equal(s.cancels, 2);
+  assert_int_equal(s.timeouts, 4);
+
+  hold_reads(false);
+  KV_OK(kv_doc_read_blocks(&d, promoting, 0, BLOCKS, 0, 0));
+  KV_OK(kv_doc_read_blocks(&d, past, 0, BLOCKS, 0, 0));
+  kvstow_lease_release(promoting);
+  kvstow_lease_release(past);
+  KV_OK(kvstow_queue_destroy(queue));
+  kv_doc_finish(&d);
+  tear_down(&f);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(no_store_waits_while_clean_ram_remains),
       cmocka_unit_test(what_was_promoted_and_never_read_is_wasted_once_it_leaves),
       cmocka_unit_test(a_chain_longer_than_ram_does_not_push_itself_out),
+      cmocka_unit_test(who_cancels_or_is_late_is_answered_by_a_mute_device),
   };
   return cmocka_run_group_tests_name("held device", tests, NULL, NULL);
 }
