@@ -18,7 +18,7 @@
 #include "cli/size.h"
 #include "cli/table.h"
 
-enum { ROUNDS = 7, ROUNDS_QUICK = 5, ROUNDS_JUDGED = 5 };
+enum { ROUNDS = 7, ROUNDS_QUICK = 5 };
 
 /* ---- options -------------------------------------------------------------------------------- */
 
@@ -205,8 +205,9 @@ int bench_parse(int argc, char **argv, const char *usage, unsigned accepts,
     fprintf(stderr, "%s: %s: not an option\n", name, argv[optind]);
     status = EXIT_USAGE;
   }
-  if (status < 0 && args->check && args->rounds != 0 && args->rounds < ROUNDS_JUDGED) {
-    fprintf(stderr, "%s: --check: fewer than %d rounds allow no verdict\n", name, ROUNDS_JUDGED);
+  if (status < 0 && args->check && args->rounds != 0 && args->rounds < BENCH_ROUNDS_JUDGED) {
+    fprintf(stderr, "%s: --check: fewer than %d rounds allow no verdict\n", name,
+            BENCH_ROUNDS_JUDGED);
     status = EXIT_USAGE;
   }
   if (args->rounds == 0) args->rounds = args->quick ? ROUNDS_QUICK : ROUNDS;
@@ -274,28 +275,39 @@ void bench_real(json_t *row, const char *key, double value) {
   json_object_set_new(row, key, isfinite(value) ? json_real(value) : json_null());
 }
 
-static void target(struct bench_report *report, const char *name, double value, double bound,
-                   bool at_least, double control) {
+static json_t *target(struct bench_report *report, const char *name, double value, double bound,
+                      bool at_least) {
   json_t *row = json_object();
   bench_text(row, "name", name);
   bench_real(row, "value", value);
   bench_real(row, "target", bound);
   bench_text(row, "sense", at_least ? "min" : "max");
-  if (!isnan(control)) bench_real(row, "control", control);
   json_array_append_new(report->targets, row);
+  return row;
 }
 
 void bench_target_min(struct bench_report *report, const char *name, double value, double least) {
-  target(report, name, value, least, true, (double)NAN);
+  (void)target(report, name, value, least, true);
 }
 
-void bench_target_beside(struct bench_report *report, const char *name, double value, double least,
-                         double control) {
-  target(report, name, value, least, true, control);
+void bench_target_told(struct bench_report *report, const char *name, double value, double least,
+                       enum verdict verdict, double control) {
+  static const char *const words[] = {"above", "open", "below"};
+  json_t *row = target(report, name, value, least, true);
+  bench_text(row, "told", words[verdict]);
+  if (!isnan(control)) bench_real(row, "control", control);
 }
 
 void bench_target_max(struct bench_report *report, const char *name, double value, double most) {
-  target(report, name, value, most, false, (double)NAN);
+  (void)target(report, name, value, most, false);
+}
+
+static bool is_met(const json_t *row) {
+  const json_t *measured = json_object_get(row, "value");
+  const double value = json_number_value(measured);
+  const double bound = json_number_value(json_object_get(row, "target"));
+  const bool at_least = strcmp(json_string_value(json_object_get(row, "sense")), "min") == 0;
+  return json_is_number(measured) && (at_least ? value >= bound : value <= bound);
 }
 
 /* True if a target was missed. A median of too few rounds is a figure, no verdict. */
@@ -303,16 +315,12 @@ static bool judge(const struct bench_report *report, unsigned rounds) {
   size_t index, missed = 0;
   json_t *row;
   json_array_foreach(report->targets, index, row) {
-    const json_t *measured = json_object_get(row, "value");
-    const double value = json_number_value(measured);
-    const double bound = json_number_value(json_object_get(row, "target"));
-    const bool at_least = strcmp(json_string_value(json_object_get(row, "sense")), "min") == 0;
-    const bool met = json_is_number(measured) && (at_least ? value >= bound : value <= bound);
-    const bool judged = rounds >= ROUNDS_JUDGED;
-    const json_t *control = json_object_get(row, "control");
-    const bool noise = control != NULL && value >= json_number_value(control);
+    const char *told = json_string_value(json_object_get(row, "told"));
+    const bool met = told != NULL ? strcmp(told, "above") == 0 : is_met(row);
+    const bool open = told != NULL && strcmp(told, "open") == 0;
+    const bool judged = rounds >= BENCH_ROUNDS_JUDGED && !open;
     json_object_set_new(row, "met", judged ? json_boolean(met) : json_null());
-    missed += judged && !met && !noise;
+    missed += judged && !met;
   }
   return missed > 0;
 }
@@ -375,7 +383,9 @@ static void print_rows(const struct bench_report *report, const struct bench_col
 
 static void print_verdict(struct table *table, const json_t *row) {
   const json_t *control = json_object_get(row, "control"), *met = json_object_get(row, "met");
-  const char *verdict = json_is_null(met) ? "-" : json_is_true(met) ? "met" : "not met";
+  const char *told = json_string_value(json_object_get(row, "told"));
+  const char *unknown = told != NULL && strcmp(told, "open") == 0 ? "can't be told" : "-";
+  const char *verdict = json_is_null(met) ? unknown : json_is_true(met) ? "met" : "not met";
   if (control == NULL)
     table_text(table, "%s", verdict);
   else
@@ -453,8 +463,8 @@ int bench_report_end(struct bench_report *report, const struct bench_args *args,
   if (!report->failed && json_array_size(report->rows) == 0)
     bench_fail(report, "nothing to measure: no row has all that the options ask for");
   const bool missed = judge(report, args->rounds);
-  if (args->rounds < ROUNDS_JUDGED && json_array_size(report->targets) > 0)
-    bench_note(report, "No verdicts: those are of %d rounds or more.", ROUNDS_JUDGED);
+  if (args->rounds < BENCH_ROUNDS_JUDGED && json_array_size(report->targets) > 0)
+    bench_note(report, "No verdicts: those are of %d rounds or more.", BENCH_ROUNDS_JUDGED);
   if (raw_uring_forbidden())
     bench_note(report,
                "io_uring is forbidden here: the limit is threads, one a request in flight, "

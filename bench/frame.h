@@ -14,6 +14,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "bench/verdict.h"
+
+enum { BENCH_ROUNDS_JUDGED = 5 };
+
 enum bench_accepts {
   BENCH_DIR = 1 << 0,      /* --dir D: where to make the scratch directory */
   BENCH_SIZE = 1 << 1,     /* --size BYTES */
@@ -76,10 +80,10 @@ void bench_count(json_t *row, const char *key, uint64_t value);
 void bench_real(json_t *row, const char *key, double value);
 
 void bench_target_min(struct bench_report *report, const char *name, double value, double least);
-/* The same of a comparison that was also made of something with itself, with the result `control` (NAN: it was
- * not). A miss by no more than that is told as noise, and is none to --check. */
-void bench_target_beside(struct bench_report *report, const char *name, double value, double least,
-                         double control);
+/* The same where all rounds tell whether it was met, not the figure alone; what can't be told is no miss. `control`:
+ * the figure of something compared with itself (NAN: nothing was). */
+void bench_target_told(struct bench_report *report, const char *name, double value, double least,
+                       enum verdict verdict, double control);
 void bench_target_max(struct bench_report *report, const char *name, double value, double most);
 
 /* A sentence under the table. */

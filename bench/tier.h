@@ -136,6 +136,7 @@ enum { TIER_WAYS_MAX = 7, TIER_LIMITS = 2, TIER_FIO_ROUNDS = 3 };
 
 /* What a way did, or a limit, a round an entry. */
 struct tier_series {
+  unsigned rounds; /* of the ways, as many as a verdict needs */
   double seconds[MEASURE_ROUNDS_MAX], cpu_s[MEASURE_ROUNDS_MAX];
   uint64_t bytes; /* of a round */
   uint64_t device_reads;
@@ -154,13 +155,11 @@ struct tier_contest {
   size_t fio_count;
 };
 
-/* What the targets are made of. */
-struct tier_tally;
-struct tier_tally *tier_tally_create(void);
-/* Rows, and a part in the targets. */
-void tier_report_cell(struct tier_contest *contest, struct tier_tally *tally);
-/* Targets and notes; frees the tally. */
-void tier_report_targets(struct tier_bed *bed, struct tier_tally *tally);
+/* Whether more rounds of its ways could tell what can't be told yet. `random`: for all random cells together. */
+bool tier_report_open(const struct tier_contest *contest);
+bool tier_report_random_open(struct tier_contest *const *contests, size_t count);
+/* Rows, targets and notes. */
+void tier_report(struct tier_bed *bed, struct tier_contest *const *contests, size_t count);
 /* Prints the tables, frees the report, and returns the exit code. */
 int tier_report_end(struct tier_bed *bed);
 
