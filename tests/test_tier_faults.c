@@ -171,6 +171,34 @@ static void a_failed_write_costs_its_segment_only(void **state) {
   kvstow_tier_close(tier);
 }
 
+static void what_the_device_did_and_did_not_is_counted(void **state) {
+  (void)state;
+  kvstow_tier *tier = open_faulty(&kvstow__files);
+  record good = append_one(tier, 1, 3), bad = record_new(2, 3, PLANE);
+  kvstow_tier_stats s = stats_of(tier);
+  assert_int_equal(s.device_writes, 1);
+  assert_int_equal(s.bytes_written, 4 * PLANE);
+  assert_int_equal(s.io_errors, 0);
+  faults.write_error = EIO;
+  assert_int_equal(append_all(tier, &bad, 1), KVSTOW_EIO);
+  s = stats_of(tier);
+  assert_int_equal(s.device_writes, 1);
+  assert_int_equal(s.bytes_written, 4 * PLANE);
+  assert_int_equal(s.io_errors, 1);
+  assert_int_equal(s.records_written, 1);
+  faults.bad_to = SEGMENT;
+  assert_int_equal(read_record(tier, &good), KVSTOW_EIO);
+  s = stats_of(tier);
+  assert_int_equal(s.io_errors, 1 + 2); /* it was tried again */
+  assert_int_equal(s.device_reads, 2);
+  assert_int_equal(s.retries, 1);
+  faults.write_error = 0;
+  faults.bad_to = 0;
+  kvstow_tier_close(tier);
+  record_free(&good);
+  record_free(&bad);
+}
+
 static void repeated_failures_take_the_tier_offline(void **state) {
   (void)state;
   kvstow_tier *tier = open_faulty(&kvstow__files);
@@ -639,6 +667,7 @@ static void a_full_disk_means_fewer_segments(void **state) {
   }
   assert_int_equal(code, KVSTOW_ENOSPC);
   assert_true(number >= 42);
+  assert_true(stats_of(tier).disk_full > 0);
   char message[KVSTOW_MESSAGE_BYTES];
   kvstow_tier_message(tier, message, sizeof message);
   assert_non_null(strstr(message, "seg-00000"));
@@ -975,6 +1004,7 @@ static void a_file_size_limit_does_not_kill_the_host(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       TEST(a_failed_write_costs_its_segment_only),
+      TEST(what_the_device_did_and_did_not_is_counted),
       TEST(repeated_failures_take_the_tier_offline),
       TEST(a_failed_directory_costs_its_records_only),
       TEST(a_failed_sync_is_reported),
