@@ -27,7 +27,7 @@ enum {
   UNKNOWN = 1 << SIDES, /* one more than the sets of sides: without a slot */
   LISTS,
   NODE_WORDS = KVSTOW_POLICY_NODE_BYTES / sizeof(uint32_t),
-  WINDOW = 32,      /* capacities of accesses after which a run counts 1/e */
+  WINDOW = 128,     /* capacities of accesses after which a run counts 1/e */
   MARGIN_SHARE = 5, /* a fifth of the capacity, in blocks, takes the lead */
 };
 

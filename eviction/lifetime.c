@@ -13,6 +13,8 @@
  * A chain is known by its deepest block seen before, be it held or only remembered. It continues if
  * that block lay in the second half of the chain it was last used in, and conversations have not
  * parted below it; else what both share is a system prompt, and the request begins a conversation.
+ * Where requests left a chain before its end twice, at one and the same block, they have parted there,
+ * too: that is no conversation with a late edit, but a long template before short items.
  *
  * Blocks of a class wait in one queue, oldest use last. Worth rises with age, then falls, so the
  * least worth is at an end of some queue: the oldest, past hope; or the youngest, which stands for
@@ -51,7 +53,7 @@ enum {
   WEIGH_EVERY_MIN = 128, /* accesses */
   WEIGH_EVERY_MAX = 16384,
   FADE_EVERY = 4096, /* capacities of accesses: what was learned then counts half */
-  DEPTH_MAX = (1 << 15) - 1,
+  DEPTH_MAX = (1 << 14) - 1,
 };
 
 enum kind { NEW, OWN, SHARED_KIND, KINDS };
@@ -68,9 +70,9 @@ static_assert(TURNS * GAPS * KINDS * PARTIAL == HAZARD_CLASSES, "the traits make
 
 struct lifetime_node {
   struct link link;
-  uint32_t key;  /* folded: two keys alike cost one wrong guess */
-  uint32_t time; /* of the last use, in ticks */
-  uint16_t depth : 15, orphan : 1;
+  uint32_t key;                             /* folded: two keys alike cost one wrong guess */
+  uint32_t time;                            /* of the last use, in ticks */
+  uint16_t depth : 14, end : 1, orphan : 1; /* end: of the chain it was last used in */
   uint8_t class, facts; /* facts: turn, LATE, CONTINUES, PARTED, SHARED, BELOW */
 };
 
@@ -79,10 +81,19 @@ struct queue {
   uint32_t cut; /* the oldest of those that share the head's time, or KVSTOW_NO_ID: not known */
 };
 
+/* What is known of a block at its next use. */
+struct past {
+  uint32_t time;
+  uint8_t class, facts;
+  bool end;
+};
+
 /* The deepest block of the request under way that was seen before. */
 struct trail {
   bool found;
+  bool end; /* of the chain that it was used in before */
   uint32_t depth;
+  uint32_t id;          /* KVSTOW_NO_ID: it is gone */
   uint8_t class, facts; /* as its use now made them */
 };
 
@@ -224,19 +235,35 @@ static uint8_t late_fact(const kvstow_access *access) {
   return (access->depth + 1) * UINT64_C(2) >= access->chain_blocks ? LATE : 0;
 }
 
-/* A block was used again after it had waited since `time`: class and facts are of then. */
-static void describe_again(struct lifetime *life, struct lifetime_node *node, uint32_t time,
-                           uint8_t class, uint8_t facts, const kvstow_access *access) {
+/* The next turn's blocks follow here: a last block that is not full has another in its place. */
+static bool is_end(const kvstow_access *access) {
+  return access->depth + UINT64_C(2) >= access->chain_blocks;
+}
+
+/* A block was used again. */
+static void describe_again(struct lifetime *life, uint32_t id, struct past past,
+                           const kvstow_access *access) {
+  struct lifetime_node *node = node_of(life, id);
+  const uint8_t facts = past.facts;
   const uint32_t turn = (facts & TURN_MASK) < TURN_MAX ? (facts & TURN_MASK) + 1u : TURN_MAX;
-  const uint32_t gap = blend(gap_of_class(class), gap_trait(life, life->now - time));
-  kvstow__hazard_use(&life->hazard, class, time, life->now);
+  const uint32_t gap = blend(gap_of_class(past.class), gap_trait(life, life->now - past.time));
+  kvstow__hazard_use(&life->hazard, past.class, past.time, life->now);
   node->class =
       class_of(turn, gap, (facts & SHARED) != 0 ? SHARED_KIND : OWN, is_partial(life, access));
   node->facts = (uint8_t)(turn | late_fact(access) | (facts & (PARTED | SHARED)) |
                           ((facts & LATE) != 0 ? (unsigned)CONTINUES : 0));
+  node->end = is_end(access);
   if (life->trail.found && life->trail.depth > access->depth) return;
-  life->trail = (struct trail){
-      .found = true, .depth = access->depth, .class = node->class, .facts = node->facts};
+  life->trail = (struct trail){.found = true,
+                               .end = past.end,
+                               .depth = access->depth,
+                               .id = id,
+                               .class = node->class,
+                               .facts = node->facts};
+}
+
+static void part_here(struct lifetime_node *node) {
+  node->facts |= (node->facts & PARTED) != 0 ? SHARED : PARTED;
 }
 
 /* The request under way leaves the way that others took, after the blocks it has used so far: they
@@ -245,9 +272,8 @@ static void part_ways(struct lifetime *life) {
   for (uint32_t queue = 0; queue < queues_used(life); queue++) {
     uint32_t id = life->queues[queue].list.head;
     while (id != KVSTOW_NO_ID && node_of(life, id)->time == life->now) {
-      struct lifetime_node *node = node_of(life, id);
-      node->facts |= (node->facts & PARTED) != 0 ? SHARED : PARTED;
-      id = node->link.older;
+      part_here(node_of(life, id));
+      id = node_of(life, id)->link.older;
     }
   }
 }
@@ -260,16 +286,19 @@ static void describe_new(struct lifetime *life, struct lifetime_node *node,
     const struct lifetime_node *parent = node_of(life, access->parent);
     trail = (struct trail){.found = true, .class = parent->class, .facts = parent->facts};
   }
+  const bool first = life->trail.found && !life->parted;
   uint32_t turn = 1, gap = 0;
   if (trail.found && (trail.facts & CONTINUES) != 0 && (trail.facts & SHARED) == 0) {
     turn = trail.facts & TURN_MASK;
     gap = gap_of_class(trail.class);
-  } else if (life->trail.found && !life->parted) {
+    if (first && !trail.end && trail.id != KVSTOW_NO_ID) part_here(node_of(life, trail.id));
+  } else if (first) {
     part_ways(life);
   }
   life->parted = true;
   node->class = class_of(turn, gap, NEW, is_partial(life, access));
   node->facts = (uint8_t)(turn | late_fact(access) | (turn > 1 ? (unsigned)CONTINUES : 0));
+  node->end = is_end(access);
 }
 
 /* ---- queues ---- */
@@ -363,10 +392,12 @@ static void leave(struct lifetime *life, uint32_t id) {
   const struct ghost_note *gone = ghost_leaving(&life->ghost);
   queue_remove(life, id);
   if (id == life->latest) life->latest = KVSTOW_NO_ID;
+  if (id == life->trail.id) life->trail.id = KVSTOW_NO_ID;
   if (gone != NULL) kvstow__hazard_lose(&life->hazard, (uint8_t)gone->facts, gone->time, life->now);
-  kvstow__ghost_push_note(
-      &life->ghost, node->key,
-      (struct ghost_note){.time = node->time, .facts = node->class | (uint32_t)node->facts << 8});
+  kvstow__ghost_push_note(&life->ghost, node->key,
+                          (struct ghost_note){.time = node->time,
+                                              .facts = node->class | (uint32_t)node->facts << 8 |
+                                                       (uint32_t)node->end << 16});
 }
 
 /* ---- the policy ---- */
@@ -425,7 +456,12 @@ static void lifetime_insert(void *policy, uint32_t id, const kvstow_access *acce
   node->key = fold(access->key_lo);
   node->depth = access->depth < DEPTH_MAX ? (uint16_t)access->depth : DEPTH_MAX;
   if (kvstow__ghost_take_note(&life->ghost, node->key, &note))
-    describe_again(life, node, note.time, (uint8_t)note.facts, (uint8_t)(note.facts >> 8), access);
+    describe_again(life, id,
+                   (struct past){.time = note.time,
+                                 .class = (uint8_t)note.facts,
+                                 .facts = (uint8_t)(note.facts >> 8),
+                                 .end = (note.facts >> 16 & 1) != 0},
+                   access);
   else
     describe_new(life, node, access);
   if (is_below(access)) node->facts |= BELOW;
@@ -440,7 +476,11 @@ static void lifetime_touch(void *policy, uint32_t id, const kvstow_access *acces
   queue_remove(life, id);
   node->depth = access->depth < DEPTH_MAX ? (uint16_t)access->depth : DEPTH_MAX;
   const uint8_t below = node->facts & BELOW;
-  describe_again(life, node, node->time, node->class, node->facts, access);
+  describe_again(
+      life, id,
+      (struct past){
+          .time = node->time, .class = node->class, .facts = node->facts, .end = node->end != 0},
+      access);
   node->facts |= below;
   queue_push(life, id);
 }

@@ -219,6 +219,26 @@ static void what_nobody_can_use_goes_first(void **state) {
   cache_finish(&cache);
 }
 
+/* Each item is asked twice behind a template ten times as long, which is no conversation that goes on:
+ * what waits for its second use is worth more than what had it. */
+static void a_template_is_no_conversation(void **state) {
+  char why[256];
+  struct trace *trace = trace_load(
+      "gen:batches?seed=6&requests=5000&templates=60&template=6000"
+      "&size=30&item=600&spacing=2&samples=2",
+      NULL, why, sizeof why);
+  struct sim_result lru, lifetime;
+  (void)state;
+  assert_non_null(trace);
+  struct sim_options options = {.policy = "lru", .order = SIM_BACK, .blocks = trace->unique / 10};
+  assert_int_equal(sim_run(trace, &options, &lru, why, sizeof why), 0);
+  options.policy = "lifetime";
+  options.order = SIM_FRONT;
+  assert_int_equal(sim_run(trace, &options, &lifetime, why, sizeof why), 0);
+  assert_true(lifetime.prefix_hit_blocks > lru.prefix_hit_blocks);
+  trace_free(trace);
+}
+
 /* What comes again is written to the tier below, what was never asked for again is not. */
 static void admits_what_will_be_read(void **state) {
   (void)state;
@@ -293,6 +313,7 @@ int main(void) {
       cmocka_unit_test(memory_of_the_past_is_bounded_and_time_may_wrap),
       cmocka_unit_test(keeps_part_of_a_loop_and_nothing_that_is_used_once),
       cmocka_unit_test(what_nobody_can_use_goes_first),
+      cmocka_unit_test(a_template_is_no_conversation),
       cmocka_unit_test(admits_what_will_be_read),
       cmocka_unit_test(what_the_tier_below_has_leaves_first),
       cmocka_unit_test(knows_what_conversations_share),
