@@ -11,8 +11,13 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
-uint8_t *kvstow__region_map(size_t bytes) {
-  const size_t more = bytes + HUGE_BYTES;
+/* A last huge page cut short would be small pages: a device takes each of them by itself. */
+static size_t whole(size_t bytes) {
+  return (bytes + HUGE_BYTES - 1) / HUGE_BYTES * HUGE_BYTES;
+}
+
+uint8_t *kvstow__region_map(size_t wanted) {
+  const size_t bytes = whole(wanted), more = bytes + HUGE_BYTES;
   uint8_t *map =
       mmap(NULL, more, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (map == MAP_FAILED) return NULL;
@@ -24,9 +29,9 @@ uint8_t *kvstow__region_map(size_t bytes) {
 }
 
 void kvstow__region_populate(uint8_t *region, size_t bytes) {
-  madvise(region, bytes, MADV_POPULATE_WRITE); /* kernels before 5.14: EINVAL */
+  madvise(region, whole(bytes), MADV_POPULATE_WRITE); /* kernels before 5.14: EINVAL */
 }
 
 void kvstow__region_unmap(uint8_t *region, size_t bytes) {
-  if (region) munmap(region, bytes);
+  if (region) munmap(region, whole(bytes));
 }
