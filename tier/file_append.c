@@ -19,7 +19,7 @@
 #include "tier/region.h"
 
 #define BUFFER_BYTES (1u << 20)
-#define BUFFERS_MAX 17u /* 16 MiB on their way (8 MiB: a fifth slower), and one being filled */
+#define BUFFERS_MAX 32u /* all but the one being filled are on their way (8 MiB: a fifth slower) */
 
 typedef struct buffer buffer;
 struct buffer {

@@ -26,6 +26,10 @@
  * keeps a device busy. */
 #define READ_BYTES_MAX (24u << 20)
 #define READ_BYTES_MIN (8u << 20)
+/* Of writes, three quarters of what there is: a device that reports together what it was given together has
+ * nothing left then, and the rest is there for it before whoever brings more has woken. */
+#define WRITE_BYTES_MAX (24u << 20)
+#define WRITE_BYTES_MIN (4u << 20)
 #define SCRATCH_BYTES (256u << 10)
 
 typedef struct op_list {
@@ -36,12 +40,17 @@ typedef struct extent_list {
   kvstow__extent *first, **tail;
 } extent_list;
 
+/* Bytes of reads, or of writes. */
+typedef struct flow {
+  uint64_t waiting; /* pending extents, and ops in lanes */
+  uint64_t moving;  /* in flight */
+} flow;
+
 struct kvstow__pump {
   kvstow__engine *engine;
   op_list lanes[KVSTOW__LANES];
   uint32_t in_flight[KVSTOW__LANES], in_flight_all;
-  uint64_t reading_bytes;           /* in flight */
-  uint64_t waiting_bytes;           /* of reads that are not: pending extents, and ops in lanes */
+  flow reads_flow, writes_flow;
   uint64_t deadline_us;             /* none of what waits has an earlier one */
   op_list early;                    /* completed without the engine */
   extent_list pending[2];           /* by kvstow_priority: not yet planned */
@@ -91,8 +100,8 @@ static kvstow__extent *extent_list_pop(extent_list *list) {
 
 /* ---- filling the device --------------------------------------------------------------------- */
 
-static uint64_t read_bytes(const kvstow__op *op) {
-  return op->kind == KVSTOW__READ ? op->length : 0;
+static flow *flow_of(kvstow__pump *p, const kvstow__op *op) {
+  return op->kind == KVSTOW__READ ? &p->reads_flow : &p->writes_flow;
 }
 
 static void plan(kvstow_tier *tier, kvstow_priority priority, kvstow__lane lane) {
@@ -102,7 +111,7 @@ static void plan(kvstow_tier *tier, kvstow_priority priority, kvstow__lane lane)
     size_t count = 0;
     while (pending->first && count < WINDOW_EXTENTS_MAX) {
       kvstow__extent *extent = extent_list_pop(pending);
-      p->waiting_bytes -= extent->length;
+      p->reads_flow.waiting -= extent->length;
       if (!kvstow__read_skip(tier, extent)) p->window[count++] = extent;
     }
     if (count > 0) kvstow__read_plan(tier, p->window, count);
@@ -115,22 +124,29 @@ static uint32_t share(uint32_t depth, uint32_t quarters) {
 
 static bool takes_read(const kvstow__pump *p, kvstow__lane lane) {
   const kvstow__op *op = p->lanes[lane].first;
-  if (!op || p->reading_bytes >= READ_BYTES_MAX) return false;
-  const uint64_t half = (p->reading_bytes + p->waiting_bytes) / 2;
-  return op->file >= KVSTOW__FILES || p->reading_bytes < READ_BYTES_MIN || p->reading_bytes < half;
+  const flow *f = &p->reads_flow;
+  if (!op || f->moving >= READ_BYTES_MAX) return false;
+  const uint64_t half = (f->moving + f->waiting) / 2;
+  return op->file >= KVSTOW__FILES || f->moving < READ_BYTES_MIN || f->moving < half;
+}
+
+static bool takes_write(const kvstow__pump *p) {
+  const flow *f = &p->writes_flow;
+  if (!p->lanes[KVSTOW__LANE_WRITE].first || f->moving >= WRITE_BYTES_MAX) return false;
+  return f->moving < WRITE_BYTES_MIN || f->moving < (f->moving + f->waiting) / 4 * 3;
 }
 
 /* Which lane goes next: writes have a quarter of the device for sure, then demand reads, then more
  * writes, and prefetch leaves a quarter free for the demand that may come. */
 static kvstow__lane choose(kvstow_tier *tier) {
   kvstow__pump *p = tier->pump;
-  const bool writes = p->lanes[KVSTOW__LANE_WRITE].first != NULL;
+  const bool writes = takes_write(p);
   plan(tier, KVSTOW_DEMAND, KVSTOW__LANE_DEMAND);
   if (writes && p->in_flight[KVSTOW__LANE_WRITE] < share(tier->queue_depth, 1))
     return KVSTOW__LANE_WRITE;
   if (takes_read(p, KVSTOW__LANE_DEMAND)) return KVSTOW__LANE_DEMAND;
   if (writes) return KVSTOW__LANE_WRITE;
-  if (p->reading_bytes >= READ_BYTES_MAX ||
+  if (p->reads_flow.moving >= READ_BYTES_MAX ||
       p->in_flight[KVSTOW__LANE_PREFETCH] >= share(tier->queue_depth, 3))
     return KVSTOW__LANES;
   plan(tier, KVSTOW_PREFETCH, KVSTOW__LANE_PREFETCH);
@@ -159,7 +175,7 @@ static void fill(kvstow_tier *tier) {
     if (lane == KVSTOW__LANES) break;
     kvstow__op *op = p->lanes[lane].first;
     if (finished_early(tier, op)) {
-      p->waiting_bytes -= read_bytes(op);
+      flow_of(p, op)->waiting -= op->length;
       op_list_push(&p->early, op_list_pop(&p->lanes[lane]));
       continue;
     }
@@ -167,7 +183,7 @@ static void fill(kvstow_tier *tier) {
         kvstow__descriptors_acquire(tier, &p->files, op, p->in_flight_all > 0);
     if (got == KVSTOW__ACQUIRE_WAIT) break;
     op_list_pop(&p->lanes[lane]);
-    p->waiting_bytes -= read_bytes(op);
+    flow_of(p, op)->waiting -= op->length;
     if (got == KVSTOW__ACQUIRE_FAILED) {
       op_list_push(&p->early, op);
       continue;
@@ -175,7 +191,7 @@ static void fill(kvstow_tier *tier) {
     op->lane = (uint8_t)lane;
     p->in_flight[lane]++;
     p->in_flight_all++;
-    p->reading_bytes += read_bytes(op);
+    flow_of(p, op)->moving += op->length;
     op_list_push(&list, op);
   }
   if (list.first) tier->engine->submit(p->engine, list.first);
@@ -185,13 +201,16 @@ static void fill(kvstow_tier *tier) {
 
 static void complete(kvstow_tier *tier, kvstow__op *list) {
   kvstow__pump *p = tier->pump;
-  while (list) {
-    kvstow__op *op = list;
-    list = op->next;
+  for (kvstow__op *op = list; op; op = op->next) {
     kvstow__descriptors_release(&p->files, op);
     p->in_flight[op->lane]--;
     p->in_flight_all--;
-    p->reading_bytes -= read_bytes(op);
+    flow_of(p, op)->moving -= op->length;
+  }
+  if (list) fill(tier); /* before anybody is told */
+  while (list) {
+    kvstow__op *op = list;
+    list = op->next;
     if (op->error) kvstow__count(&tier->counters.io_errors, 1);
     op->complete(op);
   }
@@ -265,7 +284,7 @@ void kvstow__pump_finish_batch(kvstow_tier *tier, kvstow__batch *batch) {
 }
 
 void kvstow__pump_push(kvstow_tier *tier, kvstow__op *op, kvstow__lane lane) {
-  tier->pump->waiting_bytes += read_bytes(op);
+  flow_of(tier->pump, op)->waiting += op->length;
   op_list_push(&tier->pump->lanes[lane], op);
 }
 
@@ -279,7 +298,7 @@ void kvstow__pump_expect(kvstow_tier *tier, const kvstow__read_job *job) {
 
 void kvstow__pump_push_extent(kvstow_tier *tier, kvstow__extent *extent) {
   const kvstow__read_job *job = extent->owner;
-  tier->pump->waiting_bytes += extent->length;
+  tier->pump->reads_flow.waiting += extent->length;
   extent_list_push(&tier->pump->pending[job->priority], extent);
   kvstow__pump_expect(tier, job);
 }
@@ -349,7 +368,7 @@ static void sweep_pending(kvstow_tier *tier, kvstow_priority priority) {
   while (extent) {
     kvstow__extent *next = extent->next;
     kvstow__read_job *job = extent->owner;
-    tier->pump->waiting_bytes -= extent->length;
+    tier->pump->reads_flow.waiting -= extent->length;
     if (atomic_load(&job->urgent)) job->priority = KVSTOW_DEMAND;
     if (!kvstow__read_skip(tier, extent)) kvstow__pump_push_extent(tier, extent);
     extent = next;
@@ -363,7 +382,7 @@ static void sweep_lane(kvstow__pump *p, kvstow__lane lane) {
     kvstow__op *next = op->next;
     if (kvstow__read_op_unwanted(op, false)) {
       op->error = KVSTOW__RECALLED;
-      p->waiting_bytes -= read_bytes(op);
+      p->reads_flow.waiting -= op->length;
       op_list_push(&p->early, op);
     } else {
       const bool urgent = lane == KVSTOW__LANE_PREFETCH && kvstow__read_op_urgent(op);

@@ -310,7 +310,7 @@ KVSTOW_API void kvstow_file_cancel(kvstow_tier *tier, kvstow_file_read *read);
 KVSTOW_API int kvstow_file_read_at(kvstow_file *file, uint64_t offset, void *to, size_t bytes);
 
 /* Appends; any size. Gathered into aligned writes of 1 MiB or more that go out in the background; waits only
- * when 16 MiB are on their way. One thread at a time a file. ENOSPC past the size reserved; EIO also for an
+ * when 31 MiB are on their way. One thread at a time a file. ENOSPC past the size reserved; EIO also for an
  * earlier write of this file; EACCES: it was opened for reading. */
 KVSTOW_API int kvstow_file_append(kvstow_file *file, const void *bytes, size_t count);
 /* Makes durable what has been appended; the file's size is then exact. Blocking. A write or barrier that
