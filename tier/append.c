@@ -119,9 +119,9 @@ static void draft_add(draft *d, kvstow__job *job) {
   d->tail = &job->next;
 }
 
-/* Collects vectors of one sequential write into ops of at most request_max bytes. */
+/* Collects vectors of one sequential write into ops of at most `most` bytes. */
 typedef struct gather {
-  kvstow_tier *tier;
+  uint64_t most;
   kvstow__job *job;
   struct iovec *iov;
   uint64_t at;
@@ -131,14 +131,14 @@ static void gather_bytes(gather *g, const void *base, uint64_t length) {
   const uint8_t *bytes = base;
   while (length > 0) {
     kvstow__op *op = g->job->ops_count ? &g->job->ops[g->job->ops_count - 1] : NULL;
-    if (!op || op->length == g->tier->request_max_bytes || op->iov_count == KVSTOW__IOV_MAX) {
+    if (!op || op->length == g->most || op->iov_count == KVSTOW__IOV_MAX) {
       op = &g->job->ops[g->job->ops_count++];
       op->kind = KVSTOW__WRITE;
       op->file = g->job->segment;
       op->offset = g->at;
       op->iov = g->iov;
     }
-    const uint64_t room = g->tier->request_max_bytes - op->length;
+    const uint64_t room = g->most - op->length;
     const uint64_t piece = length < room ? length : room;
     *g->iov++ = (struct iovec){(void *)(uintptr_t)bytes, piece};
     op->iov_count++;
@@ -158,9 +158,9 @@ static kvstow__job *write_job(draft *d, uint32_t segment, size_t first, size_t c
   const size_t last = first + count - 1;
   const uint64_t start = d->tier->segments[segment].used_bytes;
   const uint64_t end = d->spots[last].offset + header_bytes_of(d->writes[last].header);
-  const uint64_t vectors_max = 3 * count + (end - start) / d->tier->request_max_bytes + 1;
-  const uint64_t ops_max =
-      (end - start) / d->tier->request_max_bytes + vectors_max / KVSTOW__IOV_MAX + 2;
+  const uint64_t parts = (end - start - 1) / d->tier->request_max_bytes + 1;
+  const uint64_t vectors_max = 3 * count + parts;
+  const uint64_t ops_max = parts + vectors_max / KVSTOW__IOV_MAX + 1;
   kvstow__job *job =
       calloc(1, sizeof *job + ops_max * sizeof(kvstow__op) + vectors_max * sizeof(struct iovec));
   if (!job) return NULL;
@@ -171,7 +171,10 @@ static kvstow__job *write_job(draft *d, uint32_t segment, size_t first, size_t c
   job->first = first;
   job->count = count;
   job->end_after = end;
-  gather g = {d->tier, job, (struct iovec *)(void *)(job->ops + ops_max), start};
+  gather g = {.most = kvstow__round_up((end - start + parts - 1) / parts, KVSTOW_PAGE_BYTES),
+              .job = job,
+              .iov = (struct iovec *)(void *)(job->ops + ops_max),
+              .at = start};
   for (size_t i = first; i < first + count; i++) {
     const kvstow_record_write *write = &d->writes[i];
     const uint64_t bytes = header_bytes_of(write->header);
