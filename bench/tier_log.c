@@ -50,8 +50,7 @@ static void batch_done(void *arg, int result) {
 /* `latency`: until a batch has room and is taken. */
 static int append(struct tier_log *log, const struct tier_cell *cell,
                   struct measure_latency *latency) {
-  size_t each = BATCH_BYTES / record_bytes(cell);
-  if (each == 0) each = 1;
+  const size_t each = (BATCH_BYTES + record_bytes(cell) / 2) / record_bytes(cell);
   int rc = 0;
   for (size_t at = 0; at < cell->count && rc == 0; at += each) {
     const size_t count = cell->count - at < each ? cell->count - at : each;
