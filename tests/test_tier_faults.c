@@ -397,6 +397,24 @@ static void a_file_whose_sync_failed_stays_failed(void **state) {
   assert_int_equal(kvstow_tier_close(tier), 0);
 }
 
+/* It goes out in the background: the calls that come later tell. */
+static void a_file_whose_write_failed_stays_failed(void **state) {
+  (void)state;
+  char path[4096];
+  snprintf(path, sizeof path, "%s/file", dir);
+  kvstow_tier *tier = open_faulty(&kvstow__files);
+  kvstow_file *file;
+  assert_int_equal(kvstow_file_create(tier, path, 100000, &file), 0);
+  assert_int_equal(kvstow_file_append(file, "0123456789", 10), 0);
+  faults.write_error = EIO;
+  assert_int_equal(kvstow_file_flush(file), KVSTOW_EIO);
+  faults.write_error = 0;
+  assert_int_equal(kvstow_file_flush(file), KVSTOW_EIO);
+  assert_int_equal(kvstow_file_append(file, "0123456789", 10), KVSTOW_EIO);
+  assert_int_equal(kvstow_file_close(file), KVSTOW_EIO);
+  assert_int_equal(kvstow_tier_close(tier), 0);
+}
+
 static void a_bad_sector_costs_one_record_of_a_merged_read(void **state) {
   (void)state;
   kvstow_tier *tier = open_faulty(&kvstow__files);
@@ -643,6 +661,40 @@ static void what_was_erased_in_the_table_alone_survives_no_other_erase(void **st
   record_free(&r[1]);
 }
 
+/* One erase had returned 0; power goes anywhere in the next one, of the same segment. */
+static void what_was_erased_survives_no_other_erase(void **state) {
+  (void)state;
+  for (uint64_t stop = 0; stop < 10; stop++)
+    for (uint64_t seed = 1; seed <= 6; seed++) {
+      char *place = scratch_new();
+      record r[2] = {record_new(1, 3, PLANE), record_new(2, 3, PLANE)};
+      dirs[0] = place;
+      cache_volatile = true;
+      kvstow_tier *tier = open_faulty(&kvstow__files);
+      assert_int_equal(append_all(tier, r, 2), 0);
+      assert_int_equal(kvstow_tier_seal(tier), 0);
+      assert_int_equal(kvstow_tier_flush(tier), 0);
+      assert_int_equal(kvstow_tier_erase(tier, &r[0].loc, 1), 0);
+      faults.stop_at = faults.ops + stop;
+      (void)kvstow_tier_erase(tier, &r[1].loc, 1);
+      faults.stop_at = 0;
+      (void)kvstow_tier_close(tier);
+      cache_volatile = false;
+      cache_lose(place, seed);
+      faults.stop_at = UINT64_MAX;
+      tier = open_faulty(&kvstow__files);
+      seen *s = scan_all(tier);
+      if (seen_find(s, 1))
+        fail_msg("power lost at op %llu (%llu): it is back", (unsigned long long)stop,
+                 (unsigned long long)seed);
+      free(s);
+      kvstow_tier_close(tier);
+      record_free(&r[0]);
+      record_free(&r[1]);
+      scratch_remove(place);
+    }
+}
+
 static int room_for; /* segments that the disk still has room for */
 
 static int scarce_allocate(void *env, int fd, uint64_t bytes) {
@@ -856,6 +908,63 @@ static void what_a_killed_process_left_outlives_the_power(void **state) {
   assert_true(total > 100);
 }
 
+/* What is done to files and names, a letter each. */
+static char steps[64];
+static atomic_uint steps_count;
+
+static void step(char letter) {
+  const unsigned at = atomic_fetch_add(&steps_count, 1);
+  if (at < sizeof steps - 1) steps[at] = letter;
+}
+
+static int step_write(void *env, int fd, const void *from, size_t bytes, uint64_t offset) {
+  step('w');
+  return kvstow__files.write(env, fd, from, bytes, offset);
+}
+
+static int step_allocate(void *env, int fd, uint64_t bytes) {
+  step('a');
+  return kvstow__files.allocate(env, fd, bytes);
+}
+
+static int step_sync(void *env, int fd) {
+  step('s');
+  return kvstow__files.sync(env, fd);
+}
+
+static int step_rename(void *env, int fd, const char *from, const char *to) {
+  step('r');
+  return kvstow__files.rename(env, fd, from, to);
+}
+
+static int step_dir_sync(void *env, int fd) {
+  step('d');
+  return kvstow__files.dir_sync(env, fd);
+}
+
+/* docs/format.md: "What is written when". */
+static void what_is_made_is_durable_before_it_is_named_or_used(void **state) {
+  (void)state;
+  kvstow__file_ops files = kvstow__files;
+  files.write = step_write;
+  files.allocate = step_allocate;
+  files.sync = step_sync;
+  files.rename = step_rename;
+  files.dir_sync = step_dir_sync;
+  options = options_for(dirs, 1);
+  options.engine = KVSTOW_ENGINE_AUTO;
+  memset(steps, 0, sizeof steps);
+  steps_count = 0;
+  kvstow_tier *tier = open_faulty(&files);
+  record r = append_one(tier, 1, 3);
+  assert_string_equal(steps,
+                      "wwsrd" /* super */
+                      "d"     /* names found at opening */
+                      "asd" /* segment */);
+  record_free(&r);
+  assert_int_equal(kvstow_tier_close(tier), 0);
+}
+
 static bool names_durable, names_fail;
 static atomic_bool made_too_early;
 
@@ -928,6 +1037,25 @@ static int check_forbidden_io_uring(void) {
 static void forbidden_io_uring_falls_back_to_threads(void **state) {
   (void)state;
   in_child(check_forbidden_io_uring);
+}
+
+static kvstow_tier *inherited;
+
+static int check_inherited(void) {
+  alarm(20); /* threads are not inherited: nobody would end a wait */
+  return kvstow_tier_close(inherited) == KVSTOW_ESTATE ? 0 : 1;
+}
+
+static void a_forked_child_does_not_close(void **state) {
+  (void)state;
+  assert_int_equal(kvstow_tier_open(&options, &inherited, NULL, 0), 0);
+  record r = append_one(inherited, 1, 3);
+  in_child(check_inherited);
+  assert_int_equal(read_record(inherited, &r), 0);
+  kvstow_tier *other;
+  assert_int_equal(kvstow_tier_open(&options, &other, NULL, 0), KVSTOW_EBUSY); /* still owned */
+  assert_int_equal(kvstow_tier_close(inherited), 0);
+  record_free(&r);
 }
 
 static kvstow_engine limited_engine;
@@ -1011,9 +1139,11 @@ int main(void) {
       TEST(what_was_being_written_when_a_sync_failed_is_kept),
       TEST(the_first_record_written_when_a_sync_failed_is_kept),
       TEST(a_file_whose_sync_failed_stays_failed),
+      TEST(a_file_whose_write_failed_stays_failed),
       TEST(a_bad_sector_costs_one_record_of_a_merged_read),
       TEST(an_erase_whose_barrier_failed_is_done_again),
       TEST(what_was_erased_in_the_table_alone_survives_no_other_erase),
+      TEST(what_was_erased_survives_no_other_erase),
       TEST(a_segment_used_again_costs_its_first_append_no_barrier),
       TEST(a_segment_is_not_used_again_under_a_reader),
       TEST(a_segment_given_up_shows_nothing_before_it_is_used_again),
@@ -1022,8 +1152,10 @@ int main(void) {
       TEST(a_full_disk_means_fewer_segments),
       TEST(power_loss_after_any_operation_keeps_the_promises),
       TEST(what_a_killed_process_left_outlives_the_power),
+      TEST(what_is_made_is_durable_before_it_is_named_or_used),
       TEST(no_segment_is_made_before_the_super_is_durable),
       TEST(forbidden_io_uring_falls_back_to_threads),
+      TEST(a_forked_child_does_not_close),
       TEST(few_descriptors_are_enough),
       TEST(few_descriptors_are_enough_for_threads),
       TEST(a_file_size_limit_does_not_kill_the_host),

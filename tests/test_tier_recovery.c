@@ -124,6 +124,51 @@ static void child_appends(int out) {
   }
 }
 
+/* Its header page arrived, one of its planes did not: whoever stores it again must not be told that it is there. */
+static void a_record_whose_planes_are_torn_is_none(void **state) {
+  (void)state;
+  kvstow_tier *tier = open_at(dirs);
+  kvstow_loc locs[6];
+  append_range(tier, 0, 6, locs);
+  char *crashed = crash_copy(dir, SEGMENTS);
+  const char *place[] = {crashed};
+  const uint8_t zeros[512] = {0};
+  patch(crashed, "seg-000000.kvs", ((uint64_t)locs[3].page + 15) * 4096 + 3584, zeros,
+        sizeof zeros);
+  for (int life = 0; life < 2; life++) {
+    kvstow_tier *after = open_at(place);
+    seen *s = scan_all(after);
+    assert_int_equal(s->count, 5);
+    assert_null(seen_find(s, 3));
+    free(s);
+    kvstow_tier_close(after);
+  }
+  scratch_remove(crashed);
+  kvstow_tier_close(tier);
+}
+
+/* A wiped segment shows nothing but a footer, and that is the newest number of all. */
+static void what_is_written_after_a_wipe_and_a_restart_survives_a_crash(void **state) {
+  (void)state;
+  options = options_for(dirs, 1);
+  kvstow_tier *tier = open_at(dirs);
+  append_range(tier, 0, 1, NULL);
+  assert_int_equal(kvstow_tier_seal(tier), 0);
+  assert_int_equal(kvstow_tier_reclaim(tier, 0), 0);
+  assert_int_equal(kvstow_tier_erase(tier, NULL, 0), 0);
+  assert_int_equal(kvstow_tier_close(tier), 0);
+  tier = open_at(dirs);
+  append_range(tier, 0, 3, NULL);
+  assert_int_equal(kvstow_tier_flush(tier), 0);
+  char *crashed = crash_copy(dir, 1);
+  kvstow_tier_close(tier);
+  const char *place[] = {crashed};
+  tier = open_at(place);
+  expect_all(tier, 3);
+  kvstow_tier_close(tier);
+  scratch_remove(crashed);
+}
+
 static void what_was_flushed_survives_kill_9(void **state) {
   (void)state;
   if (UNDER_TSAN) skip();
@@ -376,6 +421,8 @@ int main(void) {
       TEST(what_was_flushed_survives_a_crash),
       TEST(a_crash_after_reopening_loses_nothing),
       TEST(a_crash_while_reusing_a_segment_shows_only_the_new_life),
+      TEST(a_record_whose_planes_are_torn_is_none),
+      TEST(what_is_written_after_a_wipe_and_a_restart_survives_a_crash),
       TEST(what_was_flushed_survives_kill_9),
       TEST(a_torn_footer_is_walked_around),
       TEST(a_torn_header_ends_only_the_walk),

@@ -349,6 +349,49 @@ static void demand_overtakes_what_is_read_ahead(void **state) {
   assert_int_equal(atomic_load(&sent.count), 1 + AHEAD);
 }
 
+/* ---- read ahead, and written meanwhile -------------------------------------------------------- */
+
+static int carry_out_both(kvstow__op *op) {
+  if (op->kind == KVSTOW__SYNC) return 0;
+  if (op->kind == KVSTOW__READ) return carry_out(op);
+  const ssize_t n = pwritev(op->fd, op->iov, (int)op->iov_count, (off_t)op->offset);
+  return n == (ssize_t)op->length ? 0 : EIO;
+}
+
+static bool keep_what_is_ahead(const kvstow__op *op) {
+  return op->kind == KVSTOW__READ && op->priority == KVSTOW_PREFETCH;
+}
+
+/* The block with the file's old end is on its way when the file grows. */
+static void what_was_read_ahead_of_a_growing_file_is_not_served(void **state) {
+  (void)state;
+  enum { BEFORE = 3 * 64 * KIB + 10000, AFTER = 20000 };
+  char *growing_path = join(dir, "growing");
+  kvstow_tier_options options;
+  kvstow_file *growing;
+  static uint8_t to[64 * KIB];
+  kvstow_tier_options_init(&options);
+  the_device.carry_out = carry_out_both;
+  the_device.keep = keep_what_is_ahead;
+  the_device.draw = NULL;
+  the_device.kept = 0;
+  kvstow_tier *writer = open_told(&options, &kvstow__files, false);
+  assert_int_equal(kvstow_file_create(writer, growing_path, MIB, &growing), 0);
+  assert_int_equal(kvstow_file_append(growing, memory, BEFORE), 0);
+  assert_int_equal(kvstow_file_flush(growing), 0);
+  for (uint64_t i = 0; i < 3; i++)
+    assert_int_equal(kvstow_file_read_at(growing, i * 64 * KIB, to, 64 * KIB), 0);
+  while (atomic_load(&the_device.kept) == 0) usleep(100);
+  assert_int_equal(kvstow_file_append(growing, memory + BEFORE, AFTER), 0);
+  assert_int_equal(kvstow_file_flush(growing), 0);
+  told_release();
+  assert_int_equal(kvstow_file_read_at(growing, BEFORE, to, AFTER), 0);
+  assert_memory_equal(to, memory + BEFORE, AFTER);
+  assert_int_equal(kvstow_file_close(growing), 0);
+  assert_int_equal(kvstow_tier_close(writer), 0);
+  free(growing_path);
+}
+
 int main(void) {
 #define TUNED(test) cmocka_unit_test_setup_teardown(test, open_it, close_it)
   const struct CMUnitTest tests[] = {
@@ -359,6 +402,7 @@ int main(void) {
       TUNED(the_first_window_is_read_ahead_blocks_of_optimal_size),
       cmocka_unit_test_setup_teardown(demand_overtakes_what_is_read_ahead, open_with_depth_1,
                                       close_it),
+      cmocka_unit_test(what_was_read_ahead_of_a_growing_file_is_not_served),
   };
   return cmocka_run_group_tests_name("tuning", tests, make_scratch, remove_scratch);
 }
