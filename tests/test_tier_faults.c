@@ -664,8 +664,10 @@ static void what_was_erased_in_the_table_alone_survives_no_other_erase(void **st
 /* One erase had returned 0; power goes anywhere in the next one, of the same segment. */
 static void what_was_erased_survives_no_other_erase(void **state) {
   (void)state;
+  static const uint64_t seeds[] = {1, 4, 5,
+                                   9}; /* of two writes: the second lost, both, none, the first */
   for (uint64_t stop = 0; stop < 10; stop++)
-    for (uint64_t seed = 1; seed <= 6; seed++) {
+    for (size_t i = 0; i < sizeof seeds / sizeof *seeds; i++) {
       char *place = scratch_new();
       record r[2] = {record_new(1, 3, PLANE), record_new(2, 3, PLANE)};
       dirs[0] = place;
@@ -680,13 +682,13 @@ static void what_was_erased_survives_no_other_erase(void **state) {
       faults.stop_at = 0;
       (void)kvstow_tier_close(tier);
       cache_volatile = false;
-      cache_lose(place, seed);
+      cache_lose(place, seeds[i]);
       faults.stop_at = UINT64_MAX;
       tier = open_faulty(&kvstow__files);
       seen *s = scan_all(tier);
       if (seen_find(s, 1))
         fail_msg("power lost at op %llu (%llu): it is back", (unsigned long long)stop,
-                 (unsigned long long)seed);
+                 (unsigned long long)seeds[i]);
       free(s);
       kvstow_tier_close(tier);
       record_free(&r[0]);
