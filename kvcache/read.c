@@ -13,9 +13,9 @@
 #include "kvcache/store.h"
 #include "tier/copy.h"
 
-#define AHEAD_BYTES ((size_t)64 << 20) /* sent for ahead of delivery */
-#define AHEAD_ROOM_BYTES                                                                           \
-  ((size_t)32 << 20) /* the same where it takes memory besides the caller's */
+/* Sent for ahead of delivery; and where that takes memory besides the caller's, which is one block more. */
+#define AHEAD_BYTES ((size_t)64 << 20)
+#define AHEAD_ROOM_BYTES ((size_t)32 << 20)
 #define AHEAD_BLOCKS_MIN 2u
 #define PINS_MAX 16u /* blocks copied in one go */
 #define PINS_BYTES ((size_t)4 << 20)
@@ -271,8 +271,8 @@ static bool needs_room(const struct kvs_read_job *job) {
 static int send_past(struct kvs_read_job *job, size_t i, struct kvs_reads *reads) {
   if (job->window == NULL) {
     const bool room = needs_room(job);
-    size_t cells = blocks_in(job, room ? AHEAD_ROOM_BYTES : AHEAD_BYTES);
-    if (cells > job->count + 1) cells = job->count + 1; /* one is kept */
+    size_t cells = blocks_in(job, room ? AHEAD_ROOM_BYTES : AHEAD_BYTES) + 1; /* one is kept */
+    if (cells > job->count + 1) cells = job->count + 1;
     job->window = kvs_window_create(job->lease, job->first, job->count, job_planes(job),
                                     (uint32_t)cells, room, true);
     if (job->window == NULL) return KVSTOW_ENOMEM;
