@@ -582,6 +582,10 @@ static void other_layout_is_refused_or_replaced(void **state) {
   store = kv_open(&options); /* and when only the disk knows */
   KV_RESULT(kvstow_space_open(store, &so, &wrong), KVSTOW_EGEOMETRY);
   has_message(store);
+  kvstow_space_options wider;
+  kv_space_options(&wider, "model", &small);
+  wider.k_bytes *= 2; /* as many layers and tokens */
+  KV_RESULT(kvstow_space_open(store, &wider, &wrong), KVSTOW_EGEOMETRY);
   space = kv_space(store, "model", &small); /* the right one opens still, with its blocks */
   kv_doc_init(&d, space, &small, 1, 1, 6, NULL, 0);
   KV_CHECK(kv_doc_restore(&d, 0) == 6, "the refusal cost blocks");

@@ -235,12 +235,41 @@ static void who_cancels_or_is_late_is_answered_by_a_mute_device(void **state) {
   tear_down(&f);
 }
 
+/* Promoted in time or not: a reader who came before is what makes the difference. */
+static void what_a_reader_had_to_wait_for_is_late(void **state) {
+  (void)state;
+  enum { BLOCKS = 8 };
+  static char rows[BLOCKS * BLOCK_BYTES];
+  const struct iovec to = {rows, sizeof rows};
+  for (int wait = 0; wait < 2; wait++) {
+    fixture f;
+    set_up(&f);
+    kv_doc d = on_ssd(&f, BLOCKS);
+    kvstow_lease *lease;
+    hold_reads(wait);
+    KV_OK(kvstow_match(&d.prefix, 0, &lease, NULL));
+    if (wait)
+      KV_RESULT(kvstow_read(lease, NULL, &to, 1, 0, SHORT_MS), KVSTOW_ETIMEDOUT);
+    else
+      KV_OK(kvstow_lease_wait(lease, 0, NULL));
+    hold_reads(false);
+    KV_OK(kv_doc_read_blocks(&d, lease, 0, BLOCKS, 0, 0));
+    const kvstow_prefetch_stats s = chain_stats(&f);
+    assert_int_equal(s.used, BLOCKS);
+    KV_CHECK((s.late > 0) == wait, "%" PRIu64 " late", s.late);
+    kvstow_lease_release(lease);
+    kv_doc_finish(&d);
+    tear_down(&f);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(no_store_waits_while_clean_ram_remains),
       cmocka_unit_test(what_was_promoted_and_never_read_is_wasted_once_it_leaves),
       cmocka_unit_test(a_chain_longer_than_ram_does_not_push_itself_out),
       cmocka_unit_test(who_cancels_or_is_late_is_answered_by_a_mute_device),
+      cmocka_unit_test(what_a_reader_had_to_wait_for_is_late),
   };
   return cmocka_run_group_tests_name("held device", tests, NULL, NULL);
 }

@@ -438,8 +438,47 @@ static void closing_leaves_nothing_behind(void **state) {
   kv_dir_drop(f.dir);
 }
 
+typedef struct slow_host {
+  pthread_mutex_t lock; /* held: it takes no events */
+  _Atomic uint64_t taken;
+} slow_host;
+
+static void take_event(void *arg, const kvstow_event *event) {
+  slow_host *host = arg;
+  (void)event;
+  pthread_mutex_lock(&host->lock);
+  atomic_fetch_add(&host->taken, 1);
+  pthread_mutex_unlock(&host->lock);
+}
+
+/* Nobody waits for a host that takes none; what it lost is counted. */
+static void events_a_slow_host_loses_are_counted(void **state) {
+  (void)state;
+  static slow_host host = {.lock = PTHREAD_MUTEX_INITIALIZER};
+  static const kv_shape tiny = {1, 64, 64, 16, 0};
+  fixture f = {.shape = &tiny};
+  kv_options(&f.options, &f.dir, RAM, 0, 0);
+  f.options.dirs_count = 0;
+  f.options.on_event = take_event;
+  f.options.event_arg = &host;
+  f.store = kv_open(&f.options);
+  f.space = kv_space(f.store, "statistics", &tiny);
+  pthread_mutex_lock(&host.lock);
+  for (uint64_t doc = 0; doc < 400; doc++) KV_OK(put(&f, doc, 32)); /* 100 MiB through 8 */
+  pthread_mutex_unlock(&host.lock);
+  const kvstow_stats s = kv_stats(f.store);
+  const uint64_t made = s.stored_blocks + s.evicted_blocks;
+  KV_CHECK(s.evicted_blocks > 0 && s.events_dropped > 0, "%" PRIu64 " evicted, %" PRIu64 " dropped",
+           s.evicted_blocks, s.events_dropped);
+  KV_OK(kvstow_close(f.store)); /* delivers what waits */
+  KV_CHECK(host.taken + s.events_dropped == made,
+           "%" PRIu64 " taken, %" PRIu64 " dropped of %" PRIu64, host.taken, s.events_dropped,
+           made);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(events_tell_what_happens),
+    cmocka_unit_test(events_a_slow_host_loses_are_counted),
     cmocka_unit_test(statistics_can_be_read_by_programs),
     cmocka_unit_test(statistics_count_what_was_done),
     cmocka_unit_test(without_metrics_nothing_is_timed),
