@@ -60,7 +60,8 @@ const char *kvstow__segment_path(const kvstow_tier *tier, uint32_t segment,
   return path_of(&tier->dirs[kvstow__dir_of(tier, segment)], name, text);
 }
 
-static void say(kvstow_tier *tier, bool write, const char *format, va_list args) {
+static void __attribute__((format(printf, 3, 0)))
+say(kvstow_tier *tier, bool write, const char *format, va_list args) {
   char text[KVSTOW_MESSAGE_BYTES];
   vsnprintf(text, sizeof text, format, args);
   kvstow__lock(&tier->lock);
