@@ -224,6 +224,27 @@ static void sequences_refuse_counts_that_overflow(void **state) {
   tear_down(&f);
 }
 
+/* Its readers are counted in 16 bits: who would be one too many is told, and nobody's view goes. */
+static void a_block_has_so_many_views_at_once(void **state) {
+  (void)state;
+  enum { VIEWS = UINT16_MAX - 1 };
+  fixture f;
+  set_up(&f, 0);
+  KV_OK(put(&f, 1, 1));
+  kv_doc d = document(&f, 1, 1);
+  kvstow_lease **leases = calloc(VIEWS + 1, sizeof *leases);
+  const void *payload;
+  for (size_t i = 0; i <= VIEWS; i++) {
+    KV_OK(kvstow_match(&d.prefix, 0, &leases[i], NULL));
+    KV_RESULT(kvstow_view(leases[i], 0, 0, &payload, NULL), i < VIEWS ? 0 : KVSTOW_EBUSY);
+  }
+  for (size_t i = 0; i <= VIEWS; i++) kvstow_lease_release(leases[i]);
+  assert_int_equal(kv_doc_restore(&d, 0), 1);
+  free(leases);
+  kv_doc_finish(&d);
+  tear_down(&f);
+}
+
 /* ---- expiry --------------------------------------------------------------------------------- */
 
 /* It took the old block for held and skipped the rows: a miss for as long as the block stayed. */
@@ -481,6 +502,7 @@ int main(void) {
       /* behind the one that forks: ThreadSanitizer holds no more of the allocator's locks at once */
       cmocka_unit_test(a_forget_tells_what_could_not_be_erased),
       cmocka_unit_test(a_forget_tells_what_could_not_be_wiped),
+      cmocka_unit_test(a_block_has_so_many_views_at_once),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -361,6 +361,37 @@ static void what_was_being_written_when_a_sync_failed_is_kept(void **state) {
   record_free(&during);
 }
 
+static int carry_out_but_the_first(kvstow__op *op) {
+  return op->kind == KVSTOW__WRITE && op->offset == 0 ? EIO : carry_out(op);
+}
+
+/* Both were on their way: what arrived behind a hole would not be found again. */
+static void what_was_written_behind_a_failed_write_failed_too(void **state) {
+  (void)state;
+  kvstow_tier *tier = open_faulty(&kvstow__files);
+  record r[2] = {record_new(1, 3, PLANE), record_new(2, 3, PLANE)};
+  kvstow_record_write w[2];
+  gate g[2] = {GATE_INIT(1), GATE_INIT(1)};
+  the_device.carry_out = carry_out_but_the_first;
+  the_device.kept = 0;
+  the_device.keep = keep_all;
+  for (uint64_t i = 0; i < 2; i++) {
+    w[i] = (kvstow_record_write){.header = r[i].header, .payload = r[i].payload};
+    assert_int_equal(kvstow_tier_append(tier, &w[i], 1, gate_append_done, &g[i]), 0);
+    wait_kept(i + 1);
+  }
+  the_device.keep = NULL;
+  told_release();
+  for (int i = 0; i < 2; i++) {
+    assert_int_equal(gate_wait(&g[i]), KVSTOW_EIO);
+    r[i].loc = w[i].loc;
+    assert_int_equal(read_record(tier, &r[i]), KVSTOW_EMISS);
+    record_free(&r[i]);
+  }
+  assert_int_equal(kvstow_tier_flush(tier), KVSTOW_EIO);
+  kvstow_tier_close(tier);
+}
+
 /* A segment that has nothing else is not taken for one given up. */
 static void the_first_record_written_when_a_sync_failed_is_kept(void **state) {
   (void)state;
@@ -1140,6 +1171,7 @@ int main(void) {
       TEST(a_failed_sync_is_reported),
       TEST(what_was_being_written_when_a_sync_failed_is_kept),
       TEST(the_first_record_written_when_a_sync_failed_is_kept),
+      TEST(what_was_written_behind_a_failed_write_failed_too),
       TEST(a_file_whose_sync_failed_stays_failed),
       TEST(a_file_whose_write_failed_stays_failed),
       TEST(a_bad_sector_costs_one_record_of_a_merged_read),
