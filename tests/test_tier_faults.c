@@ -379,12 +379,13 @@ static void what_was_written_behind_a_failed_write_failed_too(void **state) {
     w[i] = (kvstow_record_write){.header = r[i].header, .payload = r[i].payload};
     assert_int_equal(kvstow_tier_append(tier, &w[i], 1, gate_append_done, &g[i]), 0);
     wait_kept(i + 1);
+    r[i].loc = w[i].loc;
   }
   the_device.keep = NULL;
+  assert_int_equal(read_record(tier, &r[1]), KVSTOW_EMISS); /* not written yet */
   told_release();
   for (int i = 0; i < 2; i++) {
     assert_int_equal(gate_wait(&g[i]), KVSTOW_EIO);
-    r[i].loc = w[i].loc;
     assert_int_equal(read_record(tier, &r[i]), KVSTOW_EMISS);
     record_free(&r[i]);
   }
