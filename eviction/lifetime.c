@@ -54,6 +54,8 @@ enum {
   WEIGH_EVERY_MAX = 16384,
   FADE_EVERY = 4096, /* capacities of accesses: what was learned then counts half */
   DEPTH_MAX = (1 << 14) - 1,
+  END = 1 << 14,
+  ORPHAN = 1 << 15,
 };
 
 enum kind { NEW, OWN, SHARED_KIND, KINDS };
@@ -70,9 +72,9 @@ static_assert(TURNS * GAPS * KINDS * PARTIAL == HAZARD_CLASSES, "the traits make
 
 struct lifetime_node {
   struct link link;
-  uint32_t key;                             /* folded: two keys alike cost one wrong guess */
-  uint32_t time;                            /* of the last use, in ticks */
-  uint16_t depth : 14, end : 1, orphan : 1; /* end: of the chain it was last used in */
+  uint32_t key;         /* folded: two keys alike cost one wrong guess */
+  uint32_t time;        /* of the last use, in ticks */
+  uint16_t place;       /* depth, END of the chain it was last used in, ORPHAN */
   uint8_t class, facts; /* facts: turn, LATE, CONTINUES, PARTED, SHARED, BELOW */
 };
 
@@ -186,7 +188,7 @@ static void count_access(struct lifetime *life, const kvstow_access *access) {
 /* ---- classes ---- */
 
 static uint32_t queue_of(const struct lifetime_node *node) {
-  if (node->orphan != 0) return ORPHANS;
+  if ((node->place & ORPHAN) != 0) return ORPHANS;
   return node->class + ((node->facts & BELOW) != 0 ? (uint32_t)HAZARD_CLASSES : 0);
 }
 
@@ -235,9 +237,14 @@ static uint8_t late_fact(const kvstow_access *access) {
   return (access->depth + 1) * UINT64_C(2) >= access->chain_blocks ? LATE : 0;
 }
 
-/* The next turn's blocks follow here: a last block that is not full has another in its place. */
-static bool is_end(const kvstow_access *access) {
-  return access->depth + UINT64_C(2) >= access->chain_blocks;
+/* At an END the next turn's blocks follow: a last block that is not full has another in its place. */
+static uint16_t place_of(const kvstow_access *access) {
+  const uint32_t depth = access->depth < DEPTH_MAX ? access->depth : DEPTH_MAX;
+  return (uint16_t)(depth | (access->depth + UINT64_C(2) >= access->chain_blocks ? END : 0));
+}
+
+static uint32_t depth_of(const struct lifetime_node *node) {
+  return node->place & DEPTH_MAX;
 }
 
 /* A block was used again. */
@@ -252,7 +259,6 @@ static void describe_again(struct lifetime *life, uint32_t id, struct past past,
       class_of(turn, gap, (facts & SHARED) != 0 ? SHARED_KIND : OWN, is_partial(life, access));
   node->facts = (uint8_t)(turn | late_fact(access) | (facts & (PARTED | SHARED)) |
                           ((facts & LATE) != 0 ? (unsigned)CONTINUES : 0));
-  node->end = is_end(access);
   if (life->trail.found && life->trail.depth > access->depth) return;
   life->trail = (struct trail){.found = true,
                                .end = past.end,
@@ -298,7 +304,6 @@ static void describe_new(struct lifetime *life, struct lifetime_node *node,
   life->parted = true;
   node->class = class_of(turn, gap, NEW, is_partial(life, access));
   node->facts = (uint8_t)(turn | late_fact(access) | (turn > 1 ? (unsigned)CONTINUES : 0));
-  node->end = is_end(access);
 }
 
 /* ---- queues ---- */
@@ -306,13 +311,13 @@ static void describe_new(struct lifetime *life, struct lifetime_node *node,
 static void queue_push(struct lifetime *life, uint32_t id) {
   struct lifetime_node *node = node_of(life, id);
   node->time = life->now;
-  node->orphan = node->depth > life->broken;
+  if (depth_of(node) > life->broken) node->place |= ORPHAN;
   life->latest = id;
   struct queue *queue = &life->queues[queue_of(node)];
   const uint32_t head = queue->list.head;
   kvstow__hazard_wait(&life->hazard, node->class, node->time, life->now);
   const bool joins = queue->cut != KVSTOW_NO_ID && node_of(life, head)->time == life->now;
-  if (joins && node->depth > node_of(life, queue->cut)->depth) {
+  if (joins && depth_of(node) > depth_of(node_of(life, queue->cut))) {
     list_push_behind(&queue->list, life->nodes, id, queue->cut);
     queue->cut = id;
   } else {
@@ -380,9 +385,10 @@ static void choose(struct lifetime *life) {
  * whatever class it is. What is used below from now on is an orphan. */
 static uint32_t least(struct lifetime *life, uint32_t id) {
   if (!life->alone || node_of(life, id)->time != life->now) return id;
-  if (life->latest != KVSTOW_NO_ID && node_of(life, life->latest)->depth > node_of(life, id)->depth)
+  if (life->latest != KVSTOW_NO_ID &&
+      depth_of(node_of(life, life->latest)) > depth_of(node_of(life, id)))
     id = life->latest;
-  if (node_of(life, id)->depth < life->broken) life->broken = node_of(life, id)->depth;
+  if (depth_of(node_of(life, id)) < life->broken) life->broken = depth_of(node_of(life, id));
   return id;
 }
 
@@ -397,7 +403,7 @@ static void leave(struct lifetime *life, uint32_t id) {
   kvstow__ghost_push_note(&life->ghost, node->key,
                           (struct ghost_note){.time = node->time,
                                               .facts = node->class | (uint32_t)node->facts << 8 |
-                                                       (uint32_t)node->end << 16});
+                                                       (uint32_t)((node->place & END) != 0) << 16});
 }
 
 /* ---- the policy ---- */
@@ -454,7 +460,7 @@ static void lifetime_insert(void *policy, uint32_t id, const kvstow_access *acce
   struct ghost_note note;
   count_access(life, access);
   node->key = fold(access->key_lo);
-  node->depth = access->depth < DEPTH_MAX ? (uint16_t)access->depth : DEPTH_MAX;
+  node->place = place_of(access);
   if (kvstow__ghost_take_note(&life->ghost, node->key, &note))
     describe_again(life, id,
                    (struct past){.time = note.time,
@@ -474,13 +480,14 @@ static void lifetime_touch(void *policy, uint32_t id, const kvstow_access *acces
   count_access(life, access);
   if (node->time == life->now) return; /* twice in a request is once */
   queue_remove(life, id);
-  node->depth = access->depth < DEPTH_MAX ? (uint16_t)access->depth : DEPTH_MAX;
   const uint8_t below = node->facts & BELOW;
-  describe_again(
-      life, id,
-      (struct past){
-          .time = node->time, .class = node->class, .facts = node->facts, .end = node->end != 0},
-      access);
+  describe_again(life, id,
+                 (struct past){.time = node->time,
+                               .class = node->class,
+                               .facts = node->facts,
+                               .end = (node->place & END) != 0},
+                 access);
+  node->place = place_of(access);
   node->facts |= below;
   queue_push(life, id);
 }
