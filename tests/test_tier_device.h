@@ -88,8 +88,7 @@ static kvstow__op *told_reap(kvstow__engine *e, uint64_t until_us) {
     if (!told_wait(e, until_us)) break;
   e->woken = false;
   size_t count = e->ready_count;
-  uint64_t (*const draw)(uint64_t) = the_device.draw;
-  if (count > 0 && draw) count = 1 + (size_t)draw(count);
+  if (count > 0 && the_device.draw) count = 1 + (size_t)the_device.draw(count);
   for (; count > 0; count--) {
     kvstow__op *op = told_take(e);
     op->error = the_device.carry_out(op);

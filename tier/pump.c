@@ -27,9 +27,10 @@
 #define READ_BYTES_MAX (24u << 20)
 #define READ_BYTES_MIN (8u << 20)
 /* Of writes, three quarters of what there is: a device that reports together what it was given together has
- * nothing left then, and the rest is there for it before whoever brings more has woken. */
-#define WRITE_BYTES_MAX (24u << 20)
+ * nothing left then, and the rest is there for it before whoever brings more has woken. Beyond WRITE_BYTES_DEEP it
+ * comes to that so rarely that nothing is held back. */
 #define WRITE_BYTES_MIN (4u << 20)
+#define WRITE_BYTES_DEEP (32u << 20)
 #define SCRATCH_BYTES (256u << 10)
 
 typedef struct op_list {
@@ -132,8 +133,9 @@ static bool takes_read(const kvstow__pump *p, kvstow__lane lane) {
 
 static bool takes_write(const kvstow__pump *p) {
   const flow *f = &p->writes_flow;
-  if (!p->lanes[KVSTOW__LANE_WRITE].first || f->moving >= WRITE_BYTES_MAX) return false;
-  return f->moving < WRITE_BYTES_MIN || f->moving < (f->moving + f->waiting) / 4 * 3;
+  return p->lanes[KVSTOW__LANE_WRITE].first &&
+         (f->moving < WRITE_BYTES_MIN || f->moving >= WRITE_BYTES_DEEP ||
+          f->moving < (f->moving + f->waiting) / 4 * 3);
 }
 
 /* Which lane goes next: writes have a quarter of the device for sure, then demand reads, then more
