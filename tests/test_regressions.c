@@ -103,49 +103,6 @@ static void a_failing_disk_costs_its_blocks_not_the_store(void **state) {
   kv_dir_drop(both[1]);
 }
 
-/* ---- forgetting ----------------------------------------------------------------------------- */
-
-/* A record stays on a disk that refused to erase it, in the footer or where it lies: the caller hears of that,
- * and the next try does it. The first write seals the segment. */
-static void a_forget_tells_what_could_not_be_erased(void **state) {
-  (void)state;
-  for (int fails = 2; fails <= 3; fails++) {
-    fixture f;
-    set_up(&f, AMPLE);
-    KV_OK(put(&f, 1, 8));
-    KV_OK(kvstow_flush(f.store));
-    kv_doc d = document(&f, 1, 8);
-    failing_write = fails;
-    KV_RESULT(kvstow_forget(&d.prefix, 0, NULL), KVSTOW_EIO);
-    assert_int_equal(failing_write, 0);
-    KV_OK(kvstow_forget(&d.prefix, 0, NULL));
-    kv_doc_finish(&d);
-    restart(&f);
-    assert_int_equal(held(&f, 1, 8), 0);
-    tear_down(&f);
-  }
-}
-
-/* The same of what lies in segments given up: nothing that the cache still knows of. */
-static void a_forget_tells_what_could_not_be_wiped(void **state) {
-  (void)state;
-  fixture f;
-  set_up(&f, 8 * KV_MIB);
-  for (uint64_t doc = 1; doc <= 100; doc++) KV_OK(put(&f, doc, 16)); /* 25 MiB through 8 and 8 */
-  KV_CHECK(kv_stats(f.store).segments_reclaimed > 0, "no segment was given up");
-  kv_doc d = document(&f, 1000, 1); /* never stored */
-  KV_OK(kvstow_forget(&d.prefix, 0, NULL));
-  for (uint64_t doc = 101; doc <= 120; doc++) KV_OK(put(&f, doc, 16));
-  (void)kvstow_flush(f.store);
-  writes_fail = true;
-  const int rc = kvstow_forget(&d.prefix, 0, NULL);
-  writes_fail = false;
-  KV_CHECK(rc != 0, "the disk refused, and nothing is legible any more");
-  kv_doc_finish(&d);
-  (void)kvstow_close(f.store);
-  kv_dir_drop(f.dir);
-}
-
 /* ---- demotion ------------------------------------------------------------------------------- */
 
 /* It gave up sealed segments, one after another, to make room that was not wanting. */
@@ -285,8 +242,8 @@ static void appended(void *arg, int result) {
   *(_Atomic int *)arg = result == 0 ? 1 : -1;
 }
 
-/* Appends one record, gives its segment up, erases nothing in particular, and dies. */
-static void give_up_and_die(const kvstow_tier_options *options) {
+/* Appends one record, and gives its segment up. */
+static kvstow_tier *give_up(const kvstow_tier_options *options) {
   kvstow_tier *tier;
   KV_OK(kvstow_tier_open(options, &tier, NULL, 0));
   void *header = kv_pages(KVSTOW_PAGE_BYTES), *payload = kv_pages(KVSTOW_PAGE_BYTES);
@@ -301,8 +258,18 @@ static void give_up_and_die(const kvstow_tier_options *options) {
   KV_OK(kvstow_tier_seal(tier));
   KV_OK(kvstow_tier_flush(tier));
   KV_OK(kvstow_tier_reclaim(tier, write.loc.segment));
-  KV_OK(kvstow_tier_erase(tier, NULL, 0));
-  _exit(0);
+  free(header);
+  free(payload);
+  return tier;
+}
+
+static void tier_options_for(kvstow_tier_options *options, const char *const *dir) {
+  kvstow_tier_options_init(options);
+  options->dirs = dir;
+  options->dirs_count = 1;
+  options->budget_bytes = 8 * KV_MIB;
+  options->segment_bytes = SEGMENT;
+  options->engine = KVSTOW_ENGINE_THREADS;
 }
 
 static bool count_record(void *arg, const kvstow_record *record) {
@@ -317,14 +284,9 @@ static void erasing_nothing_wipes_segments_given_up(void **state) {
   (void)state;
   const char *dir = kv_dir("regressions");
   kvstow_tier_options options;
-  kvstow_tier_options_init(&options);
-  options.dirs = &dir;
-  options.dirs_count = 1;
-  options.budget_bytes = 8 * KV_MIB;
-  options.segment_bytes = SEGMENT;
-  options.engine = KVSTOW_ENGINE_THREADS;
+  tier_options_for(&options, &dir);
   const pid_t child = kv_fork();
-  if (child == 0) give_up_and_die(&options);
+  if (child == 0) _exit(kvstow_tier_erase(give_up(&options), NULL, 0) != 0);
   KV_CHECK(kv_wait(child) == 0, "the child failed");
   kvstow_tier *tier;
   KV_OK(kvstow_tier_open(&options, &tier, NULL, 0));
@@ -334,6 +296,48 @@ static void erasing_nothing_wipes_segments_given_up(void **state) {
   KV_CHECK(found == 0, "%zu records came back", found);
   KV_OK(kvstow_tier_close(tier));
   kv_dir_drop(dir);
+}
+
+/* A record stays on a disk that refused to erase it, in the footer or where it lies: the caller hears of that,
+ * and the next try does it. The first write seals the segment. */
+static void a_forget_tells_what_could_not_be_erased(void **state) {
+  (void)state;
+  for (int fails = 2; fails <= 3; fails++) {
+    fixture f;
+    set_up(&f, AMPLE);
+    KV_OK(put(&f, 1, 8));
+    KV_OK(kvstow_flush(f.store));
+    kv_doc d = document(&f, 1, 8);
+    failing_write = fails;
+    KV_RESULT(kvstow_forget(&d.prefix, 0, NULL), KVSTOW_EIO);
+    assert_int_equal(failing_write, 0);
+    KV_OK(kvstow_forget(&d.prefix, 0, NULL));
+    kv_doc_finish(&d);
+    restart(&f);
+    assert_int_equal(held(&f, 1, 8), 0);
+    tear_down(&f);
+  }
+}
+
+/* The same of what lies in segments given up: nothing that the cache still knows of. */
+static void a_forget_tells_what_could_not_be_wiped(void **state) {
+  (void)state;
+  fixture f;
+  kvstow_tier_options options;
+  fixture_init(&f, "regressions", &shape, RAM, 8 * KV_MIB, SEGMENT);
+  f.options.engine = KVSTOW_ENGINE_THREADS;
+  tier_options_for(&options, &f.dir);
+  options.budget_bytes =
+      SEGMENT + 64 * KV_KIB; /* one: it is the next to be used, and ended for that */
+  KV_OK(kvstow_tier_close(give_up(&options)));
+  open_store(&f);
+  kv_doc d = document(&f, 1, 1); /* never stored */
+  writes_fail = true;
+  KV_RESULT(kvstow_forget(&d.prefix, 0, NULL), KVSTOW_EIO);
+  writes_fail = false;
+  KV_OK(kvstow_forget(&d.prefix, 0, NULL));
+  kv_doc_finish(&d);
+  tear_down(&f);
 }
 
 /* ---- use ------------------------------------------------------------------------------------ */
