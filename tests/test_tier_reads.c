@@ -77,6 +77,7 @@ static void begin_deep(uint64_t seed, uint32_t depth) {
     held[i] = record_new(i, 1 + (uint32_t)draw(12), PLANE * (uint32_t)(1 + draw(20)));
     assert_int_equal(append_all(tier, &held[i], 1), 0);
   }
+  assert_int_equal(kvstow_tier_flush(tier), 0); /* the device is idle: it may be told otherwise */
 }
 
 static void begin(uint64_t seed) {
