@@ -117,8 +117,7 @@ struct lifetime {
   bool parted;     /* the request under way has used a block never seen */
   bool alone;      /* no request before it has the same time */
   uint32_t latest; /* its block used last, if it is still held, or KVSTOW_NO_ID */
-  uint32_t
-      broken; /* the least depth at which it has pushed out a block of its own, or UINT32_MAX */
+  uint32_t broken; /* the least depth at which it has pushed out its own, or UINT32_MAX */
   struct trail trail;
   struct choice choice;
   uint64_t admitted;

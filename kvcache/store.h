@@ -264,8 +264,8 @@ struct kvs_chain {
   kvstow_key room[65];
   const kvstow_prefix *prefix;
   uint64_t expired, collisions; /* met by kvs_chain_find */
-  const struct kvs_entry
-      *likely[KVS_AHEAD_BLOCKS]; /* of blocks that a walk comes to soon; or NULL */
+  /* Of blocks that a walk comes to soon; or NULL. */
+  const struct kvs_entry *likely[KVS_AHEAD_BLOCKS];
 };
 
 /* KVSTOW_EINVAL, and a message where the prefix leads to a store: what a call lacks beside it. No lock held. */

@@ -18,37 +18,40 @@ enum { BLOCK_BYTES = 16 * 1024, RAM = 8 * 1024 * 1024, SEGMENT = 1024 * 1024 };
 
 static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t let_go = PTHREAD_COND_INITIALIZER;
-static bool held_now, reads_held;
+static bool writes_held, reads_held;
+
+static void set(bool *held, bool on) {
+  pthread_mutex_lock(&guard);
+  *held = on;
+  pthread_cond_broadcast(&let_go);
+  pthread_mutex_unlock(&guard);
+}
 
 static void hold(bool on) {
+  set(&writes_held, on);
+}
+
+static void hold_reads(bool on) {
+  set(&reads_held, on);
+}
+
+static void wait_while(const bool *held) {
   pthread_mutex_lock(&guard);
-  held_now = on;
-  pthread_cond_broadcast(&let_go);
+  while (*held) pthread_cond_wait(&let_go, &guard);
   pthread_mutex_unlock(&guard);
 }
 
 ssize_t pwritev(int fd, const struct iovec *iov, int count, off_t offset) {
   ssize_t (*real)(int, const struct iovec *, int, off_t) =
       (ssize_t(*)(int, const struct iovec *, int, off_t))dlsym(RTLD_NEXT, "pwritev");
-  pthread_mutex_lock(&guard);
-  while (held_now) pthread_cond_wait(&let_go, &guard);
-  pthread_mutex_unlock(&guard);
+  wait_while(&writes_held);
   return real(fd, iov, count, offset);
-}
-
-static void hold_reads(bool on) {
-  pthread_mutex_lock(&guard);
-  reads_held = on;
-  pthread_cond_broadcast(&let_go);
-  pthread_mutex_unlock(&guard);
 }
 
 ssize_t preadv(int fd, const struct iovec *iov, int count, off_t offset) {
   ssize_t (*real)(int, const struct iovec *, int, off_t) =
       (ssize_t(*)(int, const struct iovec *, int, off_t))dlsym(RTLD_NEXT, "preadv");
-  pthread_mutex_lock(&guard);
-  while (reads_held) pthread_cond_wait(&let_go, &guard);
-  pthread_mutex_unlock(&guard);
+  wait_while(&reads_held);
   return real(fd, iov, count, offset);
 }
 

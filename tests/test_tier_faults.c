@@ -116,6 +116,13 @@ static kvstow_tier *open_faulty(const kvstow__file_ops *files) {
   return open_told(&options, files, true);
 }
 
+/* Room for one segment. */
+static kvstow_tier *open_faulty_with_one_segment(void) {
+  options = options_for(dirs, 1);
+  options.engine = KVSTOW_ENGINE_AUTO;
+  return open_faulty(&kvstow__files);
+}
+
 static int fresh(void **state) {
   (void)state;
   the_variant = &VARIANTS[3];
@@ -396,9 +403,7 @@ static void what_was_written_behind_a_failed_write_failed_too(void **state) {
 /* A segment that has nothing else is not taken for one given up. */
 static void the_first_record_written_when_a_sync_failed_is_kept(void **state) {
   (void)state;
-  options = options_for(dirs, 1);
-  options.engine = KVSTOW_ENGINE_AUTO;
-  kvstow_tier *tier = open_faulty(&kvstow__files);
+  kvstow_tier *tier = open_faulty_with_one_segment();
   record old = append_one(tier, 1, 3);
   assert_int_equal(kvstow_tier_seal(tier), 0);
   assert_int_equal(kvstow_tier_reclaim(tier, old.loc.segment), 0);
@@ -460,14 +465,7 @@ static void a_bad_sector_costs_one_record_of_a_merged_read(void **state) {
   faults.bad_to = faults.bad_from + 512;
   gate g = GATE_INIT(COUNT);
   for (int i = 0; i < COUNT; i++) {
-    reads[i] = (kvstow_record_read){.key = key_of(r[i].number),
-                                    .loc = r[i].loc,
-                                    .plane_bytes = PLANE,
-                                    .plane_count = 3,
-                                    .header = r[i].header,
-                                    .payload = r[i].payload,
-                                    .done = gate_read_done,
-                                    .arg = &g};
+    reads[i] = whole_read(&r[i], &g);
     pointers[i] = &reads[i];
   }
   assert_int_equal(kvstow_tier_read_batch(tier, pointers, COUNT), 0);
@@ -516,20 +514,11 @@ static void a_segment_used_again_costs_its_first_append_no_barrier(void **state)
 /* Its reader gets what it asked for, or nothing, but no other record's bytes. */
 static void a_segment_is_not_used_again_under_a_reader(void **state) {
   (void)state;
-  options = options_for(dirs, 1);
-  options.engine = KVSTOW_ENGINE_AUTO;
-  kvstow_tier *tier = open_faulty(&kvstow__files);
+  kvstow_tier *tier = open_faulty_with_one_segment();
   record old = append_one(tier, 1, 3), next = record_new(2, 3, PLANE);
   assert_int_equal(kvstow_tier_seal(tier), 0);
   gate g = GATE_INIT(1);
-  kvstow_record_read read = {.key = key_of(1),
-                             .loc = old.loc,
-                             .plane_bytes = PLANE,
-                             .plane_count = 3,
-                             .header = old.header,
-                             .payload = old.payload,
-                             .done = gate_read_done,
-                             .arg = &g};
+  kvstow_record_read read = whole_read(&old, &g);
   kvstow_record_read *reads[] = {&read};
   kvstow_segment_info info;
   the_device.kept = 0;

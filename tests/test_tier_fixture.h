@@ -265,6 +265,18 @@ UNUSED static record append_one(kvstow_tier *tier, uint64_t number, uint32_t pla
   return r;
 }
 
+/* All of a record, into the memory it came from. */
+UNUSED static kvstow_record_read whole_read(const record *r, gate *g) {
+  return (kvstow_record_read){.key = key_of(r->number),
+                              .loc = r->loc,
+                              .plane_bytes = r->plane_bytes,
+                              .plane_count = r->planes,
+                              .header = r->header,
+                              .payload = r->payload,
+                              .done = gate_read_done,
+                              .arg = g};
+}
+
 /* Reads planes [first, first + count) at a location and checks every byte; the result code. */
 UNUSED static int read_planes(kvstow_tier *tier, uint64_t number, kvstow_loc loc,
                               uint32_t plane_bytes, uint32_t first, uint32_t count) {

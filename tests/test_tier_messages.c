@@ -95,14 +95,7 @@ static void the_read_that_can_not_be_is_named(void **state) {
   (void)state;
   record r = append_one(tier, 1, 2);
   gate g = GATE_INIT(1);
-  const kvstow_record_read sound = {.key = key_of(1),
-                                    .loc = r.loc,
-                                    .plane_bytes = PLANE,
-                                    .plane_count = 2,
-                                    .header = r.header,
-                                    .payload = r.payload,
-                                    .done = gate_read_done,
-                                    .arg = &g};
+  const kvstow_record_read sound = whole_read(&r, &g);
   kvstow_record_read first = sound, bad = sound;
   kvstow_record_read *reads[] = {&first, &bad};
   REFUSED(kvstow_tier_read_batch(tier, NULL, 2), KVSTOW_EINVAL, "reads is NULL, count 2");

@@ -54,8 +54,8 @@ typedef struct list {
 struct kvstow__engine {
   kvstow__mutex lock;  /* guards everything below */
   pthread_cond_t work; /* queue not empty, or stopping */
-  pthread_cond_t
-      news;      /* for the I/O thread: woken, or there is another time until which it may sleep */
+  /* For the I/O thread: woken, or there is another time until which it may sleep. */
+  pthread_cond_t news;
   list queue[2]; /* by kvstow_priority */
   uint32_t queued;
   list done;

@@ -181,8 +181,8 @@ static void finish_write(kvstow_tier *tier, kvstow__job *job) {
   if (!job->error && in_same_life(segment, job)) {
     segment->committed = job->records_after;
     segment->committed_bytes = job->end_after;
-    if (segment->state ==
-        KVSTOW_SEGMENT_BAD) { /* a barrier failed meanwhile: spoiling cut it off */
+    /* A barrier failed meanwhile: spoiling cut it off. */
+    if (segment->state == KVSTOW_SEGMENT_BAD) {
       segment->records = segment->committed;
       segment->used_bytes = segment->committed_bytes;
     }
