@@ -47,6 +47,8 @@ static const char usage_text[] =
     "  --size S[,S...]       one tier: every policy at every size; A..B:N is N sizes from A to B\n"
     "                        in equal ratios (0.1%..100%:20)\n"
     "  --order front|back    in which order a request's blocks are touched\n"
+    "  --in-flight N         requests overlap: what one has to compute enters when N later ones\n"
+    "                        have begun; 0, as without it: before the next begins\n"
     "  --tiers ideal|engine  two tiers: block by block, or with segments as the engine has them\n"
     "  --segment-blocks N    blocks in a segment, with --tiers engine\n"
     "  --jobs N              threads; one a processor without it\n"
@@ -91,6 +93,7 @@ enum {
   OPT_ORDER,
   OPT_TIERS,
   OPT_SEGMENT_BLOCKS,
+  OPT_IN_FLIGHT,
   OPT_JOBS,
   OPT_COST,
   OPT_SSD_BYTES,
@@ -129,6 +132,7 @@ static const struct option options[] = {
     {"order", required_argument, NULL, OPT_ORDER},
     {"tiers", required_argument, NULL, OPT_TIERS},
     {"segment-blocks", required_argument, NULL, OPT_SEGMENT_BLOCKS},
+    {"in-flight", required_argument, NULL, OPT_IN_FLIGHT},
     {"jobs", required_argument, NULL, OPT_JOBS},
     {"cost", required_argument, NULL, OPT_COST},
     {"ssd-bytes", required_argument, NULL, OPT_SSD_BYTES},
@@ -187,6 +191,13 @@ static int parse_u64(int code, const char *text, uint64_t min, uint64_t max, uin
 static int parse_u32(int code, const char *text, uint32_t *number) {
   uint64_t value = 0;
   const int status = parse_u64(code, text, 1, UINT32_MAX, &value);
+  *number = (uint32_t)value;
+  return status;
+}
+
+static int parse_in_flight(const char *text, uint32_t *number) {
+  uint64_t value = 0;
+  const int status = parse_u64(OPT_IN_FLIGHT, text, 0, REPLAY_IN_FLIGHT_MAX, &value);
   *number = (uint32_t)value;
   return status;
 }
@@ -364,6 +375,8 @@ static int parse_option(int code, char *value, struct replay_args *args) {
       return status;
     case OPT_SEGMENT_BLOCKS:
       return parse_u32(code, value, &args->segment_blocks);
+    case OPT_IN_FLIGHT:
+      return parse_in_flight(value, &args->in_flight);
     case OPT_JOBS:
       return parse_u32(code, value, &args->jobs);
     case OPT_COST:
@@ -468,6 +481,8 @@ static int check(const struct replay_args *args, bool sim, bool real, int sim_op
   if (args->sample_error && args->sample <= 0) return usage_error("--sample-error needs --sample");
   if (args->sample_by == TRACE_SAMPLE_BLOCKS && args->sample <= 0)
     return usage_error("--sample-by needs --sample");
+  if (args->in_flight > 0 && args->sample > 0)
+    return usage_error("--in-flight counts all requests: it can't be sampled, leave --sample out");
   if (args->plot_metric && !args->plot) return usage_error("--plot-metric needs --plot");
   if (!real) return -1;
   if (args->dir_count == 0) return usage_error("--real needs --dir, the store's directory");

@@ -16,7 +16,8 @@ enum {
   REPLAY_TRACES_MAX = 64,
   REPLAY_POLICIES_MAX = 64,
   REPLAY_SIZES_MAX = 1024,
-  REPLAY_DIRS_MAX = 16
+  REPLAY_DIRS_MAX = 16,
+  REPLAY_IN_FLIGHT_MAX = 1 << 16
 };
 
 enum replay_order { REPLAY_FRONT, REPLAY_BACK };
@@ -45,6 +46,7 @@ struct replay_args {
   unsigned size_count;
   enum replay_order order;
   enum replay_tiers tiers;
+  uint32_t in_flight;      /* requests that begin before a request's new blocks enter */
   uint32_t segment_blocks; /* --tiers engine: records a segment; 0: its default */
   double high, low;        /* watermarks, shares of RAM; 0: the defaults. --real: the same */
   unsigned jobs;           /* threads; 0: as many as there are processors */

@@ -153,6 +153,28 @@ static void csv_has_the_keys_of_json(void **state) {
   json_decref(list);
 }
 
+static void requests_in_flight_have_a_key_and_one_figure_in_both_formats(void **state) {
+  struct sim_result want;
+  char why[256];
+  (void)state;
+  struct trace *trace = trace_load(SMALL, NULL, why, sizeof why);
+  assert_non_null(trace);
+  const struct sim_options options = {.policy = "lru", .blocks = 100, .in_flight = 7};
+  assert_int_equal(sim_run(trace, &options, &want, why, sizeof why), 0);
+  json_t *list = run_json("replay --sim --trace " SMALL
+                          " --policy lru --size 100blk --in-flight 7 --json");
+  const json_t *row = json_array_get(list, 0);
+  assert_int_equal(count_of(row, "in_flight"), 7);
+  assert_int_equal(count_of(row, "misses"), want.misses);
+  assert_int_equal(count_of(row, "ssd_writes"), want.ssd_writes);
+  assert_true(want.misses > want.ssd_writes); /* some were computed twice */
+  json_decref(list);
+  list = run_json("replay --sim --trace " SMALL " --policy lru --size 9% --in-flight 0 --json");
+  assert_null(json_object_get(json_array_get(list, 0), "in_flight"));
+  json_decref(list);
+  trace_free(trace);
+}
+
 /* ---- samples ---- */
 
 static void a_sample_says_what_it_is_and_how_far_it_is_off(void **state) {
@@ -281,6 +303,10 @@ static void what_makes_no_sense_is_refused(void **state) {
   assert_refused("replay --sim --trace x --size 1% --sample-by block", "--sample");
   assert_refused("replay --sim --trace x --size 1% --sample 0.1 --sample-by moon", "--sample-by");
   assert_refused("replay --sim --trace x --size 1% --jobs 0", "--jobs 0");
+  assert_refused("replay --sim --trace x --size 1% --in-flight -1", "--in-flight -1");
+  assert_refused("replay --sim --trace x --size 1% --in-flight 65537", "--in-flight 65537");
+  assert_refused("replay --sim --trace x --size 1% --in-flight 4 --sample 0.1", "--in-flight");
+  assert_refused("replay --sim --trace " SMALL " --size 1% --policy opt --in-flight 4", "infinite");
   assert_refused("replay --sim --trace x --size 1% --format parquet", "--format parquet");
   assert_refused("replay --sim --trace x --size 1% --format csv:a=b", "csv parameter");
   assert_refused("replay --sim --trace x --size 1% --plot out.gif", ".svg or .png");
@@ -339,6 +365,7 @@ int main(void) {
       cmocka_unit_test(a_grid_leaves_out_what_is_less_than_a_block),
       cmocka_unit_test(derived_figures_follow_from_counts),
       cmocka_unit_test(csv_has_the_keys_of_json),
+      cmocka_unit_test(requests_in_flight_have_a_key_and_one_figure_in_both_formats),
       cmocka_unit_test(a_sample_says_what_it_is_and_how_far_it_is_off),
       cmocka_unit_test(a_plot_has_its_curves_and_axes),
       cmocka_unit_test(a_plot_that_cannot_be_written_is_refused_before_the_work),

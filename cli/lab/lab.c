@@ -207,6 +207,7 @@ static void run_row(void *context, size_t i) {
       .params = args->policy_params,
       .blocks = row->blocks,
       .ssd_blocks = row->ssd_blocks,
+      .in_flight = args->in_flight,
       .seed = args->seed,
       .segment_blocks = args->segment_blocks,
       .high = args->high,

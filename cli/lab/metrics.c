@@ -55,6 +55,10 @@ static bool is_two_tiers(const struct lab *lab) {
   return lab->two_tiers;
 }
 
+static bool overlaps(const struct lab *lab) {
+  return lab->args->in_flight > 0;
+}
+
 static bool is_sampled(const struct lab *lab) {
   return lab->args->sample > 0;
 }
@@ -84,6 +88,11 @@ METRIC(order) {
 METRIC(tiers) {
   UNUSED;
   return text(lab->args->tiers == REPLAY_TIERS_ENGINE ? "engine" : "ideal");
+}
+
+METRIC(in_flight) {
+  UNUSED;
+  return count(lab->args->in_flight);
 }
 
 METRIC(size_blocks) {
@@ -325,6 +334,7 @@ const struct lab_metric lab_metrics[] = {
     {"recompute_tokens", NULL, 0, recompute_tokens, is_two_tiers},
     {"ssd_rewrites", NULL, 0, ssd_rewrites, is_two_tiers},
     {"reclaims", NULL, 0, reclaims, is_two_tiers},
+    {"in_flight", NULL, 0, in_flight, overlaps},
     {"sample", NULL, 0, sample, is_sampled},
     {"sample_by", NULL, 0, sample_by, is_sampled},
     {"sample_units", NULL, 0, sample_units, is_sampled},

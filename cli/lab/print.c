@@ -205,6 +205,9 @@ static void print_heading(const struct lab *lab, const struct lab_trace *of) {
   printf("%s: %s requests, %s block accesses, %s distinct blocks of %u tokens; loaded in %.2f s\n",
          trace->name, format_count(a, trace->request_count), format_count(b, trace->accesses),
          format_count(c, trace->unique), trace->block_tokens, trace->load_seconds);
+  if (lab->args->in_flight > 0)
+    printf("a request's new blocks enter when %u later requests have begun\n",
+           lab->args->in_flight);
   if (lab->args->sample <= 0) return;
   const struct trace_sample *sample = &of->sample;
   printf("sample of %g by %s: %s of %s, and %s of %" PRIu64

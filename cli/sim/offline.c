@@ -37,6 +37,12 @@ static void offline_finish(struct offline *off) {
 static int offline_init(struct offline *off, const struct sim_pass *pass) {
   const uint64_t accesses = pass->trace->accesses, unique = pass->trace->unique;
   *off = (struct offline){.pass = pass};
+  if (pass->options->in_flight > 0) {
+    snprintf(pass->why, pass->why_bytes,
+             "%s is of one request at a time: with requests in flight the bound is `infinite`",
+             pass->options->policy);
+    return -1;
+  }
   if (accesses >= NEVER) {
     snprintf(pass->why, pass->why_bytes, "%s knows no future of more than %u accesses",
              pass->options->policy, NEVER - 1);
@@ -65,7 +71,8 @@ static void look_ahead(struct offline *off, bool by_request) {
   uint32_t time = 0;
   for (uint32_t number = 0; (request = trace_walk_next(pass->walk)) != NULL; number++) {
     for (uint32_t i = 0; i < request->blocks; i++, time++) {
-      const uint32_t id = request->ids[by_request ? i : sim_at(request, pass->options->order, i)];
+      const struct sim_part all = {.end = request->blocks};
+      const uint32_t id = request->ids[by_request ? i : sim_at(&all, pass->options->order, i)];
       if (off->last[id] != NEVER) off->next[off->last[id]] = by_request ? number : time;
       off->last[id] = time;
     }
@@ -93,7 +100,8 @@ int sim_belady(const struct sim_pass *pass) {
   while ((request = trace_walk_next(pass->walk)) != NULL) {
     count_hits(&off, request);
     for (uint32_t i = 0; i < request->blocks; i++, time++) {
-      const uint32_t id = request->ids[sim_at(request, pass->options->order, i)];
+      const struct sim_part all = {.end = request->blocks};
+      const uint32_t id = request->ids[sim_at(&all, pass->options->order, i)];
       if (!sim_heap_holds(&off.held, id)) {
         pass->result->misses++;
         off.read[id] = 0;

@@ -4,79 +4,123 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "cli/sim/flight.h"
 #include "cli/sim/tier.h"
 
-static void count_hits(struct sim_tier *tier, const struct trace_request *request,
-                       uint32_t block_tokens, struct sim_result *result) {
+struct one {
+  struct sim_tier tier;
+  enum sim_order order;
+  uint32_t block_tokens;
+  struct sim_result *result;
+};
+
+static bool one_holds(void *self, uint32_t id) {
+  const struct one *one = self;
+  return sim_tier_holds(&one->tier, id);
+}
+
+static uint32_t one_begin(void *self, const struct trace_request *request) {
+  struct one *one = self;
   uint32_t hit = 0;
-  while (hit < request->blocks && sim_tier_holds(tier, request->ids[hit])) {
-    sim_tier_prefetch(tier, request->ids[hit + TRACE_AHEAD]);
-    result->writes_read += sim_tier_read(tier, request->ids[hit]);
+  while (hit < request->blocks && sim_tier_holds(&one->tier, request->ids[hit])) {
+    sim_tier_prefetch(&one->tier, request->ids[hit + TRACE_AHEAD]);
+    one->result->writes_read += sim_tier_read(&one->tier, request->ids[hit]);
     hit++;
   }
-  result->prefix_hit_blocks += hit;
-  sim_count_tokens(result, sim_tokens(request, hit, block_tokens));
+  one->result->prefix_hit_blocks += hit;
+  sim_count_tokens(one->result, sim_tokens(request, hit, one->block_tokens));
+  return hit;
+}
+
+static uint32_t one_use(void *self, const struct sim_part *part) {
+  struct one *one = self;
+  struct sim_tier *tier = &one->tier;
+  const struct trace_request *request = part->request;
+  kvstow_access access;
+  uint32_t stored = 0;
+  sim_access_part(&access, part);
+  for (uint32_t i = 0; i < part->end - part->first; i++) {
+    const uint32_t at = sim_at(part, one->order, i);
+    const uint32_t id = request->ids[at];
+    sim_tier_prefetch(tier, request->ids[part->first + i + TRACE_AHEAD]);
+    sim_access_block(&access, request, at, one->block_tokens);
+    sim_access_parent(&access, part, one->order, at, tier);
+    if (sim_tier_holds(tier, id)) {
+      sim_tier_touch(tier, id, &access);
+      continue;
+    }
+    stored++;
+    if (tier->count == tier->capacity) {
+      const uint32_t gone = sim_tier_victim(tier, &access);
+      if (gone == access.parent) access.parent = KVSTOW_NO_ID;
+    }
+    sim_tier_insert(tier, id, &access);
+  }
+  return stored;
 }
 
 int sim_one_tier(const struct sim_pass *pass) {
+  static const struct sim_cache cache = {.begin = one_begin, .holds = one_holds, .use = one_use};
   const struct sim_options *options = pass->options;
-  const uint32_t block_tokens = pass->trace->block_tokens;
-  struct sim_result *result = pass->result;
-  const struct trace_request *request;
-  struct sim_tier tier;
-  if (sim_tier_init(&tier, options->policy, options->params, options->blocks, pass->trace->unique,
-                    options->seed, pass->why, pass->why_bytes) < 0)
+  struct one one = {
+      .order = options->order, .block_tokens = pass->trace->block_tokens, .result = pass->result};
+  if (sim_tier_init(&one.tier, options->policy, options->params, options->blocks,
+                    pass->trace->unique, options->seed, pass->why, pass->why_bytes) < 0)
     return -1;
-  for (uint64_t number = 1; (request = trace_walk_next(pass->walk)) != NULL; number++) {
-    kvstow_access access;
-    count_hits(&tier, request, block_tokens, result);
-    sim_access_request(&access, request, number);
-    for (uint32_t i = 0; i < request->blocks; i++) {
-      const uint32_t at = sim_at(request, options->order, i);
-      const uint32_t id = request->ids[at];
-      sim_tier_prefetch(&tier, request->ids[i + TRACE_AHEAD]);
-      sim_access_block(&access, request, at, block_tokens);
-      sim_access_parent(&access, request, at, &tier);
-      if (sim_tier_holds(&tier, id)) {
-        sim_tier_touch(&tier, id, &access);
-        continue;
-      }
-      result->misses++;
-      if (tier.count == tier.capacity) {
-        const uint32_t gone = sim_tier_victim(&tier, &access);
-        if (gone == access.parent) access.parent = KVSTOW_NO_ID;
-      }
-      sim_tier_insert(&tier, id, &access);
-    }
+  const int rc = sim_flights(pass, &cache, &one, &pass->result->ssd_writes);
+  sim_tier_finish(&one.tier);
+  return rc;
+}
+
+/* ---- room for all ---- */
+
+struct infinite {
+  unsigned char *held; /* by id: 0, or SIM_HELD, or that and SIM_READ */
+  uint32_t block_tokens;
+  struct sim_result *result;
+};
+
+static bool infinite_holds(void *self, uint32_t id) {
+  const struct infinite *infinite = self;
+  return infinite->held[id] != 0;
+}
+
+static uint32_t infinite_begin(void *self, const struct trace_request *request) {
+  const struct infinite *infinite = self;
+  unsigned char *held = infinite->held;
+  uint32_t hit = 0;
+  for (; hit < request->blocks && held[request->ids[hit]] != 0; hit++) {
+    infinite->result->writes_read += held[request->ids[hit]] == SIM_HELD;
+    held[request->ids[hit]] |= SIM_READ;
   }
-  sim_tier_finish(&tier);
-  result->ssd_writes = result->misses;
-  return 0;
+  infinite->result->prefix_hit_blocks += hit;
+  sim_count_tokens(infinite->result, sim_tokens(request, hit, infinite->block_tokens));
+  return hit;
+}
+
+static uint32_t infinite_use(void *self, const struct sim_part *part) {
+  const struct infinite *infinite = self;
+  uint32_t stored = 0;
+  for (uint32_t i = part->first; i < part->end; i++) {
+    unsigned char *held = &infinite->held[part->request->ids[i]];
+    stored += *held == 0;
+    *held |= SIM_HELD;
+  }
+  return stored;
 }
 
 int sim_infinite(const struct sim_pass *pass) {
-  struct sim_result *result = pass->result;
-  const struct trace_request *request;
-  unsigned char *held = calloc(pass->trace->unique, 1);
-  if (held == NULL) {
+  static const struct sim_cache cache = {
+      .begin = infinite_begin, .holds = infinite_holds, .use = infinite_use};
+  struct infinite infinite = {.held = calloc(pass->trace->unique, 1),
+                              .block_tokens = pass->trace->block_tokens,
+                              .result = pass->result};
+  if (infinite.held == NULL) {
     snprintf(pass->why, pass->why_bytes, "out of memory for %u blocks", pass->trace->unique);
     return -1;
   }
-  while ((request = trace_walk_next(pass->walk)) != NULL) {
-    uint32_t hit = 0;
-    for (; hit < request->blocks && held[request->ids[hit]] != 0; hit++) {
-      result->writes_read += held[request->ids[hit]] == SIM_HELD;
-      held[request->ids[hit]] |= SIM_READ;
-    }
-    result->prefix_hit_blocks += hit;
-    sim_count_tokens(result, sim_tokens(request, hit, pass->trace->block_tokens));
-    for (uint32_t i = 0; i < request->blocks; i++) {
-      result->misses += held[request->ids[i]] == 0;
-      held[request->ids[i]] |= SIM_HELD;
-    }
-  }
-  free(held);
-  result->size_blocks = pass->trace->unique;
-  result->ssd_writes = result->misses;
-  return 0;
+  const int rc = sim_flights(pass, &cache, &infinite, &pass->result->ssd_writes);
+  free(infinite.held);
+  pass->result->size_blocks = pass->trace->unique;
+  return rc;
 }

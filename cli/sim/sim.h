@@ -9,6 +9,9 @@
  *   two, ideal    exclusive RAM and SSD, demotion on eviction, one block at a time: the textbook
  *   two, engine   what kvcache/ does: clean frames, watermarks, segments (rules in two_engine.c)
  *
+ * With requests in flight (flight.h) a request's other blocks come only when later requests have begun, as in
+ * a server that stores them when they have been computed.
+ *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef CLI_SIM_SIM_H
 #define CLI_SIM_SIM_H
@@ -33,6 +36,7 @@ struct sim_options {
   const char *params;     /* of `policy`; NULL */
   uint64_t blocks;        /* the one tier's size, or RAM's */
   uint64_t ssd_blocks;    /* two tiers only */
+  uint32_t in_flight; /* requests that begin before a request's new blocks enter; not opt, belady */
   uint64_t seed;
   /* engine only; 0 means the default */
   uint32_t segment_blocks; /* records a segment holds: 32 */
@@ -43,7 +47,8 @@ struct sim_result {
   uint64_t size_blocks, ssd_size_blocks; /* what was simulated */
   uint64_t requests, accesses, unique;
   uint64_t input_tokens;
-  uint64_t misses;            /* block level: accesses that found nothing in any tier */
+  uint64_t misses; /* block level: accesses that found nothing in any tier; in flight: when
+                                 their request began */
   uint64_t prefix_hit_blocks; /* sum of k; = ram_hit_blocks + ssd_hit_blocks */
   uint64_t prefix_hit_tokens;
   double input_tokens_squared, prefix_hit_tokens_squared; /* sums of squares over requests */

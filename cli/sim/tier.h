@@ -97,21 +97,38 @@ static inline void sim_access_block(kvstow_access *access, const struct trace_re
   access->tokens = rest < block_tokens ? (uint32_t)rest : block_tokens;
 }
 
-static inline void sim_access_parent(kvstow_access *access, const struct trace_request *request,
-                                     uint32_t at, const struct sim_tier *tier) {
-  access->parent = KVSTOW_NO_ID;
-  if (at > 0 && sim_tier_holds(tier, request->ids[at - 1])) access->parent = request->ids[at - 1];
+/* The blocks [first, end) of request number `number` (from 1), used at `now_ms`. */
+struct sim_part {
+  const struct trace_request *request;
+  uint64_t number, now_ms;
+  uint32_t first, end;
+};
+
+/* Index of the part's i-th block in the order of touching. */
+static inline uint32_t sim_at(const struct sim_part *part, enum sim_order order, uint32_t i) {
+  return order == SIM_FRONT ? part->first + i : part->end - 1 - i;
 }
 
-/* What is common to all blocks of request number `number` (from 1). */
-static inline void sim_access_request(kvstow_access *access, const struct trace_request *request,
-                                      uint64_t number) {
+/* The block before, if `tier` holds it; where a part enters last to first, the one it continues. */
+static inline void sim_access_parent(kvstow_access *access, const struct sim_part *part,
+                                     enum sim_order order, uint32_t at,
+                                     const struct sim_tier *tier) {
+  const uint32_t *ids = part->request->ids;
+  access->parent = KVSTOW_NO_ID;
+  if (at > 0 && sim_tier_holds(tier, ids[at - 1]))
+    access->parent = ids[at - 1];
+  else if (order == SIM_BACK && part->first > 0 && sim_tier_holds(tier, ids[part->first - 1]))
+    access->parent = ids[part->first - 1];
+}
+
+/* What is common to all blocks of a part. */
+static inline void sim_access_part(kvstow_access *access, const struct sim_part *part) {
   memset(access, 0, sizeof *access);
-  access->request = number;
-  access->session = request->session;
-  access->now_ms = request->timestamp_ms;
-  access->chain_blocks = request->blocks;
-  access->category = request->category;
+  access->request = part->number;
+  access->session = part->request->session;
+  access->now_ms = part->now_ms;
+  access->chain_blocks = part->request->blocks;
+  access->category = part->request->category;
 }
 
 /* What never changes about a block: its predecessor and its place in the chain. An id stands for a
@@ -139,12 +156,6 @@ static inline void sim_access_other(kvstow_access *access, const struct sim_fact
   access->parent = facts[id].parent;
   if (access->parent != KVSTOW_NO_ID && !sim_tier_holds(tier, access->parent))
     access->parent = KVSTOW_NO_ID;
-}
-
-/* Index of the request's i-th block in the order of touching. */
-static inline uint32_t sim_at(const struct trace_request *request, enum sim_order order,
-                              uint32_t i) {
-  return order == SIM_FRONT ? i : request->blocks - 1 - i;
 }
 
 /* Tokens in the request's first `blocks` blocks: the last one may be partly filled. */
@@ -181,13 +192,15 @@ static inline void sim_hits_add(struct sim_hits *hits, const struct trace_reques
   }
 }
 
-static inline void sim_hits_count(const struct sim_hits *hits, struct sim_result *result) {
+/* Their number. */
+static inline uint32_t sim_hits_count(const struct sim_hits *hits, struct sim_result *result) {
   result->ram_hit_blocks += hits->ram;
   result->ssd_hit_blocks += hits->ssd;
   result->ram_hit_tokens += hits->ram_tokens;
   result->ssd_hit_tokens += hits->ssd_tokens;
   result->prefix_hit_blocks += (uint64_t)hits->ram + hits->ssd;
   sim_count_tokens(result, hits->ram_tokens + hits->ssd_tokens);
+  return hits->ram + hits->ssd;
 }
 
 /* Both tiers with the policies of the options. On failure neither needs finishing, both may be. */

@@ -33,6 +33,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/sim/flight.h"
 #include "cli/sim/tier.h"
 
 enum { SEGMENT_BLOCKS = 32, SEGMENTS_MIN = 4 };
@@ -67,6 +68,7 @@ struct engine {
   uint64_t sequence;
   uint64_t on_ssd, condemned; /* records; on_ssd counts both kinds */
   const struct trace *trace;
+  enum sim_order order;
   struct sim_result *result;
   kvstow_access now; /* the request under way, for blocks that move on its account */
 };
@@ -267,14 +269,15 @@ static void take_frame(struct engine *engine) {
   clean_remove(engine, engine->clean_tail);
 }
 
-/* R1 */
-static void use(struct engine *engine, const struct trace_request *request, uint32_t at,
-                kvstow_access *access) {
-  const uint32_t id = request->ids[at];
+/* R1; whether it was stored. */
+static bool use_block(struct engine *engine, const struct sim_part *part, uint32_t at,
+                      kvstow_access *access) {
+  const uint32_t id = part->request->ids[at];
+  bool stored = false;
   struct block *block = &engine->blocks[id];
   const bool hot = sim_tier_holds(&engine->ram, id);
   block->used |= block->segment != NOWHERE;
-  sim_access_block(access, request, at, engine->trace->block_tokens);
+  sim_access_block(access, part->request, at, engine->trace->block_tokens);
   access->tokens = engine->trace->block_tokens; /* only whole blocks are kept */
   access->whence = hot || block->clean         ? KVSTOW_IN_RAM
                    : block->segment != NOWHERE ? KVSTOW_ON_SSD
@@ -282,25 +285,40 @@ static void use(struct engine *engine, const struct trace_request *request, uint
   if (!hot && block->clean) {
     clean_remove(engine, id);
   } else if (!hot) {
-    const bool stored = block->segment == NOWHERE;
-    if (stored) engine->result->misses++;
     take_frame(engine); /* may reclaim a segment, this block's too: it is then stored, not read */
-    sim_access_parent(access, request, at, &engine->ssd);
-    if (block->segment != NOWHERE)
-      use_record(engine, id, access);
-    else if (!stored)
-      engine->result->misses++;
+    sim_access_parent(access, part, engine->order, at, &engine->ssd);
+    stored = block->segment == NOWHERE;
+    if (!stored) use_record(engine, id, access);
   }
-  sim_access_parent(access, request, at, &engine->ram);
+  sim_access_parent(access, part, engine->order, at, &engine->ram);
   if (hot)
     sim_tier_touch(&engine->ram, id, access);
   else
     sim_tier_insert(&engine->ram, id, access);
   demote_ahead(engine);
+  return stored;
 }
 
-static void count_hits(struct engine *engine, const struct trace_request *request) {
+static uint32_t use(void *self, const struct sim_part *part) {
+  struct engine *engine = self;
+  kvstow_access access;
+  uint32_t stored = 0;
+  sim_access_part(&access, part);
+  engine->now = access;
+  for (uint32_t i = 0; i < part->end - part->first; i++)
+    stored += use_block(engine, part, sim_at(part, engine->order, i), &access);
+  return stored;
+}
+
+static bool holds(void *self, uint32_t id) {
+  const struct engine *engine = self;
+  return in_ram(engine, id) || engine->blocks[id].segment != NOWHERE;
+}
+
+static uint32_t begin(void *self, const struct trace_request *request) {
+  struct engine *engine = self;
   struct sim_hits hits = {.ram = 0};
+  sim_facts_learn(engine->facts, request);
   while (hits.ram + hits.ssd < request->blocks) {
     const uint32_t id = request->ids[hits.ram + hits.ssd];
     const bool ram = in_ram(engine, id);
@@ -311,7 +329,7 @@ static void count_hits(struct engine *engine, const struct trace_request *reques
     }
     sim_hits_add(&hits, request, ram, engine->trace->block_tokens);
   }
-  sim_hits_count(&hits, engine->result);
+  return sim_hits_count(&hits, engine->result);
 }
 
 /* ---- the whole ---- */
@@ -335,6 +353,7 @@ static int engine_init(struct engine *engine, const struct trace *trace,
     return -1;
   }
   engine->trace = trace;
+  engine->order = options->order;
   engine->segment_count = (uint32_t)segments;
   engine->segment_blocks = segment_blocks;
   engine->free_frames = options->blocks;
@@ -367,18 +386,10 @@ static void engine_finish(struct engine *engine) {
 }
 
 int sim_two_engine(const struct sim_pass *pass) {
+  static const struct sim_cache cache = {.begin = begin, .holds = holds, .use = use};
   struct engine engine = {.result = pass->result};
-  const struct trace_request *request;
-  const int rc = engine_init(&engine, pass->trace, pass->options, pass->why, pass->why_bytes);
-  for (uint64_t number = 1; rc == 0 && (request = trace_walk_next(pass->walk)) != NULL; number++) {
-    kvstow_access access;
-    sim_facts_learn(engine.facts, request);
-    count_hits(&engine, request);
-    sim_access_request(&access, request, number);
-    engine.now = access;
-    for (uint32_t i = 0; i < request->blocks; i++)
-      use(&engine, request, sim_at(request, pass->options->order, i), &access);
-  }
+  int rc = engine_init(&engine, pass->trace, pass->options, pass->why, pass->why_bytes);
+  if (rc == 0) rc = sim_flights(pass, &cache, &engine, NULL);
   pass->result->ssd_size_blocks = (uint64_t)engine.segment_count * engine.segment_blocks;
   engine_finish(&engine);
   return rc;

@@ -7,17 +7,26 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include <stdlib.h>
 
+#include "cli/sim/flight.h"
 #include "cli/sim/tier.h"
 
 struct two {
   struct sim_tier ram, ssd;
   const struct trace *trace;
+  enum sim_order order;
   struct sim_facts *facts;
   struct sim_result *result;
 };
 
-static void count_hits(struct two *two, const struct trace_request *request) {
+static bool holds(void *self, uint32_t id) {
+  const struct two *two = self;
+  return sim_tier_holds(&two->ram, id) || sim_tier_holds(&two->ssd, id);
+}
+
+static uint32_t begin(void *self, const struct trace_request *request) {
+  struct two *two = self;
   struct sim_hits hits = {.ram = 0};
+  sim_facts_learn(two->facts, request);
   for (; hits.ram + hits.ssd < request->blocks;) {
     const uint32_t id = request->ids[hits.ram + hits.ssd];
     const bool ram = sim_tier_holds(&two->ram, id);
@@ -25,7 +34,7 @@ static void count_hits(struct two *two, const struct trace_request *request) {
     if (!ram) two->result->writes_read += sim_tier_read(&two->ssd, id);
     sim_hits_add(&hits, request, ram, two->trace->block_tokens);
   }
-  sim_hits_count(&hits, two->result);
+  return sim_hits_count(&hits, two->result);
 }
 
 /* Makes room for one block in RAM. */
@@ -42,42 +51,44 @@ static void demote(struct two *two, const kvstow_access *incoming) {
   two->result->ssd_writes++;
 }
 
-static void use(struct two *two, const struct trace_request *request, uint32_t at,
-                kvstow_access *access) {
-  const uint32_t id = request->ids[at];
-  sim_access_block(access, request, at, two->trace->block_tokens);
-  sim_access_parent(access, request, at, &two->ram);
+/* Whether the block was held nowhere. */
+static bool use_block(struct two *two, const struct sim_part *part, uint32_t at,
+                      kvstow_access *access) {
+  const uint32_t id = part->request->ids[at];
+  sim_access_block(access, part->request, at, two->trace->block_tokens);
+  sim_access_parent(access, part, two->order, at, &two->ram);
   if (sim_tier_holds(&two->ram, id)) {
     sim_tier_touch(&two->ram, id, access);
-    return;
+    return false;
   }
-  if (sim_tier_holds(&two->ssd, id))
-    sim_tier_remove(&two->ssd, id);
-  else
-    two->result->misses++;
+  const bool read = sim_tier_holds(&two->ssd, id);
+  if (read) sim_tier_remove(&two->ssd, id);
   if (two->ram.count == two->ram.capacity) demote(two, access);
-  sim_access_parent(access, request, at, &two->ram);
+  sim_access_parent(access, part, two->order, at, &two->ram);
   sim_tier_insert(&two->ram, id, access);
+  return !read;
+}
+
+static uint32_t use(void *self, const struct sim_part *part) {
+  struct two *two = self;
+  kvstow_access access;
+  uint32_t stored = 0;
+  sim_access_part(&access, part);
+  for (uint32_t i = 0; i < part->end - part->first; i++)
+    stored += use_block(two, part, sim_at(part, two->order, i), &access);
+  return stored;
 }
 
 int sim_two_ideal(const struct sim_pass *pass) {
   const struct sim_options *options = pass->options;
-  struct two two = {.trace = pass->trace, .result = pass->result};
-  const struct trace_request *request;
+  static const struct sim_cache cache = {.begin = begin, .holds = holds, .use = use};
+  struct two two = {.trace = pass->trace, .order = options->order, .result = pass->result};
   int rc = -1;
   two.facts = sim_facts_create(pass->trace, pass->why, pass->why_bytes);
   if (two.facts == NULL || sim_two_tiers_init(&two.ram, &two.ssd, pass->trace, options,
                                               options->ssd_blocks, pass->why, pass->why_bytes) < 0)
     goto out;
-  for (uint64_t number = 1; (request = trace_walk_next(pass->walk)) != NULL; number++) {
-    kvstow_access access;
-    sim_facts_learn(two.facts, request);
-    count_hits(&two, request);
-    sim_access_request(&access, request, number);
-    for (uint32_t i = 0; i < request->blocks; i++)
-      use(&two, request, sim_at(request, options->order, i), &access);
-  }
-  rc = 0;
+  rc = sim_flights(pass, &cache, &two, NULL);
 out:
   sim_tier_finish(&two.ram);
   sim_tier_finish(&two.ssd);
