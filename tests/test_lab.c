@@ -9,6 +9,7 @@
 
 #include "cli/sim/sim.h"
 #include "tests/support/command.h"
+#include "tests/support/object.h"
 
 #define SMALL "gen:conversations?requests=300"
 #define OTHER "gen:conversations?requests=200&seed=5"
@@ -321,6 +322,40 @@ static void what_makes_no_sense_is_refused(void **state) {
                  "--jobs goes with --sim");
 }
 
+/* ---- a user's policy ---- */
+
+/* Figures of a cache that holds more than its size, or of memory trodden upon, must not come out. */
+static void a_policy_that_names_wrong_victims_is_refused(void **state) {
+  static const char *const faults[][2] = {{"none", "names no block"},
+                                          {"gone", "a block not held"},
+                                          {"wild", "4000000000, a block not"}};
+  static const char *const tiers[] = {"--size 50blk", "--ram 20blk --ssd 80blk",
+                                      "--ram 20blk --ssd 80blk --tiers engine",
+                                      "--ram 20blk --ssd 80blk --ssd-policy lru --tiers engine"};
+  (void)state;
+  const char *object = object_compile(KVSTOW_SOURCE_DIR "/tests/support/faulty_policy.c",
+                                      KVSTOW_BINARY_DIR, "test_lab_faulty");
+  if (object == NULL) skip();
+  for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++)
+    for (size_t j = 0; j < sizeof tiers / sizeof tiers[0]; j++) {
+      char line[4500];
+      snprintf(line, sizeof line, "replay --sim --trace " SMALL " --policy %s:%s %s", object,
+               faults[i][0], tiers[j]);
+      assert_refused(line, faults[i][1]);
+    }
+  unlink(object);
+}
+
+static void a_size_beyond_all_blocks_costs_no_more_memory(void **state) {
+  (void)state;
+  json_t *list = run_json("replay --sim --trace " SMALL
+                          " --policy duel,arc,infinite --size 1000000000000000blk --json");
+  const int64_t least = count_of(json_array_get(list, 2), "misses");
+  for (size_t i = 0; i < 2; i++)
+    assert_int_equal(count_of(json_array_get(list, i), "misses"), least);
+  json_decref(list);
+}
+
 /* ---- memory ---- */
 
 static void write_accesses(const char *path, unsigned count) {
@@ -371,6 +406,8 @@ int main(void) {
       cmocka_unit_test(a_plot_that_cannot_be_written_is_refused_before_the_work),
       cmocka_unit_test(without_gnuplot_a_plot_is_refused_before_the_work),
       cmocka_unit_test(what_makes_no_sense_is_refused),
+      cmocka_unit_test(a_policy_that_names_wrong_victims_is_refused),
+      cmocka_unit_test(a_size_beyond_all_blocks_costs_no_more_memory),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -67,7 +67,8 @@ int sim_one_tier(const struct sim_pass *pass) {
   if (sim_tier_init(&one.tier, options->policy, options->params, options->blocks,
                     pass->trace->unique, options->seed, pass->why, pass->why_bytes) < 0)
     return -1;
-  const int rc = sim_flights(pass, &cache, &one, &pass->result->ssd_writes);
+  int rc = sim_flights(pass, &cache, &one, &pass->result->ssd_writes);
+  if (rc == 0) rc = sim_tier_check(&one.tier, pass);
   sim_tier_finish(&one.tier);
   return rc;
 }

@@ -11,6 +11,47 @@
 #include "cli/policies.h"
 #include "cli/sim/tier.h"
 
+/* ---- a policy that broke its contract ---- */
+
+static void ignore_access(void *policy, uint32_t id, const kvstow_access *access) {
+  (void)policy, (void)id, (void)access;
+}
+
+static void ignore_remove(void *policy, uint32_t id) {
+  (void)policy, (void)id;
+}
+
+static uint32_t name_none(void *policy, const kvstow_access *incoming) {
+  (void)policy, (void)incoming;
+  return KVSTOW_NO_ID;
+}
+
+static const kvstow_policy_ops nobody = {
+    .insert = ignore_access, .touch = ignore_access, .victim = name_none, .remove = ignore_remove};
+
+uint32_t sim_tier_stray(struct sim_tier *tier, uint32_t id) {
+  if (tier->count == 0 && id == KVSTOW_NO_ID) return KVSTOW_NO_ID;
+  if (!tier->broken) tier->wrong = id;
+  tier->broken = true;
+  tier->ops = &nobody;
+  if (tier->count == 0) return KVSTOW_NO_ID;
+  while (!sim_tier_holds(tier, tier->scanned)) tier->scanned = (tier->scanned + 1) % tier->unique;
+  return tier->scanned;
+}
+
+int sim_tier_check(const struct sim_tier *tier, const struct sim_pass *pass) {
+  if (!tier->broken) return 0;
+  if (tier->wrong == KVSTOW_NO_ID)
+    snprintf(pass->why, pass->why_bytes,
+             "policy %s: its victim() names no block, though there are some", tier->name);
+  else
+    snprintf(pass->why, pass->why_bytes, "policy %s: its victim() names %u, a block not held",
+             tier->name, tier->wrong);
+  return -1;
+}
+
+/* ---- tiers ---- */
+
 int sim_tier_init(struct sim_tier *tier, const char *policy, const char *params, uint64_t capacity,
                   uint32_t unique, uint64_t seed, char *why, size_t why_bytes) {
   char name[POLICY_NAME_BYTES];
@@ -26,10 +67,14 @@ int sim_tier_init(struct sim_tier *tier, const char *policy, const char *params,
   tier->chunk = (char *)tier->entries;
   tier->nodes = (kvstow_nodes){
       .chunks = &tier->chunk, .shift = 31, .stride = (uint32_t)sizeof *tier->entries};
+  tier->unique = unique;
   tier->capacity = capacity;
+  tier->destroy = tier->ops->destroy;
+  tier->name = policy;
   const kvstow_policy_config config = {.size = sizeof config,
                                        .nodes = &tier->nodes,
-                                       .capacity = capacity,
+                                       /* more than there are blocks is room for nothing else */
+                                       .capacity = capacity < unique ? capacity : unique,
                                        .seed = seed,
                                        .params = params};
   const int rc = tier->ops->create(&config, &tier->policy);
@@ -43,7 +88,7 @@ int sim_tier_init(struct sim_tier *tier, const char *policy, const char *params,
 }
 
 void sim_tier_finish(struct sim_tier *tier) {
-  if (tier->policy != NULL) tier->ops->destroy(tier->policy);
+  if (tier->policy != NULL) tier->destroy(tier->policy);
   free(tier->entries);
   memset(tier, 0, sizeof *tier);
 }

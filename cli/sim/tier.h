@@ -3,6 +3,9 @@
  * Ids are dense, so an entry is found by index: the policy's node and our flag lie side by side in
  * 24 bytes. Nothing here allocates after init. Internal to cli/sim/.
  *
+ * Policies are users' code, too: a victim that the tier does not hold, or none while it holds some, would
+ * give figures that mean nothing. Such a policy is not called again, and the pass fails.
+ *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef CLI_SIM_TIER_H
 #define CLI_SIM_TIER_H
@@ -26,8 +29,14 @@ struct sim_tier {
   struct sim_entry *entries; /* by id */
   char *chunk;               /* the same, as kvstow_nodes wants it */
   kvstow_nodes nodes;
+  uint32_t unique;
   uint64_t capacity;
   uint64_t count;
+  void (*destroy)(void *policy);
+  const char *name; /* of the policy, as the user gave it */
+  bool broken;      /* the policy named a wrong victim: */
+  uint32_t wrong;
+  uint32_t scanned; /* then any block held is as good as another */
 };
 
 int sim_tier_init(struct sim_tier *tier, const char *policy, const char *params, uint64_t capacity,
@@ -62,9 +71,13 @@ static inline void sim_tier_touch(struct sim_tier *tier, uint32_t id, const kvst
   tier->ops->touch(tier->policy, id, access);
 }
 
+/* The policy named `id`, which the tier does not hold: some block that it holds, or KVSTOW_NO_ID. */
+uint32_t sim_tier_stray(struct sim_tier *tier, uint32_t id);
+
 /* KVSTOW_NO_ID when the tier is empty. */
 static inline uint32_t sim_tier_victim(struct sim_tier *tier, const kvstow_access *incoming) {
-  const uint32_t id = tier->ops->victim(tier->policy, incoming);
+  uint32_t id = tier->ops->victim(tier->policy, incoming);
+  if (id >= tier->unique || !sim_tier_holds(tier, id)) id = sim_tier_stray(tier, id);
   if (id != KVSTOW_NO_ID) {
     tier->entries[id].held = 0;
     tier->count--;
@@ -218,6 +231,9 @@ struct sim_pass {
   char *why;
   size_t why_bytes;
 };
+
+/* -1 with `why` when the tier's policy broke its contract; else 0. */
+int sim_tier_check(const struct sim_tier *tier, const struct sim_pass *pass);
 
 int sim_one_tier(const struct sim_pass *pass);
 int sim_infinite(const struct sim_pass *pass);

@@ -390,6 +390,8 @@ int sim_two_engine(const struct sim_pass *pass) {
   struct engine engine = {.result = pass->result};
   int rc = engine_init(&engine, pass->trace, pass->options, pass->why, pass->why_bytes);
   if (rc == 0) rc = sim_flights(pass, &cache, &engine, NULL);
+  if (rc == 0) rc = sim_tier_check(&engine.ram, pass);
+  if (rc == 0) rc = sim_tier_check(&engine.ssd, pass);
   pass->result->ssd_size_blocks = (uint64_t)engine.segment_count * engine.segment_blocks;
   engine_finish(&engine);
   return rc;

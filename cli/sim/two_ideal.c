@@ -89,6 +89,8 @@ int sim_two_ideal(const struct sim_pass *pass) {
                                               options->ssd_blocks, pass->why, pass->why_bytes) < 0)
     goto out;
   rc = sim_flights(pass, &cache, &two, NULL);
+  if (rc == 0) rc = sim_tier_check(&two.ram, pass);
+  if (rc == 0) rc = sim_tier_check(&two.ssd, pass);
 out:
   sim_tier_finish(&two.ram);
   sim_tier_finish(&two.ssd);
