@@ -195,9 +195,11 @@ static int open_tier(kvstow *store) {
 
 /* ---- recovery ------------------------------------------------------------------------------- */
 
-/* A newer record of a block replaces an older one, which must not be found by the next recovery. */
+/* A newer record of a block, of another length perhaps, replaces an older one, which must not be found by the next
+ * recovery. */
 static void recover_again(kvstow *store, uint32_t id, const kvstow_record *record) {
   kvs_ssd_lose(store, id, true);
+  kvs_entry(&store->index, id)->padded_bytes = record->planes * record->plane_bytes;
   const kvstow_access access = kvs_access_alone(store, id, KVSTOW_ON_SSD, KVS_SSD_POLICY);
   kvs_ssd_gain(store, id, record->loc, &access);
   kvs_entry(&store->index, id)->written_s = (uint32_t)record->written_s;

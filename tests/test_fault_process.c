@@ -2,10 +2,11 @@
  * back and forth, forks, no locked memory, no io_uring, no O_DIRECT, no descriptors left, a directory that
  * can't be written, a close while much is in flight.
  *
- * The clock and open flags are the test's: time(), openat(), fcntl() and statx() are wrapped.
+ * The clock and open flags are the test's: openat(), fcntl() and statx() are wrapped.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include "support/kv.h"
+#include "support/wall_clock.h"
 
 #include <grp.h>
 #include <linux/filter.h>
@@ -23,16 +24,7 @@ enum { CHAIN = 8 };
 
 /* ---- the world, as the library sees it ------------------------------------------------------ */
 
-static atomic_long clock_off_s;      /* the wall clock is so much ahead */
 static atomic_bool direct_forbidden; /* this file system has no O_DIRECT */
-
-time_t __real_time(time_t *out);
-time_t __wrap_time(time_t *out);
-time_t __wrap_time(time_t *out) {
-  const time_t now = __real_time(NULL) + atomic_load(&clock_off_s);
-  if (out != NULL) *out = now;
-  return now;
-}
 
 int __real_openat(int dir, const char *path, int flags, ...);
 int __wrap_openat(int dir, const char *path, int flags, ...);
@@ -139,8 +131,6 @@ static void in_child(void (*check)(void *arg), void *arg) {
 
 /* ---- clocks --------------------------------------------------------------------------------- */
 
-#define DAY_S 86400l
-
 static void clock_set_to_and_fro_grants_no_second_budget(void **state) {
   (void)state;
   const char *dir = kv_dir("process");
@@ -151,7 +141,7 @@ static void clock_set_to_and_fro_grants_no_second_budget(void **state) {
   kvstow_space *space = kv_space(store, "process", &shape);
   uint64_t most = 4 * KV_MIB + KV_MIB; /* segments' own tables apart */
   for (uint64_t i = 0; i < 24; i++) {
-    atomic_store(&clock_off_s, i % 2 ? -3 * DAY_S : 0);
+    atomic_store(&wall_off_s, i % 2 ? -3 * WALL_DAY_S : 0);
     (void)store_doc(space, i);
     const int rc = kvstow_flush(store);
     KV_CHECK(rc == 0 || rc == KVSTOW_ENOSPC, "flush: %s", kvstow_errname(rc));
@@ -159,7 +149,7 @@ static void clock_set_to_and_fro_grants_no_second_budget(void **state) {
              kv_stats(store).tier.bytes_written);
   }
   KV_CHECK(kv_stats(store).tier.bytes_written > 2 * KV_MIB, "the budget was not used");
-  atomic_store(&clock_off_s, DAY_S); /* a day later there is one more */
+  atomic_store(&wall_off_s, WALL_DAY_S); /* a day later there is one more */
   const uint64_t before = kv_stats(store).tier.bytes_written;
   for (uint64_t i = 24; i < 30; i++) {
     (void)store_doc(space, i);
@@ -169,13 +159,13 @@ static void clock_set_to_and_fro_grants_no_second_budget(void **state) {
   KV_CHECK(after > before + 2 * KV_MIB, "a new day grants %" PRIu64 " bytes only", after - before);
   most += 4 * KV_MIB + KV_MIB;
   for (uint64_t i = 30; i < 40; i++) {
-    atomic_store(&clock_off_s, i % 2 ? DAY_S : 0);
+    atomic_store(&wall_off_s, i % 2 ? WALL_DAY_S : 0);
     (void)store_doc(space, i);
     (void)kvstow_flush(store);
   }
   KV_CHECK(kv_stats(store).tier.bytes_written <= most, "%" PRIu64 " bytes written",
            kv_stats(store).tier.bytes_written);
-  atomic_store(&clock_off_s, 0);
+  atomic_store(&wall_off_s, 0);
   (void)kvstow_close(store);
 }
 
@@ -184,10 +174,10 @@ static void clock_jumps_hold_nothing_up(void **state) {
   const char *dir = kv_dir("process");
   kvstow_space *space;
   kvstow *store = open_at(&dir, &space);
-  const long jumps[] = {0, -10 * 365 * DAY_S, 40 * 365 * DAY_S, -DAY_S, 3600, 0};
+  const long jumps[] = {0, -10 * 365 * WALL_DAY_S, 40 * 365 * WALL_DAY_S, -WALL_DAY_S, 3600, 0};
   const double start = kv_now_s();
   for (uint64_t i = 0; i < 60; i++) {
-    atomic_store(&clock_off_s, jumps[i % 6]);
+    atomic_store(&wall_off_s, jumps[i % 6]);
     KV_OK(store_doc(space, i));
     if (i % 10 == 9) KV_OK(kvstow_flush(store));
     (void)restore_doc(space, i / 2, KVSTOW_BYPASS_RAM);
@@ -195,11 +185,11 @@ static void clock_jumps_hold_nothing_up(void **state) {
   KV_OK(kvstow_flush(store));
   KV_OK(kvstow_close(store));
   KV_CHECK(kv_now_s() - start < 50, "something waited for a clock");
-  atomic_store(&clock_off_s, -20 * 365 * DAY_S); /* it was all written in the future */
+  atomic_store(&wall_off_s, -20 * 365 * WALL_DAY_S); /* it was all written in the future */
   store = open_at(&dir, &space);
   KV_CHECK(restore_doc(space, 59, 0) == CHAIN, "what was written in the future is lost");
   KV_OK(kvstow_close(store));
-  atomic_store(&clock_off_s, 0);
+  atomic_store(&wall_off_s, 0);
 }
 
 /* ---- forks ---------------------------------------------------------------------------------- */

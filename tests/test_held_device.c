@@ -266,6 +266,90 @@ static void what_a_reader_had_to_wait_for_is_late(void **state) {
   }
 }
 
+/* ---- layers read ahead ----------------------------------------------------------------------- */
+
+enum { LONG_BLOCKS = 440, LAYERS = 4 }; /* RAM takes some 380 of them */
+
+static char layer_rows[LONG_BLOCKS * BLOCK_BYTES / LAYERS];
+static const struct iovec layer_to = {layer_rows, sizeof layer_rows};
+
+static kvstow_range whole_layer(uint32_t layer) {
+  return (kvstow_range){layer % LAYERS, 1, 0, (size_t)LONG_BLOCKS * shape.block_tokens};
+}
+
+static void check_layer(uint32_t layer) {
+  uint64_t ids[LONG_BLOCKS];
+  const kvstow_range range = whole_layer(layer);
+  for (size_t i = 0; i < LONG_BLOCKS; i++) ids[i] = kv_id(1, 7000, i);
+  KV_CHECK(kv_read_is(ids, &shape, &range, layer_rows), "wrong bytes in layer %u",
+           range.layer_first);
+}
+
+static void read_layer(kvstow_lease *lease, uint32_t layer) {
+  const kvstow_range range = whole_layer(layer);
+  KV_OK(kvstow_read(lease, &range, &layer_to, 1, 0, LONG_MS));
+  check_layer(layer);
+}
+
+static kvstow_prefetch_stats layer_stats(const fixture *f) {
+  return kv_stats(f->store).prefetch_layer;
+}
+
+/* Begins reading a layer, and has it looked at once: what is asked for behind it, and is there, is answered
+ * later. true: it was all there. */
+static bool there_at_once(kvstow_lease *lease, uint32_t layer, kvstow_lease *in_ram,
+                          kvstow_queue *queue) {
+  static int the_layer, what_is_behind;
+  const kvstow_range range = whole_layer(layer);
+  kvstow_completion done;
+  KV_OK(kvstow_read_async(lease, &range, &layer_to, 1, 0, LONG_MS, queue, &the_layer, NULL));
+  KV_OK(kvstow_lease_wait_async(in_ram, LONG_MS, queue, &what_is_behind, NULL));
+  assert_int_equal(kvstow_queue_poll(queue, &done, 1, LONG_MS / 2), 1);
+  KV_OK(done.result);
+  if (done.user == &what_is_behind) return false;
+  KV_OK(result_of_one(queue));
+  check_layer(layer);
+  return true;
+}
+
+static void a_layer_that_had_to_be_waited_for_is_late(void **state) {
+  (void)state;
+  fixture f;
+  set_up(&f);
+  kv_doc d = on_ssd(&f, LONG_BLOCKS), small = document(&f, 1, 1);
+  kvstow_queue *queue;
+  kvstow_lease *lease, *in_ram;
+  KV_OK(put(&f, 1, 1));
+  KV_OK(kvstow_queue_create(f.store, &queue));
+  KV_OK(kvstow_match(&small.prefix, 0, &in_ram, NULL));
+  KV_OK(kvstow_match(&d.prefix, 0, &lease, NULL));
+  uint32_t layer = 0;
+  while (layer < 3) read_layer(lease, layer++); /* by now the next one is read ahead */
+  KV_CHECK(layer_stats(&f).issued > 0, "no stream");
+  hold_reads(true); /* the fourth may have arrived; the one after it can not */
+  if (there_at_once(lease, layer, in_ram, queue))
+    KV_CHECK(!there_at_once(lease, ++layer, in_ram, queue), "who read it?");
+  const uint64_t before = layer_stats(&f).late;
+  hold_reads(false);
+  KV_OK(result_of_one(queue));
+  check_layer(layer++);
+  KV_CHECK(layer_stats(&f).late > before, "nobody was late");
+  for (unsigned pause_ms = 1;; pause_ms *= 2) { /* given time, all arrives in time */
+    const kvstow_prefetch_stats was = layer_stats(&f);
+    kv_sleep_ms(pause_ms);
+    read_layer(lease, layer++);
+    const kvstow_prefetch_stats is = layer_stats(&f);
+    if (is.used > was.used && is.late == was.late) break;
+    KV_CHECK(pause_ms < 10000, "always late");
+  }
+  kvstow_lease_release(lease);
+  kvstow_lease_release(in_ram);
+  KV_OK(kvstow_queue_destroy(queue));
+  kv_doc_finish(&d);
+  kv_doc_finish(&small);
+  tear_down(&f);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(no_store_waits_while_clean_ram_remains),
@@ -273,6 +357,7 @@ int main(void) {
       cmocka_unit_test(a_chain_longer_than_ram_does_not_push_itself_out),
       cmocka_unit_test(who_cancels_or_is_late_is_answered_by_a_mute_device),
       cmocka_unit_test(what_a_reader_had_to_wait_for_is_late),
+      cmocka_unit_test(a_layer_that_had_to_be_waited_for_is_late),
   };
   return cmocka_run_group_tests_name("held device", tests, NULL, NULL);
 }

@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 
 #include "support/fixture.h"
+#include "support/wall_clock.h"
 
 static const kv_shape shape = {4, 64, 64, 32, 0}; /* 16 KiB a block */
 

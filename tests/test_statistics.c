@@ -2,6 +2,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include "support/fixture.h"
+#include "support/wall_clock.h"
 
 static const kv_shape shape = {4, 128, 128, 64, 0}; /* 64 KiB a block */
 
@@ -350,6 +351,24 @@ static void daily_write_limit_refuses_demotion(void **state) {
   kv_dir_drop(f.dir);
 }
 
+/* Whatever the time is where this runs: the library goes by the tests' clock, and it is noon there. */
+static void no_midnight_comes_while_a_test_runs(void **state) {
+  (void)state;
+  fixture f;
+  fixture_init(&f, "statistics", &shape, RAM, AMPLE, SEGMENT);
+  open_store(&f);
+  KV_OK(put(&f, 1, 16));
+  KV_OK(kvstow_flush(f.store));
+  const uint64_t written = kv_stats(f.store).tier.bytes_written_today;
+  assert_true(written >= 16 * BLOCK);
+  atomic_store(&wall_off_s, WALL_DAY_S / 2 - 3600);
+  assert_int_equal(kv_stats(f.store).tier.bytes_written_today, written);
+  atomic_store(&wall_off_s, WALL_DAY_S / 2);
+  assert_int_equal(kv_stats(f.store).tier.bytes_written_today, 0);
+  atomic_store(&wall_off_s, 0);
+  tear_down(&f);
+}
+
 /* Blocks written of 768 that go through 8 MiB of RAM, with room for 256 on SSD. */
 static uint64_t demoted_with(const char *ram_policy) {
   fixture f;
@@ -485,6 +504,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(metadata_stays_small),
     cmocka_unit_test(a_flush_leaves_no_metadata),
     cmocka_unit_test(daily_write_limit_refuses_demotion),
+    cmocka_unit_test(no_midnight_comes_while_a_test_runs),
     cmocka_unit_test(policy_refuses_demotion_once_ssd_is_full),
     cmocka_unit_test(region_is_one_and_fixed),
     cmocka_unit_test(closing_leaves_nothing_behind),

@@ -2,6 +2,7 @@
  * direct and buffered.
  *
  * SPDX-License-Identifier: Apache-2.0 */
+#include "support/wall_clock.h"
 #include "test_tier_fixture.h"
 
 static char *dir;

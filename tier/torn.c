@@ -12,6 +12,7 @@
 #include "tier/pump.h"
 
 #define CHUNK_BYTES ((uint64_t)1 << 20)
+#define READINGS_MAX 3 /* of a record */
 
 static uint64_t chunk_planes(const kvstow__entry *entry) {
   const uint64_t planes = CHUNK_BYTES / entry->plane_bytes;
@@ -29,40 +30,57 @@ static bool plane_torn(kvstow__opener *opener, const void *header, uint32_t plan
   return kvstow_plane_checksum(bytes, h->plane_bytes, h->part_bytes) != sums[plane];
 }
 
-/* A read error proves nothing: the record is left to those who will read it. A file that ends inside the
- * record does. */
-static bool planes_torn(kvstow_tier *tier, uint32_t id, const kvstow__entry *entry, uint8_t *buffer,
-                        kvstow__opener *opener) {
+/* What one reading of a record tells. */
+typedef enum finding {
+  WHOLE,
+  TORN,
+  UNREAD, /* nothing: a read error, no memory */
+} finding;
+
+/* A file that ends inside the record is as good as a wrong sum. */
+static finding look_at_planes(kvstow_tier *tier, uint32_t id, const kvstow__entry *entry,
+                              uint8_t *buffer, kvstow__opener *opener) {
   uint8_t *planes = buffer + KVSTOW_PAGE_BYTES;
   uint64_t at = ((uint64_t)entry->page + 1) * KVSTOW_PAGE_BYTES;
   const uint64_t step = chunk_planes(entry);
   for (uint64_t first = 0; first < entry->planes; first += step) {
     const uint64_t count = step < entry->planes - first ? step : entry->planes - first;
     const int error = kvstow__read_at(tier, id, planes, count * entry->plane_bytes, at);
-    if (error) return error == ENODATA;
+    if (error) return error == ENODATA ? TORN : UNREAD;
     for (uint64_t i = 0; i < count; i++)
       if (plane_torn(opener, buffer, (uint32_t)(first + i), planes + i * entry->plane_bytes))
-        return true;
+        return TORN;
     at += count * entry->plane_bytes;
   }
-  return false;
+  return WHOLE;
 }
 
-/* The header page was good when it was walked; a disk may answer otherwise another time. A read error proves
- * nothing here either. */
-static bool is_torn(kvstow_tier *tier, uint32_t id, kvstow__life life, const kvstow__entry *entry,
+/* The header page was good when it was walked; a disk may answer otherwise another time. */
+static finding look(kvstow_tier *tier, uint32_t id, kvstow__life life, const kvstow__entry *entry,
                     uint8_t *buffer) {
   const kvstow__header *header = (const void *)buffer;
   const uint64_t at = (uint64_t)entry->page * KVSTOW_PAGE_BYTES;
   const int code = kvstow__read_header(tier, id, life, at, buffer);
-  if (code) return code == KVSTOW_EMISS;
-  if (header->planes != entry->planes || header->plane_bytes != entry->plane_bytes) return true;
+  if (code) return code == KVSTOW_EMISS ? TORN : UNREAD;
+  if (header->planes != entry->planes || header->plane_bytes != entry->plane_bytes) return TORN;
   kvstow__opener *opener = NULL;
-  if (tier->cipher && kvstow__opener_new(tier->cipher, buffer, &opener) != 0)
-    return false; /* out of memory */
-  const bool torn = planes_torn(tier, id, entry, buffer, opener);
+  if (tier->cipher && kvstow__opener_new(tier->cipher, buffer, &opener) != 0) return UNREAD;
+  const finding found = look_at_planes(tier, id, entry, buffer, opener);
   kvstow__opener_free(opener);
-  return torn;
+  return found;
+}
+
+/* One wrong answer of a disk shall not cost a record, and one error shall not save a torn one: it is read until one
+ * reading finds it whole or two find it torn; three times at most. One that could never be read is left to those who will. */
+static bool is_torn(kvstow_tier *tier, uint32_t id, kvstow__life life, const kvstow__entry *entry,
+                    uint8_t *buffer) {
+  unsigned torn = 0;
+  for (int reading = 0; reading < READINGS_MAX && torn < 2; reading++) {
+    const finding found = look(tier, id, life, entry, buffer);
+    if (found == WHOLE) return false;
+    torn += found == TORN;
+  }
+  return torn > 0;
 }
 
 int kvstow__torn_mark(kvstow_tier *tier, uint32_t id, kvstow__life life, kvstow__entry *entries,
@@ -78,9 +96,7 @@ int kvstow__torn_mark(kvstow_tier *tier, uint32_t id, kvstow__life life, kvstow_
   for (uint32_t i = 0; i < count; i++) {
     kvstow__entry *entry = &entries[i];
     if (entry->flags & KVSTOW__ERASED) continue;
-    /* Twice: one wrong answer of a disk shall not cost a record. */
-    if (is_torn(tier, id, life, entry, buffer) && is_torn(tier, id, life, entry, buffer))
-      kvstow__entry_erase(entry);
+    if (is_torn(tier, id, life, entry, buffer)) kvstow__entry_erase(entry);
   }
   free(buffer);
   return 0;
