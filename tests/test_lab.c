@@ -162,8 +162,8 @@ static void requests_in_flight_have_a_key_and_one_figure_in_both_formats(void **
   assert_non_null(trace);
   const struct sim_options options = {.policy = "lru", .blocks = 100, .in_flight = 7};
   assert_int_equal(sim_run(trace, &options, &want, why, sizeof why), 0);
-  json_t *list = run_json("replay --sim --trace " SMALL
-                          " --policy lru --size 100blk --in-flight 7 --json");
+  json_t *list =
+      run_json("replay --sim --trace " SMALL " --policy lru --size 100blk --in-flight 7 --json");
   const json_t *row = json_array_get(list, 0);
   assert_int_equal(count_of(row, "in_flight"), 7);
   assert_int_equal(count_of(row, "misses"), want.misses);
@@ -254,6 +254,74 @@ static void a_plot_has_its_curves_and_axes(void **state) {
     }
     unlink(path[png]);
   }
+}
+
+/* Runs `line`, which draws into the file; its text, valid until the next call. The file is gone. */
+static const char *plotted(const char *line, const char *path) {
+  static char content[1 << 20];
+  unlink(path);
+  kvstow_run(line);
+  if (outcome.code != 0) fail_msg("kvstow %s: code %d: %s", line, outcome.code, outcome.err);
+  assert_string_equal(outcome.err, "");
+  FILE *file = fopen(path, "rb");
+  if (file == NULL) fail_msg("kvstow %s: no %s", line, path);
+  content[fread(content, 1, sizeof content - 1, file)] = '\0';
+  fclose(file);
+  unlink(path);
+  return content;
+}
+
+static void a_plot_has_room_for_its_legend_and_labels(void **state) {
+  static const char path[] = KVSTOW_BINARY_DIR "/test_lab_many.svg";
+  double width = 0;
+  (void)state;
+  if (!gnuplot_is_there()) skip();
+  const char *svg =
+      plotted("replay --sim --trace " SMALL
+              " --policy fifo,lru,lfu,clock,sieve,s3fifo,2q,slru,arc,lirs,wtinylfu,gdsf,lecar,"
+              "random,adaptive,lifetime:reads=0.25,duel,opt --size 1%,9% --csv"
+              " --plot-metric ssd_writes --plot " KVSTOW_BINARY_DIR "/test_lab_many.svg",
+              path);
+  assert_contains(svg, "Blocks written");
+  assert_contains(svg, "lifetime:reads=0.25");
+  const char *box = strstr(svg, "viewBox=\"0 0 ");
+  assert_non_null(box);
+  width = strtod(box + strlen("viewBox=\"0 0 "), NULL);
+  unsigned texts = 0;
+  for (const char *at = svg; (at = strstr(at, "translate(")) != NULL; texts++) {
+    at += strlen("translate(");
+    const double x = strtod(at, NULL);
+    assert_true(x > 0 && x < width);
+  }
+  assert_true(texts > 18);
+}
+
+/* gnuplot takes a name that begins with a bar for a command. */
+static void a_plot_is_a_file_whatever_its_name(void **state) {
+  (void)state;
+  if (!gnuplot_is_there()) skip();
+  const char *svg = plotted("replay --sim --trace " SMALL
+                            " --policy lru --size 5% --csv --plot |touch${IFS}test_lab_ran.svg",
+                            "|touch${IFS}test_lab_ran.svg");
+  assert_contains(svg, "</svg>");
+  assert_int_equal(access("test_lab_ran.svg", F_OK), -1);
+}
+
+static void a_plot_without_values_is_refused(void **state) {
+  static const char path[] = KVSTOW_BINARY_DIR "/test_lab_timeless.csv";
+  (void)state;
+  if (!gnuplot_is_there()) skip();
+  FILE *file = fopen(path, "w");
+  assert_non_null(file);
+  fputs("1\n2\n1\n", file);
+  fclose(file);
+  kvstow_run(
+      "replay --sim --trace " KVSTOW_BINARY_DIR
+      "/test_lab_timeless.csv --policy lru --size 1blk --plot-metric dwpd --plot " KVSTOW_BINARY_DIR
+      "/test_lab_timeless.svg");
+  unlink(path);
+  assert_int_equal(outcome.code, 1);
+  assert_contains(outcome.err, "dwpd");
 }
 
 static void a_plot_that_cannot_be_written_is_refused_before_the_work(void **state) {
@@ -403,6 +471,9 @@ int main(void) {
       cmocka_unit_test(requests_in_flight_have_a_key_and_one_figure_in_both_formats),
       cmocka_unit_test(a_sample_says_what_it_is_and_how_far_it_is_off),
       cmocka_unit_test(a_plot_has_its_curves_and_axes),
+      cmocka_unit_test(a_plot_has_room_for_its_legend_and_labels),
+      cmocka_unit_test(a_plot_is_a_file_whatever_its_name),
+      cmocka_unit_test(a_plot_without_values_is_refused),
       cmocka_unit_test(a_plot_that_cannot_be_written_is_refused_before_the_work),
       cmocka_unit_test(without_gnuplot_a_plot_is_refused_before_the_work),
       cmocka_unit_test(what_makes_no_sense_is_refused),
