@@ -93,8 +93,7 @@ struct kvs_entry *kvs_chosen_still(const kvstow *store, const struct kvs_wanted 
   return kvs_entry_listed(entry) && kvs_key_equal(entry->key, row->key) ? entry : NULL;
 }
 
-/* Out of the index, out of RAM, its record buried. false: leased or in use. */
-static bool forget_one(kvstow *store, uint32_t id) {
+bool kvs_remove(kvstow *store, uint32_t id) {
   struct kvs_entry *entry = kvs_entry(&store->index, id);
   uint32_t frame;
   if (entry->ram_pins > 0 || (entry->flags & (KVS_LOADING | KVS_DEMOTING)) != 0 ||
@@ -105,7 +104,6 @@ static bool forget_one(kvstow *store, uint32_t id) {
   if (frame != KVS_NO_FRAME) kvs_ram_give(store, frame, entry->padded_bytes);
   kvs_unlinked(store, id);
   store->count.evicted_blocks--; /* it was asked for */
-  store->count.forgotten_blocks++;
   return true;
 }
 
@@ -115,7 +113,8 @@ static bool forget_settled(kvstow *store, const struct kvs_wanted *row, uint64_t
   for (;;) {
     const struct kvs_entry *entry = kvs_chosen_still(store, row);
     if (entry == NULL) return true;
-    if (forget_one(store, row->id)) {
+    if (kvs_remove(store, row->id)) {
+      store->count.forgotten_blocks++;
       ++*gone;
       return true;
     }

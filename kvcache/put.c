@@ -104,8 +104,21 @@ static uint32_t insert_new(kvstow *store, const struct kvs_reservation *r, bool 
   return KVS_NO_ENTRY;
 }
 
+/* A block that has expired makes way for the one stored anew: its record on SSD would go on telling its age. One
+ * that is leased or pinned is only younger from now on, until the store is closed. */
+static void make_way(kvstow *store, const struct kvs_reservation *r) {
+  if (atomic_load(&r->space->ttl_s) == 0) return;
+  kvs_shard_lock(&store->index, r->key);
+  const uint32_t id = kvs_shard_find(&store->index, r->key, r->root);
+  const bool expired = id != KVS_NO_ENTRY && kvs_expired(r->space, kvs_entry(&store->index, id));
+  kvs_shard_unlock(&store->index, r->key);
+  if (expired && (kvs_entry(&store->index, id)->flags & KVS_PINNED) == 0)
+    (void)kvs_remove(store, id);
+}
+
 uint32_t kvs_publish(kvstow *store, const struct kvs_reservation *r, bool sums, int *rc) {
   *rc = 0;
+  make_way(store, r);
   const uint32_t id = insert_new(store, r, sums, rc);
   if (id == KVS_NO_ENTRY) {
     if (*rc == 0) store->count.duplicate_blocks++;

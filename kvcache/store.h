@@ -445,6 +445,8 @@ int kvs_flush(kvstow *store); /* lock NOT held */
 /* forget.c. Adds to a list, false: no memory; what of it is still there, or NULL */
 bool kvs_choose(struct kvs_chosen *chosen, const kvstow *store, uint32_t id);
 struct kvs_entry *kvs_chosen_still(const kvstow *store, const struct kvs_wanted *row);
+/* Out of the index, out of RAM, its record buried. false: leased or in use. */
+bool kvs_remove(kvstow *store, uint32_t id);
 
 /* ---- reclaim.c ------------------------------------------------------------------------------ */
 

@@ -8,6 +8,7 @@
 #include <signal.h>
 
 #include "support/fixture.h"
+#include "support/wall_clock.h"
 
 static const kv_shape shape = {4, 64, 64, 32, 0}; /* 16 KiB a block */
 
@@ -234,6 +235,38 @@ static void sequence_stores_an_expired_block_anew(void **state) {
     if (round == 0) kv_sleep_ms(2500);
   }
   tear_down(&f);
+}
+
+static void open_mortal(fixture *f) {
+  kvstow_space_options options;
+  kv_space_options(&options, f->name, &shape);
+  options.ttl_s = 100;
+  f->store = kv_open(&f->options);
+  KV_OK(kvstow_space_open(f->store, &options, &f->space));
+}
+
+/* It was there still, but for the time of its record, which was what the next opening went by. */
+static void what_was_stored_anew_after_it_expired_survives_a_restart(void **state) {
+  (void)state;
+  for (int in_ram = 0; in_ram < 2; in_ram++) {
+    fixture f;
+    fixture_init(&f, "mortal", &shape, RAM, AMPLE, SEGMENT);
+    open_mortal(&f);
+    KV_OK(put(&f, 1, 8));
+    KV_OK(kvstow_flush(f.store));
+    if (!in_ram) {
+      KV_OK(kvstow_close(f.store));
+      open_mortal(&f);
+    }
+    wall_off_s += 150;
+    assert_int_equal(held(&f, 1, 8), 0);
+    KV_OK(put(&f, 1, 8));
+    assert_int_equal(get(&f, 1, 8, 0), 8);
+    KV_OK(kvstow_close(f.store));
+    open_mortal(&f);
+    assert_int_equal(get(&f, 1, 8, 0), 8);
+    tear_down(&f);
+  }
 }
 
 /* ---- forgetting ----------------------------------------------------------------------------- */
@@ -497,6 +530,7 @@ int main(void) {
       cmocka_unit_test(reserving_too_many_blocks_leaves_the_slots_alone),
       cmocka_unit_test(sequences_refuse_counts_that_overflow),
       cmocka_unit_test(sequence_stores_an_expired_block_anew),
+      cmocka_unit_test(what_was_stored_anew_after_it_expired_survives_a_restart),
       cmocka_unit_test(erasing_nothing_wipes_segments_given_up),
       cmocka_unit_test(storing_a_block_that_is_held_is_a_use),
       cmocka_unit_test(queues_refuse_what_belongs_to_another_store),

@@ -95,6 +95,37 @@ static void the_first_record_written_when_a_sync_failed_is_kept(void **state) {
   record_free(&first);
 }
 
+/* A segment was given up while its barrier was under way: that the barrier fails says nothing of what is written there
+ * next. */
+static void a_sync_that_fails_for_a_segment_given_up_costs_no_later_one(void **state) {
+  (void)state;
+  kvstow_tier *tier = open_faulty_with_one_segment();
+  record old = append_one(tier, 1, 3);
+  assert_int_equal(kvstow_tier_seal(tier), 0);
+  pthread_t flusher;
+  void *flushed;
+  the_device.kept = 0;
+  the_device.keep = keep_all;
+  assert_int_equal(pthread_create(&flusher, NULL, flush_main, tier), 0);
+  wait_kept(1);
+  the_device.keep = NULL;
+  assert_int_equal(kvstow_tier_reclaim(tier, old.loc.segment), 0);
+  faults.sync_error = EIO;
+  told_release();
+  pthread_join(flusher, &flushed);
+  assert_int_equal((intptr_t)flushed, KVSTOW_EIO);
+  faults.sync_error = 0;
+  record next = append_one(tier, 2, 3);
+  assert_int_equal(next.loc.segment, old.loc.segment);
+  assert_int_equal(kvstow_tier_flush(tier), 0);
+  kvstow_segment_info info;
+  kvstow_tier_segment(tier, next.loc.segment, &info);
+  assert_false(info.unsure);
+  record_free(&old);
+  record_free(&next);
+  assert_int_equal(kvstow_tier_close(tier), 0);
+}
+
 static void a_file_whose_sync_failed_stays_failed(void **state) {
   (void)state;
   char path[4096];
@@ -406,6 +437,7 @@ int main(void) {
       TEST(a_failed_sync_is_reported),
       TEST(what_was_being_written_when_a_sync_failed_is_kept),
       TEST(the_first_record_written_when_a_sync_failed_is_kept),
+      TEST(a_sync_that_fails_for_a_segment_given_up_costs_no_later_one),
       TEST(a_file_whose_sync_failed_stays_failed),
       TEST(a_segment_used_again_costs_its_first_append_no_barrier),
       TEST(a_segment_is_not_used_again_under_a_reader),

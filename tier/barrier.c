@@ -16,8 +16,7 @@ static int sync_failed(kvstow_tier *tier, const kvstow__op *op) {
   char path[KVSTOW__PATH_TEXT_BYTES], cause[64];
   kvstow__lock(&tier->lock);
   /* What the device took since the last barrier is unknown: the segment is not to be relied on. */
-  kvstow__segment_spoil(tier, op->file);
-  tier->segments[op->file].unsure = true;
+  kvstow__segment_doubt(tier, op->file);
   kvstow__unlock(&tier->lock);
   return kvstow__fail_write(tier, kvstow__code_of_errno(op->error), "%s: fdatasync: %s",
                             kvstow__segment_path(tier, op->file, path),

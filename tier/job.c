@@ -236,9 +236,10 @@ static void fail(kvstow_tier *tier, kvstow__job *job) {
   if (!job->inherited) report(tier, job);
   kvstow__lock(&tier->lock);
   if (!tier->write_error) tier->write_error = job->error;
-  kvstow__segment_spoil(tier, job->segment);
   if (job->kind == KVSTOW__JOB_SEAL && job->ops[0].error)
-    tier->segments[job->segment].unsure = true; /* its sync */
+    kvstow__segment_doubt(tier, job->segment);
+  else
+    kvstow__segment_spoil(tier, job->segment);
   kvstow__unlock(&tier->lock);
 }
 

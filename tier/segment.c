@@ -84,6 +84,13 @@ void kvstow__segment_spoil(kvstow_tier *tier, uint32_t id) {
   if (++head->bad_streak >= KVSTOW__BAD_STREAK_MAX) head->offline = true;
 }
 
+void kvstow__segment_doubt(kvstow_tier *tier, uint32_t id) {
+  kvstow__segment *segment = &tier->segments[id];
+  kvstow__segment_spoil(tier, id);
+  /* One given up meanwhile has nothing left to doubt: what comes there next has barriers of its own. */
+  if (segment->state == KVSTOW_SEGMENT_BAD && !segment->given_up) segment->unsure = true;
+}
+
 uint32_t kvstow__dirs_offline(const kvstow_tier *tier) {
   uint32_t count = 0;
   for (uint32_t d = 0; d < tier->dirs_count; d++) count += tier->heads[d].offline;

@@ -284,7 +284,7 @@ void kvstow__segment_name(char name[KVSTOW__NAME_BYTES], uint32_t segment);
 const char *kvstow__segment_path(const kvstow_tier *tier, uint32_t segment,
                                  char text[KVSTOW__PATH_TEXT_BYTES]);
 
-/* segment.c: the first seven with `lock` held; the others block, without locks. */
+/* segment.c: the first eight with `lock` held; the others block, without locks. */
 /* One that was never used. Its sequence is higher than all before. */
 kvstow__life kvstow__life_new(kvstow_tier *tier);
 bool kvstow__segment_alive(const kvstow__segment *segment, uint32_t generation);
@@ -294,6 +294,7 @@ void kvstow__segment_become(kvstow_tier *tier, kvstow__segment *segment,
 void kvstow__segment_soil(kvstow_tier *tier, kvstow__segment *segment); /* marks it dirty */
 int kvstow__entries_reserve(kvstow__segment *segment, uint64_t records);
 void kvstow__segment_spoil(kvstow_tier *tier, uint32_t id); /* a write failed: BAD */
+void kvstow__segment_doubt(kvstow_tier *tier, uint32_t id); /* a barrier did: and unsure */
 uint32_t kvstow__dirs_offline(const kvstow_tier *tier);
 /* Reads, and waits; an errno. */
 int kvstow__read_at(kvstow_tier *tier, uint32_t file, void *to, uint64_t bytes, uint64_t offset);
