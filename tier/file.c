@@ -23,6 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tier/format.h"
 #include "tier/io.h"
 #include "tier/owner.h"
 
@@ -207,17 +208,41 @@ static void quiet_end(quiet *q, int error) {
   pthread_sigmask(SIG_SETMASK, &q->before, NULL);
 }
 
-/* Writes zeroes where fallocate is not supported, so that ENOSPC still comes now. */
+static int file_write(void *env, int fd, const void *from, size_t bytes, uint64_t offset) {
+  (void)env;
+  quiet q;
+  quiet_begin(&q);
+  int error = 0;
+  unsigned tries = 0;
+  for (size_t done = 0; done < bytes && !error;) {
+    const ssize_t n = pwrite(fd, (const char *)from + done, bytes - done, (off_t)(offset + done));
+    if (n > 0)
+      done += (size_t)n;
+    else if (n == 0 || errno == EINTR)
+      error = ++tries < WRITE_TRIES_MAX ? 0 : EIO;
+    else
+      error = errno;
+  }
+  quiet_end(&q, error);
+  return error;
+}
+
+/* Where fallocate is not supported: writes zeroes behind what the file has, so that ENOSPC still comes now. In whole
+ * pages, for O_DIRECT. */
 static int fill(int fd, uint64_t bytes) {
   const size_t chunk = 1u << 20;
+  struct stat stat;
+  if (fstat(fd, &stat) != 0) return errno;
+  const uint64_t from = kvstow__round_up((uint64_t)stat.st_size, KVSTOW_PAGE_BYTES);
+  if ((uint64_t)stat.st_size >= bytes) return 0;
+  if (from > (uint64_t)stat.st_size && ftruncate(fd, (off_t)from) != 0) return errno;
   void *zeros = aligned_alloc(KVSTOW_PAGE_BYTES, chunk);
   if (!zeros) return ENOMEM;
   memset(zeros, 0, chunk);
   int error = 0;
-  for (uint64_t at = 0; at < bytes && !error; at += chunk) {
+  for (uint64_t at = from; at < bytes && !error; at += chunk) {
     const size_t piece = bytes - at < chunk ? (size_t)(bytes - at) : chunk;
-    const ssize_t done = pwrite(fd, zeros, piece, (off_t)at);
-    if (done != (ssize_t)piece) error = done < 0 ? errno : ENOSPC;
+    error = file_write(NULL, fd, zeros, piece, at);
   }
   free(zeros);
   return error;
@@ -234,9 +259,8 @@ static int file_allocate(void *env, int fd, uint64_t bytes) {
     if (error != EINTR || ++tries >= WRITE_TRIES_MAX) break;
     error = 0;
   }
-  if (error == EOPNOTSUPP) error = fill(fd, bytes);
   quiet_end(&q, error);
-  return error;
+  return error == EOPNOTSUPP ? fill(fd, bytes) : error;
 }
 
 static int file_truncate(void *env, int fd, uint64_t bytes) {
@@ -271,25 +295,6 @@ static int file_readv(void *env, int fd, struct iovec *iov, uint32_t iov_count, 
     kvstow__op_advance(&op, (uint64_t)n);
   }
   return 0;
-}
-
-static int file_write(void *env, int fd, const void *from, size_t bytes, uint64_t offset) {
-  (void)env;
-  quiet q;
-  quiet_begin(&q);
-  int error = 0;
-  unsigned tries = 0;
-  for (size_t done = 0; done < bytes && !error;) {
-    const ssize_t n = pwrite(fd, (const char *)from + done, bytes - done, (off_t)(offset + done));
-    if (n > 0)
-      done += (size_t)n;
-    else if (n == 0 || errno == EINTR)
-      error = ++tries < WRITE_TRIES_MAX ? 0 : EIO;
-    else
-      error = errno;
-  }
-  quiet_end(&q, error);
-  return error;
 }
 
 static int file_sync(void *env, int fd) {
