@@ -140,10 +140,9 @@ static void gather_victims(struct batch *batch, uint64_t allowed) {
   uint32_t skipped[SKIPS_MAX], skips = 0;
   bool freed = false;
   while (!batch_full(batch) && skips < SKIPS_MAX && pressure(store)) {
-    const uint32_t id = store->ram.ops->victim(store->ram.self, NULL);
+    const uint32_t id = kvs_policy_victim(store, &store->ram);
     if (id == KVSTOW_NO_ID) break;
     struct kvs_entry *entry = kvs_entry(&store->index, id);
-    entry->flags &= (uint16_t)~KVS_RAM_POLICY;
     if (entry->ram_pins > 0) {
       skipped[skips++] = id;
     } else if ((entry->flags & KVS_SSD) != 0) {

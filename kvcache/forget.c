@@ -207,8 +207,7 @@ static void pin_one(kvstow *store, uint32_t id) {
   const bool valued = (entry->flags & KVS_SSD_POLICY) != 0;
   kvs_ram_unlist(store, id);
   if (valued) {
-    store->ssd.ops->remove(store->ssd.self, id);
-    entry->flags &= (uint16_t)~KVS_SSD_POLICY;
+    kvs_policy_remove(store, &store->ssd, id);
   } else if ((entry->flags & KVS_SSD) != 0) {
     kvs_ssd_value(store, id, true);
   }

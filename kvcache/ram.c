@@ -51,18 +51,13 @@ void kvs_clean_remove(kvstow *store, uint32_t id) {
 void kvs_ram_insert(kvstow *store, uint32_t id, const kvstow_access *access) {
   struct kvs_entry *entry = kvs_entry(&store->index, id);
   if ((entry->flags & KVS_PINNED) != 0) return;
-  for (unsigned i = 0; i < KVSTOW_POLICY_NODE_BYTES / 4; i++) entry->ram_node[i] = 0;
-  entry->flags |= KVS_RAM_POLICY;
-  store->ram.ops->insert(store->ram.self, id, access);
+  kvs_policy_insert(store, &store->ram, id, access);
 }
 
 void kvs_ram_unlist(kvstow *store, uint32_t id) {
   struct kvs_entry *entry = kvs_entry(&store->index, id);
   if ((entry->flags & KVS_CLEAN) != 0) kvs_clean_remove(store, id);
-  if ((entry->flags & KVS_RAM_POLICY) != 0) {
-    store->ram.ops->remove(store->ram.self, id);
-    entry->flags &= (uint16_t)~KVS_RAM_POLICY;
-  }
+  if ((entry->flags & KVS_RAM_POLICY) != 0) kvs_policy_remove(store, &store->ram, id);
 }
 
 void kvs_use(kvstow *store, uint32_t id, kvstow_access *access) {
@@ -180,10 +175,9 @@ static uint32_t drop_clean(kvstow *store, uint32_t *frame) {
 static uint32_t drop_victim(kvstow *store, uint32_t *frame) {
   uint32_t first = KVS_NO_ENTRY, *link = &first, padded_bytes = 0;
   for (;;) {
-    const uint32_t id = store->ram.ops->victim(store->ram.self, NULL);
+    const uint32_t id = kvs_policy_victim(store, &store->ram);
     if (id == KVSTOW_NO_ID) break;
     struct kvs_entry *entry = kvs_entry(&store->index, id);
-    entry->flags &= (uint16_t)~KVS_RAM_POLICY;
     *frame = entry->frame;
     padded_bytes = entry->padded_bytes;
     if (kvs_ram_drop(store, id)) break;

@@ -125,10 +125,9 @@ static uint32_t choose(kvstow *store, const struct choice *choice) {
     if (segment->valued * 100 <= choice->info[best].records * VALUED_MAX_PCT ||
         condemned * 100 >= store->ssd_records * CONDEMNED_MAX_PCT)
       break;
-    const uint32_t id = store->ssd.ops->victim(store->ssd.self, NULL);
+    const uint32_t id = kvs_policy_victim(store, &store->ssd);
     if (id == KVSTOW_NO_ID) break;
-    struct kvs_entry *entry = kvs_entry(&store->index, id);
-    entry->flags &= (uint16_t)~KVS_SSD_POLICY;
+    const struct kvs_entry *entry = kvs_entry(&store->index, id);
     kvs_ssd_value(store, id, false);
     const uint32_t poorer = entry->loc.segment;
     if (may_go(store, choice, poorer) && cheaper(store, choice, poorer, best)) best = poorer;

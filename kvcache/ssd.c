@@ -25,9 +25,7 @@ static void policy_insert(kvstow *store, uint32_t id, const kvstow_access *acces
   struct kvs_entry *entry = kvs_entry(&store->index, id);
   kvs_ssd_value(store, id, true);
   if ((entry->flags & KVS_PINNED) != 0) return;
-  for (unsigned i = 0; i < KVSTOW_POLICY_NODE_BYTES / 4; i++) entry->ssd_node[i] = 0;
-  entry->flags |= KVS_SSD_POLICY;
-  store->ssd.ops->insert(store->ssd.self, id, access);
+  kvs_policy_insert(store, &store->ssd, id, access);
 }
 
 /* For reclaim, which would have to ask the disk, behind all that is being written. */
@@ -79,13 +77,13 @@ void kvs_ssd_move(kvstow *store, uint32_t id, kvstow_loc loc) {
 
 void kvs_ssd_lose(kvstow *store, uint32_t id, bool bury) {
   struct kvs_entry *entry = kvs_entry(&store->index, id);
-  if ((entry->flags & KVS_SSD_POLICY) != 0) store->ssd.ops->remove(store->ssd.self, id);
   if ((entry->flags & (KVS_SSD_POLICY | KVS_PINNED)) != 0) kvs_ssd_value(store, id, false);
+  if ((entry->flags & KVS_SSD_POLICY) != 0) kvs_policy_remove(store, &store->ssd, id);
   store->segments[entry->loc.segment].records--;
   store->ssd_records--;
   store->ssd_record_bytes -= (uint64_t)entry->padded_bytes + KVSTOW_PAGE_BYTES;
   store->both_blocks -= entry->frame != KVS_NO_FRAME;
-  entry->flags &= (uint16_t) ~(KVS_SSD | KVS_SSD_POLICY);
+  entry->flags &= (uint16_t)~KVS_SSD;
   if (bury) kvs_bury(store, entry->loc);
 }
 

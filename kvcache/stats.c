@@ -76,6 +76,7 @@ static void get_counters(const kvstow *store, kvstow_stats *s) {
   s->cancels = c->cancels;
   s->collisions = c->collisions;
   s->expired_blocks = c->expired_blocks;
+  s->policies_replaced = c->policies_replaced;
   s->recovered_blocks = c->recovered_blocks;
   s->recovery_us = c->recovery_us;
   s->events_dropped = kvs_events_dropped(store->events);
@@ -175,6 +176,7 @@ static const struct field FIELDS[] = {CACHE(blocks, U64, GAUGE),
                                       CACHE(cancels, U64, COUNTER),
                                       CACHE(collisions, U64, COUNTER),
                                       CACHE(expired_blocks, U64, COUNTER),
+                                      CACHE(policies_replaced, U64, COUNTER),
                                       CACHE(events_dropped, U64, COUNTER),
                                       CACHE(trace_records, U64, COUNTER),
                                       CACHE(trace_dropped, U64, COUNTER),

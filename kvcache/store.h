@@ -80,6 +80,7 @@ struct kvs_policy {
   void *self;
   kvstow_nodes nodes;
   uint64_t capacity; /* blocks, as it was told */
+  uint64_t count;    /* that it has */
 };
 
 /* What is common to the blocks of a request. */
@@ -130,7 +131,8 @@ struct kvs_counters {
   uint64_t evicted_blocks, forgotten_blocks, ram_evictions, reinserted_blocks, admission_refused;
   uint64_t segments_reclaimed, stored_waits;
   kvstow_prefetch_stats chain, layer;
-  uint64_t corrupt_blocks, failed_loads, timeouts, cancels, collisions, expired_blocks;
+  uint64_t corrupt_blocks, failed_loads, timeouts, cancels, collisions, expired_blocks,
+      policies_replaced;
   uint64_t recovered_blocks, recovery_us;
 };
 
@@ -302,6 +304,12 @@ void kvs_lease_drop_locked(kvstow *store, uint32_t id);
 int kvs_policy_make(kvstow *store, struct kvs_policy *policy, const char *text, char **nodes,
                     uint64_t tier_bytes);
 void kvs_policy_finish(struct kvs_policy *policy);
+/* A block enters, or leaves unasked; its flag says that the policy has it. */
+void kvs_policy_insert(kvstow *store, struct kvs_policy *policy, uint32_t id,
+                       const kvstow_access *access);
+void kvs_policy_remove(kvstow *store, struct kvs_policy *policy, uint32_t id);
+/* A block that leaves as the policy chose; KVSTOW_NO_ID when it has none. */
+uint32_t kvs_policy_victim(kvstow *store, struct kvs_policy *policy);
 /* Tells both how many blocks their tiers hold, if that has changed. An empty tier is expected to hold
  * blocks of `padded_bytes`. */
 void kvs_policies_fit(kvstow *store, uint32_t padded_bytes);

@@ -6,7 +6,8 @@
  *
  * The model is plain: a conversation's blocks up to the longest turn stored since it was last forgotten may be
  * held, nothing else; what is held has the bytes that follow from its place; what is leased is readable
- * until the lease ends; both budgets hold at all times. That something is held at all is the last check.
+ * until the lease ends; both budgets hold at all times. No policy names a block it has not, or none while it has
+ * some: the store would count that. That something is held at all is the last check.
  *
  * KVSTOW_SEEDS seeds a policy.
  *
@@ -238,6 +239,7 @@ static uint64_t live(const char *policy, const char *dir, unsigned life,
     hits += loads[i].hits;
   }
   check_budgets(store, dir, &o);
+  KV_CHECK(kv_stats(store).policies_replaced == 0, "%s named a wrong victim", policy);
   const int flushed = kvstow_flush(store);
   KV_CHECK(flushed == 0 || flushed == KVSTOW_ENOSPC, "flush: %s", kvstow_errname(flushed));
   check_budgets(store, dir, &o);
@@ -272,10 +274,54 @@ static void a_users_policy_serves_a_store_under_load(void **state) {
   drive(object, 1);
 }
 
+/* Policies that name wrong victims from the hundredth on: the store counts and replaces them, and serves on. */
+static void outlives(const char *policy, const char *const *dir, uint64_t replaced) {
+  static const kv_shape shape = {
+      .layers = 2, .k_bytes = 256, .v_bytes = 256, .block_tokens = TOKENS};
+  enum { DOCUMENTS = 3000 }; /* RAM holds some 400, SSD some 900 */
+  kvstow_options o;
+  kv_options(&o, dir, 8 * KV_MIB, 16 * KV_MIB, (uint32_t)KV_MIB);
+  o.ram_policy = o.ssd_policy = policy;
+  o.populate = false;
+  kvstow *store = kv_open(&o);
+  kvstow_space *space = kv_space(store, "outlives", &shape);
+  for (uint64_t number = 0; number < DOCUMENTS; number++) {
+    kv_doc doc;
+    kv_doc_init(&doc, space, &shape, 0, number, 1, NULL, 0);
+    KV_OK(kv_doc_store(&doc, 0, 1, 0));
+    KV_CHECK(kv_doc_restore(&doc, 0) == 1, "document %" PRIu64 " is not there", number);
+    kv_doc_finish(&doc);
+  }
+  char message[KVSTOW_MESSAGE_BYTES];
+  kvstow_message(store, message, sizeof message);
+  KV_CHECK(kv_stats(store).policies_replaced == replaced, "%s: %" PRIu64 " replaced", policy,
+           kv_stats(store).policies_replaced);
+  KV_CHECK(strstr(message, "lru instead") != NULL, "%s", message);
+  KV_OK(kvstow_close(store));
+}
+
+static void a_store_outlives_a_policy_that_names_wrong_victims(void **state) {
+  /* In RAM alone what is gone is not to be told: its id names the next block. */
+  static const char *const faults[] = {"none", "wild", "gone"};
+  (void)state;
+  const char *object = object_compile(KVSTOW_SOURCE_DIR "/tests/support/faulty_policy.c",
+                                      kv_dir("faulty"), "faulty");
+  if (object == NULL) skip();
+  for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
+    char policy[4200];
+    const char *dir = kv_dir("outlives");
+    snprintf(policy, sizeof policy, "%s:%s", object, faults[i]);
+    if (i < 2) outlives(policy, NULL, 1);
+    outlives(policy, &dir, 2);
+    kv_dir_drop(dir);
+  }
+}
+
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(every_shipped_policy_serves_a_store_under_load),
       cmocka_unit_test(a_users_policy_serves_a_store_under_load),
+      cmocka_unit_test(a_store_outlives_a_policy_that_names_wrong_victims),
   };
   if (argc > 1) cmocka_set_test_filter(argv[1]);
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -454,6 +454,7 @@ typedef struct kvstow_stats {
   kvstow_prefetch_stats prefetch_chain, prefetch_layer;
   /* trouble */
   uint64_t corrupt_blocks, failed_loads, timeouts, cancels, collisions, expired_blocks;
+  uint64_t policies_replaced; /* by lru: they named a victim they had not, or none */
   uint64_t events_dropped;
   uint64_t trace_records, trace_dropped; /* kvstow_options.trace */
   uint64_t recovered_blocks, recovery_us;

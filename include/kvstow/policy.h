@@ -94,7 +94,9 @@ typedef struct kvstow_policy_ops {
   void (*touch)(void *policy, uint32_t id, const kvstow_access *access);
   /* Chooses a block, takes it out (with the policy's own bookkeeping: ghosts, ageing) and returns
    * its id; KVSTOW_NO_ID when empty. `incoming` describes the block that needs the room, or NULL.
-   * An owner that can't evict it (pinned) calls insert() again. */
+   * An owner that can't evict it (pinned) calls insert() again. A policy that names a block it has
+   * not, or none while it has some, is called no more: a store goes on with lru
+   * (kvstow_stats.policies_replaced), `kvstow replay --sim` fails. */
   uint32_t (*victim)(void *policy, const kvstow_access *incoming);
   /* A block leaves for a reason that is not eviction (forgotten, expired). */
   void (*remove)(void *policy, uint32_t id);
