@@ -10,6 +10,7 @@
  * steps of operations run without any of them.
  *
  * SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
@@ -334,16 +335,24 @@ int kvstow_queue_fd(const kvstow_queue *queue) {
   return queue == NULL ? -1 : queue->fd;
 }
 
+/* Until something has completed, or that time has passed: a signal ends no wait. */
+static void wait_readable(int fd, uint32_t timeout_ms) {
+  const uint64_t until_us = kvs_now_us() + (uint64_t)timeout_ms * 1000;
+  for (uint64_t now_us; (now_us = kvs_now_us()) < until_us;) {
+    const uint64_t left_ms = (until_us - now_us + 999) / 1000;
+    struct pollfd pollfd = {.fd = fd, .events = POLLIN};
+    if (poll(&pollfd, 1, left_ms > INT32_MAX ? INT32_MAX : (int)left_ms) > 0 || errno != EINTR)
+      return;
+  }
+}
+
 int kvstow_queue_poll(kvstow_queue *queue, kvstow_completion *completions, int max,
                       uint32_t timeout_ms) {
   if (queue == NULL) return KVSTOW_EINVAL;
   if (completions == NULL || max <= 0)
     return kvs_fail(queue->store, KVSTOW_EINVAL, "queue: completions %p, max %d",
                     (void *)completions, max);
-  if (timeout_ms > 0) {
-    struct pollfd pollfd = {.fd = queue->fd, .events = POLLIN};
-    (void)poll(&pollfd, 1, timeout_ms > INT32_MAX ? INT32_MAX : (int)timeout_ms);
-  }
+  wait_readable(queue->fd, timeout_ms);
   int count = 0;
   kvstow__lock(&queue->lock);
   while (count < max && queue->done != NULL) {

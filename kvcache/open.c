@@ -290,7 +290,10 @@ static int recover(kvstow *store) {
   for (uint32_t i = 0; i < count && !recovery.no_memory; i++) {
     const int rc = kvstow_tier_scan(store->tier, aged[i].segment, recover_record, &recovery);
     if (rc == KVSTOW_ENOMEM) recovery.no_memory = true;
-    /* any other: one unreadable segment costs its blocks, not the store */
+    /* One unreadable segment costs its blocks, not the store. It is given up, or who forgets what lies there would
+     * find nothing to erase, and it might be legible another time. */
+    else if (rc != 0)
+      (void)kvstow_tier_reclaim(store->tier, aged[i].segment);
   }
   kvstow_tier_stats stats = {.size = sizeof stats};
   kvstow_tier_get_stats(store->tier, &stats);

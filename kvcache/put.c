@@ -104,15 +104,15 @@ static uint32_t insert_new(kvstow *store, const struct kvs_reservation *r, bool 
   return KVS_NO_ENTRY;
 }
 
-/* A block that has expired makes way for the one stored anew: its record on SSD would go on telling its age. One
- * that is leased or pinned is only younger from now on, until the store is closed. */
+/* A block that nobody finds any more makes way for the same one stored anew. (Of one that has expired the record on
+ * SSD would go on telling its age.) One that is leased or pinned is only younger from now on, until the store is
+ * closed. */
 static void make_way(kvstow *store, const struct kvs_reservation *r) {
-  if (atomic_load(&r->space->ttl_s) == 0) return;
   kvs_shard_lock(&store->index, r->key);
   const uint32_t id = kvs_shard_find(&store->index, r->key, r->root);
-  const bool expired = id != KVS_NO_ENTRY && kvs_expired(r->space, kvs_entry(&store->index, id));
+  const bool serves = id == KVS_NO_ENTRY || kvs_serves(r->space, kvs_entry(&store->index, id));
   kvs_shard_unlock(&store->index, r->key);
-  if (expired && (kvs_entry(&store->index, id)->flags & KVS_PINNED) == 0)
+  if (!serves && (kvs_entry(&store->index, id)->flags & KVS_PINNED) == 0)
     (void)kvs_remove(store, id);
 }
 

@@ -107,7 +107,7 @@ size_t kvstow_seq_sealed_tokens(const kvstow_seq *seq) {
 
 /* ---- open blocks ---------------------------------------------------------------------------- */
 
-/* Is block `sealed` + i held already, and not expired? Only asked when all its tokens are named. */
+/* Is block `sealed` + i held already? Only asked when all its tokens are named. */
 static bool held(const kvstow_seq *seq, size_t i) {
   kvstow *store = seq->store;
   const uint32_t tokens = seq->space->layout.block_tokens;
@@ -117,9 +117,9 @@ static bool held(const kvstow_seq *seq, size_t i) {
     key = kvs_block_key(&store->secret, key, seq->tokens + b * tokens, tokens);
   kvs_shard_lock(&store->index, key);
   const uint32_t id = kvs_shard_find(&store->index, key, seq->root);
-  const bool fresh = id != KVS_NO_ENTRY && !kvs_expired(seq->space, kvs_entry(&store->index, id));
+  const bool serves = id != KVS_NO_ENTRY && kvs_serves(seq->space, kvs_entry(&store->index, id));
   kvs_shard_unlock(&store->index, key);
-  return fresh;
+  return serves;
 }
 
 static int start_block(kvstow_seq *seq, size_t i) {

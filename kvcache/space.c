@@ -313,6 +313,17 @@ bool kvs_expired(const struct kvstow_space *space, const struct kvs_entry *entry
   return ttl_s != 0 && (int64_t)kvs_now_s() - entry->written_s > (int64_t)ttl_s;
 }
 
+/* Whether a block is as large as the space's readers think. Not: of an opaque space that was larger in another
+ * life of the store; or of a record that was tampered with. */
+static bool fits(const struct kvstow_space *space, const struct kvs_entry *entry) {
+  return space->layout.layers == 0 ? entry->padded_bytes <= space->padded_bytes
+                                   : entry->padded_bytes == space->padded_bytes;
+}
+
+bool kvs_serves(const struct kvstow_space *space, const struct kvs_entry *entry) {
+  return fits(space, entry) && !kvs_expired(space, entry);
+}
+
 #define AHEAD_NAME KVS_AHEAD_BLOCKS
 #define AHEAD_ENTRY 5u
 #define AHEAD_HEADER 2u
@@ -360,13 +371,6 @@ uint32_t kvs_chain_next(struct kvs_chain *chain, size_t block, bool lease, bool 
   if (chain->root == KVS_NO_ENTRY) return KVS_NO_ENTRY;
   look_ahead(chain, block);
   return kvs_chain_find(chain, block, lease, in_ram);
-}
-
-/* Whether a block is as large as the space's readers think. Not: of an opaque space that was larger in another
- * life of the store; or of a record that was tampered with. */
-static bool fits(const struct kvstow_space *space, const struct kvs_entry *entry) {
-  return space->layout.layers == 0 ? entry->padded_bytes <= space->padded_bytes
-                                   : entry->padded_bytes == space->padded_bytes;
 }
 
 uint32_t kvs_chain_find(struct kvs_chain *chain, size_t block, bool lease, bool *in_ram) {

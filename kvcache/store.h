@@ -287,6 +287,8 @@ const kvstow_token *kvs_chain_tokens(const struct kvs_chain *chain, size_t block
 
 /* Older than the space allows? The shard's lock. */
 bool kvs_expired(const struct kvstow_space *space, const struct kvs_entry *entry);
+/* Not older, nor larger. Else nobody finds it, and it must not stand in the way of the same block stored anew. */
+bool kvs_serves(const struct kvstow_space *space, const struct kvs_entry *entry);
 /* Finds a block; `lease`: raises its leases. No lock held. KVS_NO_ENTRY: not held, expired, or
  * another block's (a collision). *in_ram tells whether its tokens were compared. */
 uint32_t kvs_chain_find(struct kvs_chain *chain, size_t block, bool lease, bool *in_ram);

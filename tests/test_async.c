@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: Apache-2.0 */
 #include <poll.h>
 #include <sys/epoll.h>
+#include <sys/time.h>
 
 #include "support/kv.h"
 
@@ -255,6 +256,38 @@ static void blocking_poll_waits_and_gives_up(void **state) {
   KV_CHECK(completions[0].user == &r && completions[0].result == 0, "another completion");
   request_check(&r);
   request_finish(&r);
+  KV_OK(kvstow_queue_destroy(queue));
+  finish(&f);
+}
+
+static _Atomic unsigned alarms;
+
+static void count_alarm(int signal) {
+  (void)signal;
+  atomic_fetch_add(&alarms, 1);
+}
+
+/* A host whose timers interrupt it, a profiler's perhaps. */
+static void signals_end_no_wait(void **state) {
+  (void)state;
+  enum { WAIT_MS = 100 };
+  fixture f;
+  cold(&f);
+  kvstow_queue *queue;
+  kvstow_completion done;
+  const struct sigaction counts = {.sa_handler = count_alarm};
+  const struct itimerval often = {{0, 2000}, {0, 2000}}, never = {{0, 0}, {0, 0}};
+  struct sigaction before;
+  KV_OK(kvstow_queue_create(f.store, &queue));
+  assert_int_equal(sigaction(SIGALRM, &counts, &before), 0);
+  assert_int_equal(setitimer(ITIMER_REAL, &often, NULL), 0);
+  const double start = kv_now_s();
+  assert_int_equal(kvstow_queue_poll(queue, &done, 1, WAIT_MS), 0);
+  const double end = kv_now_s();
+  setitimer(ITIMER_REAL, &never, NULL);
+  sigaction(SIGALRM, &before, NULL);
+  KV_CHECK(end - start >= WAIT_MS / 1e3, "back after %.0f ms", (end - start) * 1e3);
+  assert_true(alarms > 0);
   KV_OK(kvstow_queue_destroy(queue));
   finish(&f);
 }
@@ -636,6 +669,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(many_reads_complete_in_one_queue),
     cmocka_unit_test(epoll_wakes_for_each_of_two_queues),
     cmocka_unit_test(blocking_poll_waits_and_gives_up),
+    cmocka_unit_test(signals_end_no_wait),
     cmocka_unit_test(waits_for_leases_complete),
     cmocka_unit_test(stores_and_flushes_complete),
     cmocka_unit_test(cancelled_reads_complete_once),

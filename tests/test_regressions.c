@@ -269,6 +269,31 @@ static void what_was_stored_anew_after_it_expired_survives_a_restart(void **stat
   }
 }
 
+/* A space of blobs opened with a smaller limit does not find larger ones; they stood in the way of smaller ones. */
+static void a_blob_too_large_for_its_space_makes_way(void **state) {
+  (void)state;
+  static const kv_shape shapes[] = {{0, 0, 0, 16, 100000}, {0, 0, 0, 16, 5000}};
+  static char blob[100000];
+  fixture f;
+  fixture_init(&f, "blobs", &shapes[0], RAM, AMPLE, SEGMENT);
+  for (int life = 0; life < 3; life++) {
+    f.shape = &shapes[life > 0];
+    open_store(&f);
+    const struct iovec iov = {blob, f.shape->opaque_max_bytes};
+    const kvstow_source source = {&iov, 1};
+    kv_doc d = document(&f, 1, 1);
+    assert_int_equal(kv_doc_held(&d), life == 2);
+    if (life < 2) {
+      KV_OK(kvstow_store(&d.prefix, 0, 1, &source, 0, NULL));
+      KV_OK(kvstow_flush(f.store));
+    }
+    assert_int_equal(kv_doc_held(&d), 1);
+    kv_doc_finish(&d);
+    KV_OK(kvstow_close(f.store));
+  }
+  kv_dir_drop(f.dir);
+}
+
 /* ---- forgetting ----------------------------------------------------------------------------- */
 
 static void appended(void *arg, int result) {
@@ -329,6 +354,41 @@ static void erasing_nothing_wipes_segments_given_up(void **state) {
   KV_CHECK(found == 0, "%zu records came back", found);
   KV_OK(kvstow_tier_close(tier));
   kv_dir_drop(dir);
+}
+
+static bool scans_fail;
+
+int __real_kvstow_tier_scan(kvstow_tier *tier, uint32_t segment,
+                            bool (*each)(void *arg, const kvstow_record *record), void *arg);
+int __wrap_kvstow_tier_scan(kvstow_tier *tier, uint32_t segment,
+                            bool (*each)(void *arg, const kvstow_record *record), void *arg);
+int __wrap_kvstow_tier_scan(kvstow_tier *tier, uint32_t segment,
+                            bool (*each)(void *arg, const kvstow_record *record), void *arg) {
+  kvstow_segment_info info;
+  KV_OK(kvstow_tier_segment(tier, segment, &info));
+  if (scans_fail && info.state == KVSTOW_SEGMENT_SEALED) return KVSTOW_EIO;
+  return __real_kvstow_tier_scan(tier, segment, each, arg);
+}
+
+/* A disk that is read wrongly while the store is opened (of a store whose tables are too many to be kept), and not the
+ * next time: a forget in between knows nothing of what lies there. */
+static void what_could_not_be_scanned_does_not_come_back(void **state) {
+  (void)state;
+  fixture f;
+  set_up(&f, AMPLE);
+  for (uint64_t doc = 1; doc <= 16; doc++) KV_OK(put(&f, doc, 8));
+  KV_OK(kvstow_close(f.store));
+  scans_fail = true;
+  open_store(&f);
+  scans_fail = false;
+  assert_true(kv_stats(f.store).recovered_blocks < 64);
+  KV_OK(kvstow_forget_space(f.space, NULL));
+  restart(&f);
+  assert_int_equal(kv_stats(f.store).recovered_blocks, 0);
+  KV_OK(put(&f, 1, 8));
+  restart(&f);
+  assert_int_equal(get(&f, 1, 8, 0), 8);
+  tear_down(&f);
 }
 
 /* A record stays on a disk that refused to erase it, in the footer or where it lies: the caller hears of that,
@@ -531,6 +591,7 @@ int main(void) {
       cmocka_unit_test(sequences_refuse_counts_that_overflow),
       cmocka_unit_test(sequence_stores_an_expired_block_anew),
       cmocka_unit_test(what_was_stored_anew_after_it_expired_survives_a_restart),
+      cmocka_unit_test(a_blob_too_large_for_its_space_makes_way),
       cmocka_unit_test(erasing_nothing_wipes_segments_given_up),
       cmocka_unit_test(storing_a_block_that_is_held_is_a_use),
       cmocka_unit_test(queues_refuse_what_belongs_to_another_store),
@@ -538,6 +599,7 @@ int main(void) {
       cmocka_unit_test(reads_do_not_wait_for_a_slow_flush),
       cmocka_unit_test(signals_are_left_to_the_hosts_threads),
       /* behind the one that forks: ThreadSanitizer holds no more of the allocator's locks at once */
+      cmocka_unit_test(what_could_not_be_scanned_does_not_come_back),
       cmocka_unit_test(a_forget_tells_what_could_not_be_erased),
       cmocka_unit_test(a_forget_tells_what_could_not_be_wiped),
       cmocka_unit_test(a_block_has_so_many_views_at_once),
