@@ -41,6 +41,7 @@ enum {
   OPT_GENERATE,
   OPT_SEED,
   OPT_ENCRYPT,
+  OPT_PEERS,
   OPT_HELP
 };
 
@@ -67,6 +68,7 @@ static const struct {
     {{"generate", required_argument, NULL, OPT_GENERATE}, BENCH_MAKE, "FILE to make, of --size"},
     {{"seed", required_argument, NULL, OPT_SEED}, BENCH_MAKE, "N; 1"},
     {{"encrypt", no_argument, NULL, OPT_ENCRYPT}, BENCH_ENCRYPT, "with a store encrypted on SSD"},
+    {{"peers", required_argument, NULL, OPT_PEERS}, BENCH_PEERS, "A,B: those stores alone"},
     {{"help", no_argument, NULL, OPT_HELP}, 0, "this text"},
 };
 
@@ -168,6 +170,9 @@ static int parse_option(const char *name, int code, const char *value, struct be
       return -1;
     case OPT_PATH:
       args->path = value;
+      return -1;
+    case OPT_PEERS:
+      args->peers = value;
       return -1;
     default:
       return EXIT_USAGE; /* getopt_long has said why */

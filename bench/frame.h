@@ -33,6 +33,7 @@ enum bench_accepts {
   BENCH_FILE = 1 << 11,    /* FILE, the one argument that is no option; may be missing */
   BENCH_MAKE = 1 << 12,    /* --generate FILE, --seed N */
   BENCH_ENCRYPT = 1 << 13, /* --encrypt */
+  BENCH_PEERS = 1 << 14,   /* --peers A,B: those alone */
 };
 
 struct bench_args {
@@ -40,7 +41,7 @@ struct bench_args {
   unsigned rounds; /* below 5, if asked for: figures, no verdicts */
   const char *dir;
   uint64_t size, blocks;
-  const char *shape, *path, *op;
+  const char *shape, *path, *op, *peers;
   unsigned threads, depth; /* 0: all */
   uint64_t block_bytes;    /* 0: all */
   kvstow_engine engine;    /* auto: all, or the best */
