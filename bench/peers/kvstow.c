@@ -158,7 +158,7 @@ static enum peer_got get_chain(void *arg, size_t blocks, char *bytes, uint64_t *
 
 const struct peer peer_kvstow = {
     .name = "kvstow",
-    .setup = "defaults; 256 MiB of RAM; store, flush; match, read_blocks past RAM; O_DIRECT",
+    .setup = "defaults; 128 MiB of RAM; store, flush; match, read_blocks past RAM; O_DIRECT",
     .one_writer = true,
     .open = open_store,
     .put = put,

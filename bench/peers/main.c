@@ -1,6 +1,8 @@
 /* main.c - `kvstow-peers`: other stores that KV blocks could be put in, beside this one.
  *
  * SPDX-License-Identifier: Apache-2.0 */
+#include <limits.h>
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -76,6 +78,14 @@ static int pick(const char *names, const struct peer *peers[PEERS + 1]) {
   return -1;
 }
 
+/* malloc keeps the memory it has had, as the allocators do that servers are run with: else a store that allocates a
+ * buffer for each value would be charged for new pages each time. */
+static void keep_memory(void) {
+  (void)mallopt(M_MMAP_MAX, 0);
+  (void)mallopt(M_TRIM_THRESHOLD, INT_MAX);
+  (void)mallopt(M_ARENA_MAX, 1);
+}
+
 static bool is_block(uint64_t bytes) {
   return bytes % (2 * PEER_TOKEN_BYTES) == 0 && bytes <= (16 << 20);
 }
@@ -95,6 +105,7 @@ int main(int argc, char **argv) {
     status = EXIT_USAGE;
   }
   if (status >= 0) return status;
+  keep_memory();
   const bool flips = args.op != NULL && strcmp(args.op, "flips") == 0;
   struct bench_report report = bench_report_begin("peers");
   (flips ? peers_flips : peers_speed)(&args, peers, &report);

@@ -15,7 +15,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define PEER_RAM_BYTES ((size_t)256 << 20)
+#define PEER_RAM_BYTES ((size_t)128 << 20)
 enum { PEER_TOKEN_BYTES = 32 << 10, PEER_THREADS_MAX = 16 };
 
 struct peer_place {

@@ -130,7 +130,7 @@ static enum peer_got get(void *arg, unsigned thread, size_t block, void *bytes) 
 const struct peer peer_rocksdb = {
     .name = "rocksdb",
     .setup =
-        "BlobDB, no compression, direct I/O, 4 memtables of 64 MiB, pipelined writes, "
+        "BlobDB, no compression, direct I/O, 4 memtables of 32 MiB, pipelined writes, "
         "checksums verified; no log: flush at the end",
     .open = open_without_log,
     .put = put,

@@ -2,7 +2,7 @@
  *
  * A round lets each store in turn make a new directory, store a context and some blocks that stand alone, and sync;
  * then it is closed, all its files are put out of the page cache (and asked for: cold_drop), and opened again, for
- * the context's first 1/32 and all of it, and once more for the single blocks, which are read one at
+ * the context's first eighth and all of it, and once more for the single blocks, which are read one at
  * a time and each once. So every read is cold in this machine, with O_DIRECT or without. A store that can't be
  * closed without loss is read as it runs, its files cold as well.
  *
@@ -34,7 +34,7 @@ const struct bench_column peers_speed_columns[] = {
     {"store_cpu_s_per_gib", "CPU s/GiB", 2},
     {"written_x", "written", 2},
     {"disk_x", "disk", 2},
-    {"short_ms", "1/32 ms", 1},
+    {"short_ms", "1/8 ms", 1},
     {"short_x", "x", -1},
     {"first_ms", "first ms", 2},
     {"chain_ms", "all ms", 0},
@@ -58,7 +58,7 @@ enum {
 };
 static const double idle_cpu_s = 0.001; /* in 20 ms */
 static const unsigned threads_tried[THREADS] = {1, 4, PEER_THREADS_MAX};
-static const size_t part_of[PARTS] = {32, 1};
+static const size_t part_of[PARTS] = {8, 1};
 
 struct series {
   const struct peer *peer;
