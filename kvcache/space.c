@@ -243,7 +243,8 @@ int kvs_chain_begin(struct kvs_chain *chain, const kvstow_prefix *prefix, size_t
   chain->keys = chain->room;
   chain->root = KVS_NO_ENTRY;
   if (chain->blocks >= sizeof chain->room / sizeof chain->room[0]) {
-    chain->keys = malloc((chain->blocks + 1) * sizeof *chain->keys);
+    const bool addressable = chain->blocks < SIZE_MAX / sizeof *chain->keys;
+    chain->keys = addressable ? malloc((chain->blocks + 1) * sizeof *chain->keys) : NULL;
     if (chain->keys == NULL) return KVSTOW_ENOMEM;
   }
   chain->root_id =

@@ -373,6 +373,27 @@ static void refusals_name_their_cause(void **state) {
   tear_down(&f);
 }
 
+/* Keys for so many would take more bytes than a number counts. */
+static void more_tokens_than_there_can_be_are_refused(void **state) {
+  (void)state;
+  static const kv_shape single = {1, 4096, 0, 1, 0};
+  static const kvstow_token tokens[64];
+  fixture f = {.name = "arguments", .shape = &single};
+  kv_options(&f.options, NULL, RAM, 0, 0);
+  open_store(&f);
+  kvstow_lease *lease;
+  kvstow_seq *seq;
+  kvstow_held held;
+  for (int shift = 0; shift < 5; shift++) {
+    const kvstow_prefix prefix = KVSTOW_PREFIX(f.space, tokens, SIZE_MAX >> shift);
+    KV_RESULT(kvstow_exists(&prefix, &held), KVSTOW_ENOMEM);
+    KV_RESULT(kvstow_match(&prefix, 0, &lease, NULL), KVSTOW_ENOMEM);
+    KV_RESULT(kvstow_seq_open(&prefix, &seq), KVSTOW_ENOMEM);
+    KV_RESULT(kvstow_forget(&prefix, 0, NULL), KVSTOW_ENOMEM);
+  }
+  KV_OK(kvstow_close(f.store));
+}
+
 static void unknown_flags_are_refused(void **state) {
   (void)state;
   fixture f;
@@ -512,6 +533,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(store_checks_its_arguments),
     cmocka_unit_test(sequences_check_their_arguments),
     cmocka_unit_test(refusals_name_their_cause),
+    cmocka_unit_test(more_tokens_than_there_can_be_are_refused),
     cmocka_unit_test(unknown_flags_are_refused),
     cmocka_unit_test(tuning_out_of_range_is_named),
     cmocka_unit_test(close_is_busy_while_handles_are_open),
