@@ -24,6 +24,12 @@
  * blocks; what it brings below them is an orphan, of use to nobody, and the next to go. Those that the
  * tier below has, too, have queues of their own, and are worth half.
  *
+ * Requests overlap: blocks are found when one begins, and stored when it has computed them, after others
+ * have begun. So what is known of a request is kept until then, and all it does counts as done when it
+ * began, unless that is more than a capacity ago: a block that somebody asked for later is no younger
+ * for it, and what was asked for again before it came has the age at which it was. What comes below a block
+ * that has gone meanwhile is an orphan, too.
+ *
  * Time is counted in accesses, as the blocks of one request share one time; a tick is such that
  * the cache holds 8192 to 16383 of them. Parameters: ghost (8), keys remembered, in capacities;
  * reads (0.2), how many a write to the tier below must promise.
@@ -49,7 +55,8 @@ enum {
   BELOW = 128,    /* the tier below has it, too */
   GAPS = 7,       /* none, then octaves from an eighth of the capacity */
   CAPACITY_TICKS_LOG2 = 13,
-  GROUP_MAX = 1024,      /* blocks walked to find the end of a request's group */
+  GROUP_MAX = 1024,      /* blocks walked to find the end of a request's group, or its place */
+  FLIGHTS = 64,          /* of the last requests something is remembered */
   WEIGH_EVERY_MIN = 128, /* accesses */
   WEIGH_EVERY_MAX = 16384,
   FADE_EVERY = 4096, /* capacities of accesses: what was learned then counts half */
@@ -90,13 +97,24 @@ struct past {
   bool end;
 };
 
-/* The deepest block of the request under way that was seen before. */
+/* The deepest block of a request that was seen before. */
 struct trail {
   bool found;
   bool end; /* of the chain that it was used in before */
-  uint32_t depth;
-  uint32_t id;          /* KVSTOW_NO_ID: it is gone */
+  uint32_t depth, key;
+  uint32_t id;          /* KVSTOW_NO_ID: it is gone, or may be */
   uint8_t class, facts; /* as its use now made them */
+};
+
+/* What is known of a request. */
+struct flight {
+  uint64_t request;
+  uint32_t begun;  /* when it was first heard of, or one after it */
+  uint32_t latest; /* its block used last, if it is still held, or KVSTOW_NO_ID */
+  uint32_t broken; /* the least depth at which it has pushed out its own, or UINT32_MAX */
+  bool alone;      /* no request before it has the same time */
+  bool parted;     /* it has used a block never seen */
+  struct trail trail;
 };
 
 /* The end of a queue that victims come from, until something less worth turns up. */
@@ -111,14 +129,16 @@ struct lifetime {
   uint64_t capacity;
   int shift; /* ticks = accesses >> shift, or << -shift */
   uint64_t accesses, next_weigh, next_fade;
-  uint64_t request;
-  uint32_t now; /* of the request under way */
+  uint32_t now;
   uint32_t full_tokens;
-  bool parted;     /* the request under way has used a block never seen */
-  bool alone;      /* no request before it has the same time */
-  uint32_t latest; /* its block used last, if it is still held, or KVSTOW_NO_ID */
-  uint32_t broken; /* the least depth at which it has pushed out its own, or UINT32_MAX */
-  struct trail trail;
+  uint64_t newest;                /* request */
+  bool overlap;                   /* one has gone on after others had begun */
+  struct flight flights[FLIGHTS]; /* by number */
+  struct flight stray;            /* one without a number, or forgotten */
+  struct flight *flight;          /* the one under way: */
+  bool late;                      /* others have begun since it has; */
+  uint32_t time;                  /* what it does is done now, or when it began; */
+  uint8_t parted_all;             /* PARTED and SHARED, if all its blocks used now are */
   struct choice choice;
   uint64_t admitted;
   double ghost_share, reads_a_write;
@@ -167,21 +187,6 @@ static void weigh(struct lifetime *life) {
   if (pause < WEIGH_EVERY_MIN) pause = WEIGH_EVERY_MIN;
   if (pause > WEIGH_EVERY_MAX) pause = WEIGH_EVERY_MAX;
   life->next_weigh = life->accesses + pause;
-}
-
-static void count_access(struct lifetime *life, const kvstow_access *access) {
-  life->accesses++;
-  if (access->request != 0 && access->request == life->request) return;
-  life->request = access->request;
-  const uint32_t before = life->now;
-  life->now = ticks(life, life->accesses);
-  life->alone = life->now != before;
-  life->latest = KVSTOW_NO_ID;
-  life->trail.found = false;
-  life->parted = false;
-  life->broken = UINT32_MAX;
-  life->choice.valid = false;
-  if (life->accesses >= life->next_weigh) weigh(life);
 }
 
 /* ---- classes ---- */
@@ -246,25 +251,34 @@ static uint32_t depth_of(const struct lifetime_node *node) {
   return node->place & DEPTH_MAX;
 }
 
+/* A block seen before is of the request's chain; `end`: it was the end of the one it was used in before. */
+static void follow(struct lifetime *life, uint32_t id, bool end, const kvstow_access *access) {
+  const struct lifetime_node *node = node_of(life, id);
+  struct trail *trail = &life->flight->trail;
+  if (trail->found && trail->depth > access->depth) return;
+  *trail = (struct trail){.found = true,
+                          .end = end,
+                          .depth = access->depth,
+                          .key = node->key,
+                          .id = id,
+                          .class = node->class,
+                          .facts = node->facts};
+}
+
 /* A block was used again. */
 static void describe_again(struct lifetime *life, uint32_t id, struct past past,
                            const kvstow_access *access) {
   struct lifetime_node *node = node_of(life, id);
   const uint8_t facts = past.facts;
   const uint32_t turn = (facts & TURN_MASK) < TURN_MAX ? (facts & TURN_MASK) + 1u : TURN_MAX;
-  const uint32_t gap = blend(gap_of_class(past.class), gap_trait(life, life->now - past.time));
+  const uint32_t gap = blend(gap_of_class(past.class), gap_trait(life, life->time - past.time));
   kvstow__hazard_use(&life->hazard, past.class, past.time, life->now);
   node->class =
       class_of(turn, gap, (facts & SHARED) != 0 ? SHARED_KIND : OWN, is_partial(life, access));
   node->facts = (uint8_t)(turn | late_fact(access) | (facts & (PARTED | SHARED)) |
                           ((facts & LATE) != 0 ? (unsigned)CONTINUES : 0));
-  if (life->trail.found && life->trail.depth > access->depth) return;
-  life->trail = (struct trail){.found = true,
-                               .end = past.end,
-                               .depth = access->depth,
-                               .id = id,
-                               .class = node->class,
-                               .facts = node->facts};
+  life->parted_all &= facts;
+  follow(life, id, past.end, access);
 }
 
 static void part_here(struct lifetime_node *node) {
@@ -276,8 +290,24 @@ static void part_here(struct lifetime_node *node) {
 static void part_ways(struct lifetime *life) {
   for (uint32_t queue = 0; queue < queues_used(life); queue++) {
     uint32_t id = life->queues[queue].list.head;
-    while (id != KVSTOW_NO_ID && node_of(life, id)->time == life->now) {
+    while (id != KVSTOW_NO_ID && node_of(life, id)->time == life->time) {
       part_here(node_of(life, id));
+      id = node_of(life, id)->link.older;
+    }
+  }
+}
+
+/* Where conversations part below a block, they part below all that it hangs on: those that the request has
+ * used with it. If requests don't overlap, part_ways() has told them. */
+static void part_above(struct lifetime *life) {
+  const struct trail *trail = &life->flight->trail;
+  if (!life->overlap || !trail->found || trail->id == KVSTOW_NO_ID) return;
+  const uint8_t parted = node_of(life, trail->id)->facts & (PARTED | SHARED);
+  if ((parted & ~life->parted_all) == 0) return;
+  for (uint32_t queue = 0; queue < queues_used(life); queue++) {
+    uint32_t id = life->queues[queue].list.head;
+    while (id != KVSTOW_NO_ID && node_of(life, id)->time == life->time) {
+      if (depth_of(node_of(life, id)) < trail->depth) node_of(life, id)->facts |= parted;
       id = node_of(life, id)->link.older;
     }
   }
@@ -286,37 +316,124 @@ static void part_ways(struct lifetime *life) {
 /* A block never seen: it continues the chain it hangs on, or begins one. */
 static void describe_new(struct lifetime *life, struct lifetime_node *node,
                          const kvstow_access *access) {
-  struct trail trail = life->trail;
+  struct flight *flight = life->flight;
+  struct trail trail = flight->trail;
   if (!trail.found && access->parent != KVSTOW_NO_ID) {
     const struct lifetime_node *parent = node_of(life, access->parent);
     trail = (struct trail){.found = true, .class = parent->class, .facts = parent->facts};
   }
-  const bool first = life->trail.found && !life->parted;
+  const bool first = flight->trail.found && !flight->parted;
+  if (trail.id == KVSTOW_NO_ID && access->parent != KVSTOW_NO_ID &&
+      node_of(life, access->parent)->key == trail.key)
+    trail.id = access->parent;
   uint32_t turn = 1, gap = 0;
   if (trail.found && (trail.facts & CONTINUES) != 0 && (trail.facts & SHARED) == 0) {
     turn = trail.facts & TURN_MASK;
     gap = gap_of_class(trail.class);
     if (first && !trail.end && trail.id != KVSTOW_NO_ID) part_here(node_of(life, trail.id));
-  } else if (first) {
+  } else if (first && !life->late) {
     part_ways(life);
+  } else if (first && trail.id != KVSTOW_NO_ID) {
+    part_here(node_of(life, trail.id)); /* part_above() tells the others at their next use */
   }
-  life->parted = true;
+  flight->parted = true;
   node->class = class_of(turn, gap, NEW, is_partial(life, access));
   node->facts = (uint8_t)(turn | late_fact(access) | (turn > 1 ? (unsigned)CONTINUES : 0));
 }
 
+/* ---- requests ---- */
+
+static struct flight flight_of(const struct lifetime *life, uint64_t request, bool alone) {
+  return (struct flight){.request = request,
+                         .begun = life->now,
+                         .latest = KVSTOW_NO_ID,
+                         .broken = UINT32_MAX,
+                         .alone = alone,
+                         .trail = {.id = KVSTOW_NO_ID}};
+}
+
+/* The requests up to `request` have begun; of those before it nothing was found. */
+static void begin(struct lifetime *life, uint64_t request, bool alone) {
+  uint64_t from = life->newest + 1;
+  if (request - life->newest > FLIGHTS) from = request - FLIGHTS + 1;
+  for (; from < request; from++) life->flights[from % FLIGHTS] = flight_of(life, from, true);
+  life->flights[request % FLIGHTS] = flight_of(life, request, alone);
+  life->newest = request;
+}
+
+/* Another request begins, or goes on. */
+static void turn_to(struct lifetime *life, uint64_t request, bool alone) {
+  struct flight *flight = &life->flights[request % FLIGHTS];
+  life->late = request != 0 && request < life->newest && flight->request == request;
+  life->overlap |= life->late;
+  if (life->late) {
+    flight->latest = flight->trail.id = KVSTOW_NO_ID; /* ids may have been given away meanwhile */
+  } else if (request != 0 && request >= life->newest) {
+    begin(life, request, alone);
+  } else {
+    flight = &life->stray;
+    *flight = flight_of(life, request, alone);
+  }
+  life->flight = flight;
+  const uint32_t age = life->now - flight->begun;
+  life->time = age < ticks(life, life->capacity) ? flight->begun : life->now;
+  life->parted_all = PARTED | SHARED;
+  life->choice.valid = false;
+}
+
+static void count_access(struct lifetime *life, const kvstow_access *access) {
+  life->accesses++;
+  if (access->request != 0 && access->request == life->flight->request) return;
+  part_above(life);
+  const uint32_t before = life->now;
+  life->now = ticks(life, life->accesses);
+  turn_to(life, access->request, life->now != before);
+  if (life->accesses >= life->next_weigh) weigh(life);
+}
+
 /* ---- queues ---- */
+
+/* Of a queue's blocks used after `node`, or above it in the same request, the oldest: its place is behind that.
+ * KVSTOW_NO_ID: there are none, or so many that the use counts as done now. */
+static uint32_t place_in(struct lifetime *life, const struct list *list,
+                         const struct lifetime_node *node) {
+  const uint32_t latest = life->flight->latest;
+  uint32_t behind = KVSTOW_NO_ID, at = list->head;
+  if (latest != KVSTOW_NO_ID && node_of(life, latest)->time == node->time &&
+      queue_of(node_of(life, latest)) == queue_of(node)) {
+    const bool below = depth_of(node) > depth_of(node_of(life, latest));
+    return below ? latest : node_of(life, latest)->link.newer;
+  }
+  for (int steps = 0; at != KVSTOW_NO_ID; steps++) {
+    const struct lifetime_node *other = node_of(life, at);
+    const int32_t later = (int32_t)(other->time - node->time);
+    if (later < 0 || (later == 0 && depth_of(other) >= depth_of(node))) return behind;
+    if (steps == GROUP_MAX) {
+      life->time = life->now;
+      return KVSTOW_NO_ID;
+    }
+    behind = at;
+    at = other->link.older;
+  }
+  return behind;
+}
 
 static void queue_push(struct lifetime *life, uint32_t id) {
   struct lifetime_node *node = node_of(life, id);
-  node->time = life->now;
-  if (depth_of(node) > life->broken) node->place |= ORPHAN;
-  life->latest = id;
+  if (depth_of(node) > life->flight->broken) node->place |= ORPHAN;
   struct queue *queue = &life->queues[queue_of(node)];
   const uint32_t head = queue->list.head;
+  uint32_t behind = KVSTOW_NO_ID;
+  node->time = life->time;
+  if (life->late && head != KVSTOW_NO_ID && node_of(life, head)->time != life->time)
+    behind = place_in(life, &queue->list, node);
+  node->time = life->time;
+  life->flight->latest = id;
   kvstow__hazard_wait(&life->hazard, node->class, node->time, life->now);
-  const bool joins = queue->cut != KVSTOW_NO_ID && node_of(life, head)->time == life->now;
-  if (joins && depth_of(node) > depth_of(node_of(life, queue->cut))) {
+  const bool joins = queue->cut != KVSTOW_NO_ID && node_of(life, head)->time == node->time;
+  if (behind != KVSTOW_NO_ID) {
+    list_push_behind(&queue->list, life->nodes, id, behind);
+  } else if (joins && depth_of(node) > depth_of(node_of(life, queue->cut))) {
     list_push_behind(&queue->list, life->nodes, id, queue->cut);
     queue->cut = id;
   } else {
@@ -324,7 +441,8 @@ static void queue_push(struct lifetime *life, uint32_t id) {
     if (!joins) queue->cut = id;
   }
   life->below += (node->facts & BELOW) != 0;
-  if (worth_of(life, queue_of(node), 0) < life->choice.worth) life->choice.valid = false;
+  if (worth_of(life, queue_of(node), life->now - node->time) < life->choice.worth)
+    life->choice.valid = false;
 }
 
 static void queue_remove(struct lifetime *life, uint32_t id) {
@@ -383,11 +501,12 @@ static void choose(struct lifetime *life) {
 /* The block to go for `id`: if that belongs to the request under way, the deepest of its blocks, in
  * whatever class it is. What is used below from now on is an orphan. */
 static uint32_t least(struct lifetime *life, uint32_t id) {
-  if (!life->alone || node_of(life, id)->time != life->now) return id;
-  if (life->latest != KVSTOW_NO_ID &&
-      depth_of(node_of(life, life->latest)) > depth_of(node_of(life, id)))
-    id = life->latest;
-  if (depth_of(node_of(life, id)) < life->broken) life->broken = depth_of(node_of(life, id));
+  struct flight *flight = life->flight;
+  if (!flight->alone || node_of(life, id)->time != life->time) return id;
+  if (flight->latest != KVSTOW_NO_ID &&
+      depth_of(node_of(life, flight->latest)) > depth_of(node_of(life, id)))
+    id = flight->latest;
+  if (depth_of(node_of(life, id)) < flight->broken) flight->broken = depth_of(node_of(life, id));
   return id;
 }
 
@@ -396,8 +515,8 @@ static void leave(struct lifetime *life, uint32_t id) {
   const struct lifetime_node *node = node_of(life, id);
   const struct ghost_note *gone = ghost_leaving(&life->ghost);
   queue_remove(life, id);
-  if (id == life->latest) life->latest = KVSTOW_NO_ID;
-  if (id == life->trail.id) life->trail.id = KVSTOW_NO_ID;
+  if (id == life->flight->latest) life->flight->latest = KVSTOW_NO_ID;
+  if (id == life->flight->trail.id) life->flight->trail.id = KVSTOW_NO_ID;
   if (gone != NULL) kvstow__hazard_lose(&life->hazard, (uint8_t)gone->facts, gone->time, life->now);
   kvstow__ghost_push_note(&life->ghost, node->key,
                           (struct ghost_note){.time = node->time,
@@ -431,6 +550,7 @@ static int lifetime_create(const kvstow_policy_config *config, void **policy) {
     list_init(&life->queues[queue].list);
     life->queues[queue].cut = KVSTOW_NO_ID;
   }
+  life->flight = &life->stray;
   kvstow__hazard_init(&life->hazard, 0);
   *policy = life;
   return 0;
@@ -453,6 +573,13 @@ static bool is_below(const kvstow_access *access) {
          (access->whence == KVSTOW_IN_RAM && access->request != 0);
 }
 
+/* The request has found blocks above it, and what it hangs on has gone since. */
+static bool is_orphan(const struct lifetime *life, const kvstow_access *access) {
+  const struct trail *trail = &life->flight->trail;
+  if (!life->late || !trail->found || access->depth <= trail->depth) return false;
+  return access->parent == KVSTOW_NO_ID || (node_of(life, access->parent)->place & ORPHAN) != 0;
+}
+
 static void lifetime_insert(void *policy, uint32_t id, const kvstow_access *access) {
   struct lifetime *life = policy;
   struct lifetime_node *node = node_of(life, id);
@@ -460,6 +587,7 @@ static void lifetime_insert(void *policy, uint32_t id, const kvstow_access *acce
   count_access(life, access);
   node->key = fold(access->key_lo);
   node->place = place_of(access);
+  if (is_orphan(life, access)) node->place |= ORPHAN;
   if (kvstow__ghost_take_note(&life->ghost, node->key, &note))
     describe_again(life, id,
                    (struct past){.time = note.time,
@@ -477,7 +605,11 @@ static void lifetime_touch(void *policy, uint32_t id, const kvstow_access *acces
   struct lifetime *life = policy;
   struct lifetime_node *node = node_of(life, id);
   count_access(life, access);
-  if (node->time == life->now) return; /* twice in a request is once */
+  if ((int32_t)(node->time - life->flight->begun) >= 0) {
+    /* Twice in a request is once; and others have stored or used it since this one asked for it. */
+    follow(life, id, (node->place & END) != 0, access);
+    return;
+  }
   queue_remove(life, id);
   const uint8_t below = node->facts & BELOW;
   describe_again(life, id,
@@ -531,6 +663,9 @@ static void rescale(struct lifetime *life, int shift) {
   const int longer = shift - life->shift;
   life->shift = shift;
   life->now = ticks(life, life->accesses);
+  life->time = life->now;
+  life->stray.begun = life->now;
+  for (uint32_t i = 0; i < FLIGHTS; i++) life->flights[i].begun = life->now;
   kvstow__hazard_init(&life->hazard, life->now);
   for (uint32_t queue = 0; queue < QUEUES; queue++) {
     for (uint32_t id = life->queues[queue].list.head; id != KVSTOW_NO_ID;) {

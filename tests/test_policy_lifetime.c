@@ -219,6 +219,111 @@ static void what_nobody_can_use_goes_first(void **state) {
   cache_finish(&cache);
 }
 
+/* ---- requests that overlap: found when they begin, stored when others have begun ---- */
+
+static void tell(struct cache *cache, uint64_t number, uint32_t id, uint32_t depth, uint32_t parent,
+                 uint32_t blocks) {
+  const kvstow_access access = {.key_lo = id * UINT64_C(0x9e3779b97f4a7c15),
+                                .request = number,
+                                .parent = parent,
+                                .depth = depth,
+                                .chain_blocks = blocks,
+                                .tokens = 16};
+  if (cache->held[id] != 0) {
+    cache->ops->touch(cache->policy, id, &access);
+  } else {
+    memset(cache->chunk + (size_t)id * KVSTOW_POLICY_NODE_BYTES, 0, KVSTOW_POLICY_NODE_BYTES);
+    cache->ops->insert(cache->policy, id, &access);
+  }
+  cache->held[id] = 1;
+}
+
+static void tell_chain(struct cache *cache, uint64_t number, uint32_t first, uint32_t blocks) {
+  for (uint32_t i = 0; i < blocks; i++)
+    tell(cache, number, first + i, i, i > 0 ? first + i - 1 : KVSTOW_NO_ID, blocks);
+}
+
+/* Time passes. */
+static void tell_others(struct cache *cache, uint64_t number) {
+  enum { FIRST = 1000, COUNT = 20 };
+  tell_chain(cache, number, FIRST, COUNT);
+  for (uint32_t id = FIRST; id < FIRST + COUNT; id++) {
+    cache->ops->remove(cache->policy, id);
+    cache->held[id] = 0;
+  }
+}
+
+static uint32_t victim(struct cache *cache) {
+  return cache->ops->victim(cache->policy, NULL);
+}
+
+/* A new instance is LRU: what a request stores late is as old as what it has found. */
+static void what_is_stored_late_is_as_old_as_its_request(void **state) {
+  enum { FOUND = 0, LATE = 1, AFTER = 100 };
+  struct cache cache;
+  (void)state;
+  cache_init(&cache, "lifetime");
+  tell(&cache, 1, FOUND, 0, KVSTOW_NO_ID, 1);
+  tell(&cache, 2, FOUND, 0, KVSTOW_NO_ID, 2);
+  tell_others(&cache, 3);
+  tell_chain(&cache, 4, AFTER, 20);
+  tell(&cache, 2, LATE, 1, FOUND, 2);
+  const uint32_t first = victim(&cache), second = victim(&cache);
+  assert_true((first == FOUND && second == LATE) || (first == LATE && second == FOUND));
+  for (uint32_t i = 0; i < 20; i++) assert_in_range(victim(&cache), AFTER, AFTER + 19);
+  cache_finish(&cache);
+}
+
+static void what_is_stored_behind_a_block_that_has_gone_goes_first(void **state) {
+  enum { OLD = 100, FOUND = 0, GONE = 1, LATE = 2, AFTER = 200 };
+  struct cache cache;
+  (void)state;
+  cache_init(&cache, "lifetime");
+  tell_chain(&cache, 1, OLD, 10);
+  tell_chain(&cache, 2, FOUND, 2);
+  tell_chain(&cache, 3, FOUND, 2);
+  tell_chain(&cache, 4, AFTER, 10);
+  cache.ops->remove(cache.policy, GONE);
+  tell(&cache, 3, LATE, 2, KVSTOW_NO_ID, 4);
+  tell(&cache, 3, LATE + 1, 3, LATE, 4);
+  const uint32_t first = victim(&cache), second = victim(&cache);
+  assert_in_range(first, LATE, LATE + 1);
+  assert_in_range(second, LATE, LATE + 1);
+  assert_true(first != second);
+  assert_in_range(victim(&cache), OLD, OLD + 9);
+  cache_finish(&cache);
+}
+
+/* Two ask for a block that nobody has; the second stores it when a third has used it. That is no use
+ * of it, so the block stays as old as the third's. */
+static void what_was_asked_for_before_it_came_is_not_used_again(void **state) {
+  enum { BLOCK = 0, AFTER = 100 };
+  struct cache cache;
+  (void)state;
+  cache_init(&cache, "lifetime");
+  tell(&cache, 1, BLOCK, 0, KVSTOW_NO_ID, 1);
+  tell(&cache, 3, BLOCK, 0, KVSTOW_NO_ID, 1);
+  tell_others(&cache, 4);
+  tell_chain(&cache, 5, AFTER, 20);
+  tell(&cache, 2, BLOCK, 0, KVSTOW_NO_ID, 1);
+  assert_int_equal(victim(&cache), BLOCK);
+  cache_finish(&cache);
+}
+
+/* 0.576 if requests that overlap were taken for many short ones. */
+static void conversations_are_told_apart_when_requests_overlap(void **state) {
+  char why[256];
+  struct sim_result result;
+  (void)state;
+  struct trace *trace = trace_load("gen:agents?requests=5000", NULL, why, sizeof why);
+  assert_non_null(trace);
+  const struct sim_options options = {
+      .policy = "lifetime", .blocks = trace->unique / 10, .in_flight = 16};
+  assert_int_equal(sim_run(trace, &options, &result, why, sizeof why), 0);
+  assert_true((double)result.prefix_hit_blocks > 0.59 * (double)result.accesses);
+  trace_free(trace);
+}
+
 /* Each item is asked twice behind a template ten times as long, which is no conversation that goes on:
  * what waits for its second use is worth more than what had it. */
 static void a_template_is_no_conversation(void **state) {
@@ -313,6 +418,10 @@ int main(void) {
       cmocka_unit_test(memory_of_the_past_is_bounded_and_time_may_wrap),
       cmocka_unit_test(keeps_part_of_a_loop_and_nothing_that_is_used_once),
       cmocka_unit_test(what_nobody_can_use_goes_first),
+      cmocka_unit_test(what_is_stored_late_is_as_old_as_its_request),
+      cmocka_unit_test(what_is_stored_behind_a_block_that_has_gone_goes_first),
+      cmocka_unit_test(what_was_asked_for_before_it_came_is_not_used_again),
+      cmocka_unit_test(conversations_are_told_apart_when_requests_overlap),
       cmocka_unit_test(a_template_is_no_conversation),
       cmocka_unit_test(admits_what_will_be_read),
       cmocka_unit_test(what_the_tier_below_has_leaves_first),
