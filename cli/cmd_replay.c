@@ -362,7 +362,6 @@ static int parse_option(int code, char *value, struct replay_args *args) {
       return parse_output(REPLAY_JSON, args);
     case OPT_CSV:
       return parse_output(REPLAY_CSV, args);
-      return -1;
     case OPT_SIZE:
       return parse_sizes(value, args);
     case OPT_ORDER:
@@ -424,7 +423,15 @@ static int parse_option(int code, char *value, struct replay_args *args) {
   }
 }
 
-/* Which half an option belongs to; the other half refuses it rather than ignoring it. */
+/* What was asked for, and the last option given of each kind: those that a simulation or a store would ignore are refused. */
+struct given {
+  bool sim, real;
+  int sim_option, real_option;
+  int two_tiers_option,
+      engine_option; /* of --sim with --ram and --ssd, and of that with --tiers engine */
+};
+
+/* Which half an option belongs to. */
 static bool only_sim(int code) {
   return code == OPT_SIZE || code == OPT_ORDER || code == OPT_TIERS || code == OPT_CSV ||
          (code >= OPT_SEGMENT_BLOCKS && code < OPT_DIR);
@@ -432,6 +439,16 @@ static bool only_sim(int code) {
 
 static bool only_real(int code) {
   return code == OPT_DIR || code == OPT_PART || code == OPT_ENGINE || code == OPT_WRITE_THROUGH;
+}
+
+static void note(struct given *given, int code) {
+  given->sim |= code == OPT_SIM;
+  given->real |= code == OPT_REAL;
+  if (only_sim(code)) given->sim_option = code;
+  if (only_real(code)) given->real_option = code;
+  if (code == OPT_TIERS || code == OPT_SSD_POLICY) given->two_tiers_option = code;
+  if (code == OPT_SEGMENT_BLOCKS || code == OPT_HIGH || code == OPT_LOW)
+    given->engine_option = code;
 }
 
 static int check_policy(int code, const char *policy, const char *params, bool one_tier) {
@@ -459,19 +476,23 @@ static int check_policies(const struct replay_args *args, bool sim) {
 }
 
 /* What needs more than one option to be judged. */
-static int check(const struct replay_args *args, bool sim, bool real, int sim_option,
-                 int real_option) {
+static int stray(int code, const char *with) {
   char message[80];
-  if (sim == real) return usage_error("one of --sim and --real is needed");
+  snprintf(message, sizeof message, "--%s goes with %s", option_name(code), with);
+  return usage_error(message);
+}
+
+static int check(const struct replay_args *args, const struct given *given) {
+  const bool two_tiers = args->has_ram || args->has_ssd;
+  const bool engine = args->tiers == REPLAY_TIERS_ENGINE;
+  if (given->sim == given->real) return usage_error("one of --sim and --real is needed");
   if (args->trace_count == 0) return usage_error("--trace is needed");
-  if (real && sim_option) {
-    snprintf(message, sizeof message, "--%s goes with --sim", option_name(sim_option));
-    return usage_error(message);
-  }
-  if (sim && real_option) {
-    snprintf(message, sizeof message, "--%s goes with --real", option_name(real_option));
-    return usage_error(message);
-  }
+  if (given->real && given->sim_option) return stray(given->sim_option, "--sim");
+  if (given->sim && given->real_option) return stray(given->real_option, "--real");
+  if (given->sim && given->two_tiers_option && !two_tiers)
+    return stray(given->two_tiers_option, "--ram and --ssd");
+  if (given->sim && given->engine_option && !(two_tiers && engine))
+    return stray(given->engine_option, "--tiers engine");
   if (args->model && args->bytes_per_token) {
     return usage_error("--model and --bytes-per-token exclude each other");
   }
@@ -484,7 +505,7 @@ static int check(const struct replay_args *args, bool sim, bool real, int sim_op
   if (args->in_flight > 0 && args->sample > 0)
     return usage_error("--in-flight counts all requests: it can't be sampled, leave --sample out");
   if (args->plot_metric && !args->plot) return usage_error("--plot-metric needs --plot");
-  if (!real) return -1;
+  if (!given->real) return -1;
   if (args->dir_count == 0) return usage_error("--real needs --dir, the store's directory");
   if (!args->has_ram || !args->has_ssd) return usage_error("--real needs --ram and --ssd");
   if (args->policy_count > 1) return usage_error("--real takes one --policy");
@@ -495,14 +516,10 @@ static int check(const struct replay_args *args, bool sim, bool real, int sim_op
 int cmd_replay(int argc, char **argv) {
   static struct replay_args args; /* large */
   args = (struct replay_args){.cost_us = {100, 0.0016}};
-  bool sim = false, real = false;
-  int sim_option = 0, real_option = 0;
+  struct given given = {.sim = false};
   optind = 0;
   for (int code; (code = getopt_long(argc, argv, "", options, NULL)) != -1;) {
-    if (only_sim(code)) sim_option = code;
-    if (only_real(code)) real_option = code;
-    sim |= code == OPT_SIM;
-    real |= code == OPT_REAL;
+    note(&given, code);
     if (code == OPT_SIM || code == OPT_REAL) continue;
     const int status = parse_option(code, optarg, &args);
     if (status >= 0) return status;
@@ -512,8 +529,8 @@ int cmd_replay(int argc, char **argv) {
             argv[optind]);
     return EXIT_USAGE;
   }
-  int status = check(&args, sim, real, sim_option, real_option);
-  if (status < 0) status = check_policies(&args, sim);
+  int status = check(&args, &given);
+  if (status < 0) status = check_policies(&args, given.sim);
   if (status >= 0) return status;
-  return sim ? cmd_replay_sim(&args) : cmd_replay_real(&args);
+  return given.sim ? cmd_replay_sim(&args) : cmd_replay_real(&args);
 }

@@ -64,7 +64,7 @@ bool size_parse(const char *text, struct size *size) {
   if (strcmp(rest, "blk") == 0) {
     size->unit = SIZE_BLOCKS;
     size->count = (uint64_t)(millionths / 1000000);
-    return !fraction;
+    return !fraction && size->count <= INT64_MAX;
   }
   if (!unit_bytes(rest, &unit) || (fraction && unit == 1)) return false;
   if (millionths > ((unsigned __int128)INT64_MAX * 1000000) / unit) return false;

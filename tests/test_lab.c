@@ -371,6 +371,12 @@ static void what_makes_no_sense_is_refused(void **state) {
   assert_refused("replay --sim --trace x --size 1% --sample-error", "--sample");
   assert_refused("replay --sim --trace x --size 1% --sample-by block", "--sample");
   assert_refused("replay --sim --trace x --size 1% --sample 0.1 --sample-by moon", "--sample-by");
+  assert_refused("replay --sim --trace x --size 1% --tiers engine", "--tiers goes with --ram");
+  assert_refused("replay --sim --trace x --size 1% --ssd-policy lru", "--ssd-policy goes with");
+  assert_refused("replay --sim --trace x --size 1% --high 0.5", "--high goes with --tiers engine");
+  assert_refused("replay --sim --trace x --ram 1% --ssd 2% --segment-blocks 8",
+                 "--segment-blocks goes with --tiers engine");
+  assert_refused("replay --sim --trace x --size 18446744073709551615blk", "--size 1844");
   assert_refused("replay --sim --trace x --size 1% --jobs 0", "--jobs 0");
   assert_refused("replay --sim --trace x --size 1% --in-flight -1", "--in-flight -1");
   assert_refused("replay --sim --trace x --size 1% --in-flight 65537", "--in-flight 65537");

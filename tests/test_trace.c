@@ -229,6 +229,15 @@ static void load_works_out_tokens_a_block(void **state) {
   trace_free(trace);
 
   write_text(
+      "{\"timestamp\":0,\"input_length\":100,\"output_length\":1,\"hash_ids\":[0]}\n"
+      "{\"timestamp\":0,\"input_length\":200,\"output_length\":1,\"hash_ids\":[1]}");
+  trace = trace_load(path, NULL, why, sizeof why);
+  assert_non_null(trace);
+  assert_int_equal(trace->block_tokens,
+                   256); /* that no request has two is no reason for a million */
+  trace_free(trace);
+
+  write_text(
       "{\"timestamp\":0,\"input_length\":100,\"output_length\":1,\"hash_ids\":[0,1]}\n"
       "{\"timestamp\":0,\"input_length\":100,\"output_length\":1,\"hash_ids\":[0,1,2,3,4]}");
   assert_null(trace_load(path, NULL, why, sizeof why));

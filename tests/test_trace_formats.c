@@ -168,6 +168,7 @@ static void csv_columns_come_from_parameters_header_or_place(void **state) {
       {"obj_id\ttime\r\nab\t3\r\nac\t4\r\nab\t5\r\n\r\n", NULL, 3, 2, 3000, 5000},
       {"\"a b\";9\n\"c\";9\n\"a b\";9\n", "csv:obj-id-col=1,delimiter=;,has-header=false", 3, 2, 0,
        0},
+      {"1,\"a,b\",9\n2,\"a,c\",9\n3,\"a,b\",9\n", NULL, 3, 2, 1000, 3000},
       {"x|y\n5|1\n6|1\n", "csv:time-col=1,obj-id-col=2,has-header=true,delimiter=|", 2, 1, 5000,
        6000},
       {"1,33898,2a,512,7\n", "csv:time-col=2,obj-id-col=5,obj-size-col=4", 1, 1, 33898000,
@@ -207,6 +208,8 @@ static void csv_is_refused_with_its_line(void **state) {
     write_file("bad.csv", bad[i].text, strlen(bad[i].text));
     expect_refused(bad[i].format, bad[i].cause);
   }
+  write_file("bad.csv", "\x1f\x8b\x08", 3);
+  expect_refused(NULL, "compressed by gzip");
   write_file("bad.csv", "1\n2\0003\n", 6);
   expect_refused("csv", ":2: a zero byte");
 }

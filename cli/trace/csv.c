@@ -103,13 +103,23 @@ __attribute__((format(printf, 2, 3))) static int fail(struct csv *csv, const cha
   return -1;
 }
 
+/* Where the field that begins at `line` ends: at a delimiter that is not within quotes, or at `end`. */
+static const char *field_end(const struct csv *csv, const char *line, const char *end) {
+  const char *stop = memchr(line, csv->layout.delimiter, (size_t)(end - line));
+  bool quoted = false;
+  if (stop == NULL) stop = end;
+  if (memchr(line, '"', (size_t)(stop - line)) == NULL) return stop;
+  for (; line < end && (quoted || *line != csv->layout.delimiter); line++)
+    if (*line == '"') quoted = !quoted;
+  return line;
+}
+
 /* The column-th field, from 1, without blanks and quotes around it; false if there are fewer. */
 static bool field_at(const struct csv *csv, const char *line, size_t length, unsigned column,
                      struct field *field) {
   const char *end = line + length;
   for (unsigned i = 1;; i++) {
-    const char *stop = memchr(line, csv->layout.delimiter, (size_t)(end - line));
-    if (stop == NULL) stop = end;
+    const char *stop = field_end(csv, line, end);
     if (i == column) {
       while (line < stop && strchr(" \t\r\"", *line) != NULL) line++;
       while (stop > line && strchr(" \t\r\"", stop[-1]) != NULL) stop--;

@@ -2,7 +2,8 @@
  *
  * The formats do not say how many tokens a block holds, but lengths and counts do: a request of n
  * blocks has floor(input / b) = n (full blocks only) or ceil(input / b) = n, so that every request
- * narrows an interval in which b lies; the power of two inside it is the answer.
+ * narrows an interval in which b lies; the power of two inside it is the answer. Where no request has two blocks,
+ * nothing bounds it from above: a block then holds the longest.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
@@ -13,6 +14,8 @@
 
 #include "cli/trace/packed.h"
 #include "cli/trace/trace.h"
+
+#define UNBOUNDED 2e9
 
 struct bounds { /* block_tokens lies strictly between */
   double low, high;
@@ -29,6 +32,11 @@ static void narrow(struct bounds *bounds, const struct trace_request *request) {
 }
 
 static uint32_t power_of_two_within(const struct bounds *bounds) {
+  if (bounds->high == UNBOUNDED) {
+    uint32_t tokens = 1;
+    while (tokens < 2 * bounds->low) tokens *= 2; /* low: half the longest */
+    return tokens;
+  }
   for (uint32_t tokens = 1u << 20; tokens > 0; tokens >>= 1)
     if (tokens > bounds->low && tokens < bounds->high) return tokens;
   return 0;
@@ -79,7 +87,7 @@ static int keep_failed(const struct trace *trace, char *why, size_t why_bytes) {
 
 static int load(struct trace *trace, struct trace_reader *reader,
                 const struct trace_options *options, char *why, size_t why_bytes) {
-  struct bounds bounds = {.low = 0, .high = 2e9};
+  struct bounds bounds = {.low = 0, .high = UNBOUNDED};
   struct trace_request request = {.ids = NULL};
   while (options->limit == 0 || trace->request_count < options->limit) {
     const int rc = trace_next(reader, &request);

@@ -74,7 +74,10 @@ static struct trace_source *open_file(const char *name, const char *format, char
   enum format known = format != NULL ? format_named(format) : UNKNOWN;
   if (format == NULL && input_peek(input, &bytes, &count, why, why_bytes) == 0) {
     known = recognise(name, bytes, count);
-    if (known == UNKNOWN)
+    if (known == UNKNOWN && count >= 2 && memcmp(bytes, "\x1f\x8b", 2) == 0)
+      snprintf(why, why_bytes, "%s: compressed by gzip: gunzip it, or pipe it into --trace -",
+               name);
+    else if (known == UNKNOWN)
       snprintf(why, why_bytes, "%s:1: in no known format: say --format, if it is one", name);
   } else if (known == UNKNOWN && format != NULL) {
     trace_format_known(format, why, why_bytes);

@@ -290,6 +290,8 @@ struct trace_source *recorded_open(struct input *input, char *why, size_t why_by
     snprintf(why, why_bytes, "%s", trace->source.why);
   else if (rc == 0)
     snprintf(why, why_bytes, "%s: ends in its header", input_name(input));
+  else if (header.version == KVSTOW_TRACE_VERSION)
+    snprintf(why, why_bytes, "%s: its header is damaged", input_name(input));
   else
     snprintf(why, why_bytes, "%s: a recorded trace of version %u: this reads version %u",
              input_name(input), header.version, KVSTOW_TRACE_VERSION);
