@@ -1,4 +1,4 @@
-/* eviction/fifo.c - first in, first out.
+/* eviction/fifo.c - first in, first out (Belady, IBM Systems Journal 1966).
  *
  * The oldest insertion leaves first; use changes nothing. The baseline for every comparison, and
  * what a log on SSD does by nature.

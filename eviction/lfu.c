@@ -1,4 +1,4 @@
-/* eviction/lfu.c - least frequently used.
+/* eviction/lfu.c - least frequently used (Aho, Denning, Ullman, JACM 1971).
  *
  * Counts uses while a block is cached (nothing is remembered of those that left); of equal counts
  * the one that reached its count first leaves first. No ageing: blocks hot yesterday squat, which

@@ -1,4 +1,4 @@
-/* eviction/lru.c - least recently used.
+/* eviction/lru.c - least recently used (Mattson, Gecsei, Slutz, Traiger, IBM Systems Journal 1970).
  *
  * What every inference server ships, and hard to beat once the cache holds a tenth of what is
  * reused. Touch a request's blocks last to first and it is also prefix-aware: a leaf is then always

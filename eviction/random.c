@@ -1,4 +1,5 @@
-/* eviction/random.c - any block, with equal chance: the floor a policy has to beat.
+/* eviction/random.c - any block, with equal chance (Belady, IBM Systems Journal 1966): the floor a policy
+ * has to beat.
  *
  * The blocks form a complete binary tree (heap.h with all keys equal), so that the block at a
  * random place is found in O(log n) without an array. The generator is splitmix64 from the seed

@@ -51,7 +51,7 @@ static int print_json(const struct lab *lab) {
     list = NULL;
   }
   if (list == NULL || json_dumpf(list, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) < 0) {
-    fprintf(stderr, "kvstow replay: could not write JSON\n");
+    fprintf(stderr, "kvstow replay: could not write JSON: out of memory, or a name is not UTF-8\n");
     json_decref(list);
     return EXIT_FAILED;
   }
