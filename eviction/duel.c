@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "eviction/lifetime.h"
 #include "eviction/list.h"
 #include "eviction/params.h"
 #include "eviction/policies.h"
@@ -318,6 +319,7 @@ static int duel_create(const kvstow_policy_config *config, void **policy) {
     return rc;
   }
   rc = side_create(duel, 0, &kvstow__policy_lifetime, config->params);
+  if (rc == 0) kvstow__lifetime_on_shadow(duel->sides[0].policy);
   if (rc == 0) rc = side_create(duel, 1, &kvstow__policy_lirs, "leaf=1");
   if (rc < 0) {
     duel_destroy(duel);
@@ -334,6 +336,7 @@ static void duel_insert(void *policy, uint32_t id, const kvstow_access *access) 
   node->list = duel->pool.slots[node->slot].held;
   list_push(&duel->lists[node->list], duel->nodes, id);
   duel->held++;
+  kvstow__lifetime_asked(duel->sides[0].policy, access);
   use(duel, id, node->slot, access);
 }
 
@@ -369,6 +372,8 @@ static uint32_t duel_victim(void *policy, const kvstow_access *incoming) {
   uint32_t id = KVSTOW_NO_ID;
   for (uint32_t i = 0; id == KVSTOW_NO_ID && i < LISTS; i++) id = duel->lists[order[i]].tail;
   leave(duel, id);
+  const uint32_t at = node_of(duel, id)->slot;
+  if (at != KVSTOW_NO_ID) kvstow__lifetime_left(duel->sides[0].policy, at);
   return id;
 }
 

@@ -32,15 +32,17 @@
  *
  * Time is counted in accesses, as the blocks of one request share one time; a tick is such that
  * the cache holds 8192 to 16383 of them. Parameters: ghost (8), keys remembered, in capacities;
- * reads (0.2), how many a write to the tier below must promise.
+ * reads (0.05), how many a write to the tier below must bring (admission.h; 0: all are written).
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 
+#include "eviction/admission.h"
 #include "eviction/ghost.h"
 #include "eviction/hazard.h"
+#include "eviction/lifetime.h"
 #include "eviction/list.h"
 #include "eviction/params.h"
 #include "eviction/policies.h"
@@ -140,12 +142,13 @@ struct lifetime {
   uint32_t time;                  /* what it does is done now, or when it began; */
   uint8_t parted_all;             /* PARTED and SHARED, if all its blocks used now are */
   struct choice choice;
-  uint64_t admitted;
   double ghost_share, reads_a_write;
   struct ghost ghost;
   struct queue queues[QUEUES];
   uint64_t below; /* blocks in the queues of those below */
+  bool on_shadow; /* its victims are not the cache's */
   struct hazard hazard;
+  struct admission admission;
 };
 
 static struct lifetime_node *node_of(const struct lifetime *life, uint32_t id) {
@@ -163,12 +166,11 @@ static uint32_t ticks(const struct lifetime *life, uint64_t accesses) {
 }
 
 /* A chain's new blocks are used with those before them or not at all, its own ones with the shared
- * ones: whatever was counted, none is worth more than what it hangs on. */
-static void order_kinds(struct hazard *hazard) {
+ * ones: whatever was counted, none is worth more than what it hangs on, or likelier to be used. */
+static void order_kinds(float of[HAZARD_CLASSES][HAZARD_BINS]) {
   for (uint32_t class = GAPS * KINDS * PARTIAL; class < HAZARD_CLASSES; class ++) {
     if (class / PARTIAL % KINDS != OWN) continue;
-    float *own = hazard->worth[class], *new = hazard->worth[class - PARTIAL],
-          *shared = hazard->worth[class + PARTIAL];
+    float *own = of[class], *new = of[class - PARTIAL], *shared = of[class + PARTIAL];
     for (uint32_t bin = 0; bin < HAZARD_BINS; bin++) {
       if (new[bin] > own[bin]) new[bin] = own[bin];
       if (shared[bin] < own[bin]) shared[bin] = own[bin];
@@ -182,7 +184,8 @@ static void weigh(struct lifetime *life) {
     life->next_fade = life->accesses + FADE_EVERY * life->capacity;
   }
   kvstow__hazard_weigh(&life->hazard, life->now);
-  order_kinds(&life->hazard);
+  order_kinds(life->hazard.worth);
+  order_kinds(life->hazard.rate);
   uint64_t pause = life->accesses / 8;
   if (pause < WEIGH_EVERY_MIN) pause = WEIGH_EVERY_MIN;
   if (pause > WEIGH_EVERY_MAX) pause = WEIGH_EVERY_MAX;
@@ -533,7 +536,7 @@ static int lifetime_create(const kvstow_policy_config *config, void **policy) {
   if (life == NULL) return KVSTOW_ENOMEM;
   life->nodes = config->nodes;
   life->ghost_share = 8;
-  life->reads_a_write = 0.2;
+  life->reads_a_write = 0.05;
   const struct param params[] = {{"ghost", 0, 64, &life->ghost_share},
                                  {"reads", 0, 1, &life->reads_a_write}};
   rc = kvstow__params_parse(config->params, params, sizeof params / sizeof params[0]);
@@ -552,18 +555,47 @@ static int lifetime_create(const kvstow_policy_config *config, void **policy) {
   }
   life->flight = &life->stray;
   kvstow__hazard_init(&life->hazard, 0);
+  kvstow__admission_init(&life->admission, life->reads_a_write);
   *policy = life;
   return 0;
 }
 
 static void lifetime_destroy(void *policy) {
   struct lifetime *life = policy;
-  if (life != NULL) kvstow__ghost_finish(&life->ghost);
+  if (life == NULL) return;
+  kvstow__ghost_finish(&life->ghost);
+  kvstow__admission_finish(&life->admission);
   free(life);
 }
 
 static uint32_t fold(uint64_t key) {
   return (uint32_t)(key ^ key >> 32);
+}
+
+/* ---- the cache that it serves ---- */
+
+void kvstow__lifetime_on_shadow(void *policy) {
+  struct lifetime *life = policy;
+  life->on_shadow = true;
+}
+
+void kvstow__lifetime_left(void *policy, uint32_t id) {
+  struct lifetime *life = policy;
+  const struct lifetime_node *node = node_of(life, id);
+  kvstow__admission_left(&life->admission, &life->hazard,
+                         &(struct departure){.key = node->key,
+                                             .accesses = life->accesses,
+                                             .class = node->class,
+                                             .since = node->time,
+                                             .now = life->now,
+                                             .ticks_an_access = ldexp(1, -life->shift)});
+}
+
+void kvstow__lifetime_asked(void *policy, const kvstow_access *access) {
+  struct lifetime *life = policy;
+  if (access->request == 0 || access->whence == KVSTOW_IN_RAM) return;
+  kvstow__admission_asked(&life->admission, fold(access->key_lo), life->accesses, access->request,
+                          access->depth);
 }
 
 /* What enters from the tier below stays there. So does what was given up, but is used before its room
@@ -588,6 +620,7 @@ static void lifetime_insert(void *policy, uint32_t id, const kvstow_access *acce
   node->key = fold(access->key_lo);
   node->place = place_of(access);
   if (is_orphan(life, access)) node->place |= ORPHAN;
+  if (!life->on_shadow) kvstow__lifetime_asked(life, access);
   if (kvstow__ghost_take_note(&life->ghost, node->key, &note))
     describe_again(life, id,
                    (struct past){.time = note.time,
@@ -631,6 +664,7 @@ static uint32_t lifetime_victim(void *policy, const kvstow_access *incoming) {
   struct queue *queue = &life->queues[life->choice.queue];
   const uint32_t id = least(life, life->choice.young ? youngest(life, queue) : queue->list.tail);
   leave(life, id);
+  if (!life->on_shadow) kvstow__lifetime_left(life, id);
   return id;
 }
 
@@ -638,23 +672,10 @@ static void lifetime_remove(void *policy, uint32_t id) {
   leave(policy, id);
 }
 
-/* Writes are worth their wear if they promise enough reads: the chance of a use while the block
- * would lie below, which lasts as long as it takes to fill that tier once. Until it was filled all
- * are written: they take nobody's place, and what is stored now may be asked for much later. */
 static int lifetime_admit(void *policy, uint32_t id, uint64_t below) {
   struct lifetime *life = policy;
-  const struct lifetime_node *node = node_of(life, id);
-  if (life->admitted < below) {
-    life->admitted++;
-    return 1;
-  }
-  const double stay = (double)below * (double)life->accesses / (double)(life->admitted + 1);
-  const double ticks = ldexp(stay, -life->shift);
-  const double chance =
-      kvstow__hazard_chance(&life->hazard, node->class, life->now - node->time, ticks);
-  if (chance < life->reads_a_write) return 0;
-  life->admitted++;
-  return 1;
+  (void)id; /* it was the last to leave */
+  return life->reads_a_write == 0 || kvstow__admission_admits(&life->admission, below);
 }
 
 /* Ages keep their meaning in accesses. A tick of another length makes what was learned worthless. */

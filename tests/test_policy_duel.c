@@ -80,7 +80,7 @@ static void lirs_by_leaves_needs_no_order(void **state) {
   trace_free(trace);
 }
 
-/* As lifetime does: fewer writes than LRU's by half, for more hits. */
+/* As lifetime does: a third of LRU's writes at most, for more hits. */
 static void admits_what_will_be_read(void **state) {
   struct trace *trace =
       load("gen:conversations?requests=12000&seed=2&turns=5&gap=120&systems=16&system_tokens=4000");
@@ -94,7 +94,7 @@ static void admits_what_will_be_read(void **state) {
   options.policy = "duel";
   const struct sim_result some = simulate(trace, &options);
   assert_true(some.prefix_hit_blocks >= all.prefix_hit_blocks);
-  assert_true(some.ssd_writes * 2 <= all.ssd_writes);
+  assert_true(some.ssd_writes * 3 <= all.ssd_writes);
   trace_free(trace);
 }
 
