@@ -31,7 +31,7 @@ static void start(struct admission *admission, uint64_t below) {
   while (below >> admission->shift > ADMISSION_KEYS) admission->shift++;
   const uint64_t size = below >> admission->shift;
   for (uint32_t i = 0; i < ADMISSION_TRIALS; i++)
-    if (kvstow__ghost_init(&admission->trials[i].lru, size) < 0) return;
+    if (kvstow__ghost_init(&admission->trials[i].lru, size, GHOST_NOTES) < 0) return;
   admission->size = (uint32_t)size;
 }
 
@@ -40,15 +40,16 @@ static bool in_sample(const struct admission *admission, uint64_t key) {
 }
 
 static void use(struct admission_trial *trial, uint64_t key, uint64_t accesses) {
-  kvstow__ghost_push_note(&trial->lru, key, (struct ghost_note){.time = (uint32_t)accesses});
+  kvstow__ghost_push_note(&trial->lru, (uint32_t)key,
+                          (struct ghost_note){.time = (uint32_t)accesses});
 }
 
 /* A block written now would lie there for as long as the oldest one has. */
 static bool is_wanted(const struct admission_trial *trial, double least,
                       const struct hazard *hazard, const struct departure *gone) {
-  const struct ghost_note *oldest = ghost_leaving(&trial->lru);
-  if (oldest == NULL || least == 0) return true;
-  const double stay = (uint32_t)gone->accesses - oldest->time;
+  struct ghost_note oldest;
+  if (!ghost_leaving(&trial->lru, &oldest) || least == 0) return true;
+  const double stay = (uint32_t)gone->accesses - oldest.time;
   return kvstow__hazard_chance(hazard, gone->class, gone->now - gone->since,
                                stay * gone->ticks_an_access) >= least;
 }

@@ -41,8 +41,8 @@ static int arc_create(const kvstow_policy_config *config, void **policy) {
   if (rc < 0) return rc;
   struct arc *arc = calloc(1, sizeof *arc);
   if (arc == NULL) return KVSTOW_ENOMEM;
-  rc = kvstow__ghost_init(&arc->b1, config->capacity);
-  if (rc == 0) rc = kvstow__ghost_init(&arc->b2, config->capacity);
+  rc = kvstow__ghost_init(&arc->b1, config->capacity, GHOST_KEYS);
+  if (rc == 0) rc = kvstow__ghost_init(&arc->b2, config->capacity, GHOST_KEYS);
   if (rc < 0) {
     kvstow__ghost_finish(&arc->b1);
     free(arc);

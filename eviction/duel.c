@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "eviction/keymap.h"
 #include "eviction/lifetime.h"
 #include "eviction/list.h"
 #include "eviction/params.h"
@@ -32,6 +33,8 @@ enum {
   MARGIN_SHARE = 5, /* a fifth of the capacity, in blocks, takes the lead */
 };
 
+/* Blocks that both shadows hold are in no list: when a victim is asked for, there is one that the leader's does
+ * not hold. */
 struct duel_node {
   struct link link;
   uint32_t slot; /* KVSTOW_NO_ID: none */
@@ -41,10 +44,9 @@ struct duel_node {
 /* A key that the cache or a shadow holds. Its number is the id by which the sides' policies know it. */
 struct slot {
   uint32_t nodes[SIDES][NODE_WORDS];
-  uint64_t key;
   uint32_t id;   /* in the cache, or KVSTOW_NO_ID */
   uint32_t held; /* the set of sides whose shadows hold it */
-  uint32_t next; /* in the bucket, or free */
+  uint64_t key;  /* free: the next such one */
 };
 
 struct side {
@@ -60,14 +62,14 @@ struct side {
 /* Room for all that shadows and cache hold, if the cache holds no more than it should. */
 struct pool {
   struct slot *slots;
-  uint32_t *buckets; /* bucket_mask + 1, a power of two */
-  uint32_t bucket_mask;
+  struct keymap map;
   uint32_t count, free;
+  uint32_t fresh; /* from here on slots were never used */
 };
 
 struct duel {
   const kvstow_nodes *nodes;
-  struct list lists[LISTS]; /* of the cache's blocks, by last use */
+  struct list lists[LISTS]; /* of the cache's blocks, by when they came there */
   uint64_t held;            /* by the cache */
   struct pool pool;
   struct side sides[SIDES];
@@ -87,53 +89,49 @@ static int pool_init(struct pool *pool, uint64_t capacity) {
   const uint64_t count = (SIDES + 1) * capacity + 1; /* one more: it comes before the victim goes */
   memset(pool, 0, sizeof *pool);
   if (count > INT32_MAX) return KVSTOW_ENOMEM;
-  uint32_t buckets = 8;
-  while (buckets < count) buckets *= 2;
-  pool->slots = calloc(count, sizeof *pool->slots);
-  pool->buckets = malloc((size_t)buckets * sizeof *pool->buckets);
-  if (pool->slots == NULL || pool->buckets == NULL) {
+  pool->slots = malloc(count * sizeof *pool->slots);
+  if (pool->slots == NULL || kvstow__keymap_init(&pool->map, (uint32_t)count) < 0) {
     free(pool->slots);
-    free(pool->buckets);
     return KVSTOW_ENOMEM;
   }
-  memset(pool->buckets, 0xff, (size_t)buckets * sizeof *pool->buckets);
-  pool->bucket_mask = buckets - 1;
   pool->count = (uint32_t)count;
   pool->free = KVSTOW_NO_ID;
-  for (uint32_t at = pool->count; at-- > 0; pool->free = at) pool->slots[at].next = pool->free;
   return 0;
 }
 
 static void pool_finish(struct pool *pool) {
   free(pool->slots);
-  free(pool->buckets);
+  kvstow__keymap_finish(&pool->map);
 }
 
-static uint32_t *bucket_of(const struct pool *pool, uint64_t key) {
-  return &pool->buckets[key * 0x9e3779b97f4a7c15u >> 32 & pool->bucket_mask];
+static bool same_key(const void *slots, uint32_t at, uint64_t key) {
+  return ((const struct slot *)slots)[at].key == key;
 }
 
 static uint32_t pool_find(const struct pool *pool, uint64_t key) {
-  uint32_t at = *bucket_of(pool, key);
-  while (at != KVSTOW_NO_ID && pool->slots[at].key != key) at = pool->slots[at].next;
-  return at;
+  return keymap_find(&pool->map, key, same_key, pool->slots);
+}
+
+static bool pool_full(const struct pool *pool) {
+  return pool->free == KVSTOW_NO_ID && pool->fresh == pool->count;
 }
 
 static uint32_t pool_take(struct pool *pool, uint64_t key) {
-  const uint32_t at = pool->free;
-  uint32_t *bucket = bucket_of(pool, key);
-  pool->free = pool->slots[at].next;
-  pool->slots[at] = (struct slot){.key = key, .id = KVSTOW_NO_ID, .next = *bucket};
-  *bucket = at;
+  uint32_t at = pool->free;
+  if (at != KVSTOW_NO_ID)
+    pool->free = (uint32_t)pool->slots[at].key;
+  else
+    at = pool->fresh++;
+  pool->slots[at] = (struct slot){.key = key, .id = KVSTOW_NO_ID};
+  kvstow__keymap_add(&pool->map, key, at);
   return at;
 }
 
 /* Nobody holds it any more. Its nodes stay as they are until it is taken again. */
 static void pool_free(struct pool *pool, uint32_t at) {
-  uint32_t *place = bucket_of(pool, pool->slots[at].key);
-  while (*place != at) place = &pool->slots[*place].next;
-  *place = pool->slots[at].next;
-  pool->slots[at].next = pool->free;
+  struct slot *slot = &pool->slots[at];
+  kvstow__keymap_drop(&pool->map, slot->key, at);
+  slot->key = pool->free;
   pool->free = at;
 }
 
@@ -142,20 +140,12 @@ static int pool_grow(struct pool *pool, uint64_t capacity) {
   struct pool grown;
   const int rc = pool_init(&grown, capacity);
   if (rc < 0) return rc;
-  memcpy(grown.slots, pool->slots, pool->count * sizeof *pool->slots);
-  grown.free = pool->count; /* the first of the new ones, */
-  if (pool->free != KVSTOW_NO_ID) {
-    uint32_t last = pool->free; /* after the old ones */
-    while (pool->slots[last].next != KVSTOW_NO_ID) last = pool->slots[last].next;
-    grown.slots[last].next = grown.free;
-    grown.free = pool->free;
-  }
-  for (uint32_t i = 0; i <= pool->bucket_mask; i++) {
-    for (uint32_t at = pool->buckets[i]; at != KVSTOW_NO_ID; at = pool->slots[at].next) {
-      uint32_t *bucket = bucket_of(&grown, pool->slots[at].key);
-      grown.slots[at].next = *bucket;
-      *bucket = at;
-    }
+  memcpy(grown.slots, pool->slots, pool->fresh * sizeof *pool->slots);
+  grown.fresh = pool->fresh;
+  grown.free = pool->free;
+  for (uint32_t at = 0; at < grown.fresh; at++) {
+    const struct slot *slot = &grown.slots[at];
+    if (slot->id != KVSTOW_NO_ID || slot->held != 0) kvstow__keymap_add(&grown.map, slot->key, at);
   }
   pool_finish(pool);
   *pool = grown;
@@ -164,11 +154,15 @@ static int pool_grow(struct pool *pool, uint64_t capacity) {
 
 /* ---- the cache's blocks ---- */
 
+static void unlist(struct duel *duel, uint32_t id) {
+  const struct duel_node *node = node_of(duel, id);
+  if (node->list != ALL) list_remove(&duel->lists[node->list], duel->nodes, id);
+}
+
 static void relist(struct duel *duel, uint32_t id, uint32_t list) {
-  struct duel_node *node = node_of(duel, id);
-  list_remove(&duel->lists[node->list], duel->nodes, id);
-  node->list = list;
-  list_push(&duel->lists[list], duel->nodes, id);
+  unlist(duel, id);
+  node_of(duel, id)->list = list;
+  if (list != ALL) list_push(&duel->lists[list], duel->nodes, id);
 }
 
 /* The cache holds the block, but what is known of it is lost, or another's. */
@@ -185,7 +179,7 @@ static uint32_t own(struct duel *duel, uint64_t key, uint32_t id) {
   struct pool *pool = &duel->pool;
   uint32_t at = pool_find(pool, key);
   if (at == KVSTOW_NO_ID) {
-    if (pool->free == KVSTOW_NO_ID) {
+    if (pool_full(pool)) {
       const uint32_t oldest = duel->lists[0].tail, lost = node_of(duel, oldest)->slot;
       disown(duel, oldest);
       pool_free(pool, lost);
@@ -214,34 +208,38 @@ static void side_drop(struct duel *duel, uint32_t s, uint32_t at) {
     pool_free(&duel->pool, at);
 }
 
-/* An access as the side knows it: it may not hold the parent. */
-static kvstow_access seen_by(const struct duel *duel, uint32_t s, const kvstow_access *access) {
-  kvstow_access seen = *access;
-  if (seen.parent != KVSTOW_NO_ID) seen.parent = node_of(duel, seen.parent)->slot;
-  if (seen.parent != KVSTOW_NO_ID && !holds(duel, s, seen.parent)) seen.parent = KVSTOW_NO_ID;
-  return seen;
+/* The slot of the access's parent, if it has one. */
+static uint32_t parent_slot(const struct duel *duel, const kvstow_access *access) {
+  return access->parent != KVSTOW_NO_ID ? node_of(duel, access->parent)->slot : KVSTOW_NO_ID;
 }
 
-static void side_evict(struct duel *duel, uint32_t s, const kvstow_access *incoming) {
+/* The parent in this slot as the side knows it: it may not hold it. */
+static uint32_t seen_parent(const struct duel *duel, uint32_t s, uint32_t parent) {
+  return parent != KVSTOW_NO_ID && holds(duel, s, parent) ? parent : KVSTOW_NO_ID;
+}
+
+/* `seen`: the incoming access, or NULL, whose parent is the side's already. */
+static void side_evict(struct duel *duel, uint32_t s, const kvstow_access *seen) {
   const struct side *side = &duel->sides[s];
-  kvstow_access seen;
-  if (incoming != NULL) seen = seen_by(duel, s, incoming);
-  side_drop(duel, s, side->ops->victim(side->policy, incoming != NULL ? &seen : NULL));
+  side_drop(duel, s, side->ops->victim(side->policy, seen));
 }
 
-/* One side sees a use of the block in `at`. */
-static void side_use(struct duel *duel, uint32_t s, uint32_t at, const kvstow_access *access) {
+/* One side sees a use of the block in `at`, which hangs on the one in `parent`. */
+static void side_use(struct duel *duel, uint32_t s, uint32_t at, uint32_t parent,
+                     kvstow_access *seen) {
   struct side *side = &duel->sides[s];
   struct slot *slot = &duel->pool.slots[at];
-  const bool hit = holds(duel, s, at);
-  if (!hit && side->count == duel->capacity) side_evict(duel, s, access);
-  const kvstow_access seen = seen_by(duel, s, access);
-  if (hit) {
-    side->ops->touch(side->policy, at, &seen);
+  seen->parent = seen_parent(duel, s, parent);
+  if (holds(duel, s, at)) {
+    side->ops->touch(side->policy, at, seen);
     return;
   }
+  if (side->count == duel->capacity) {
+    side_evict(duel, s, seen);
+    seen->parent = seen_parent(duel, s, parent);
+  }
   memset(slot->nodes[s], 0, sizeof slot->nodes[s]);
-  side->ops->insert(side->policy, at, &seen);
+  side->ops->insert(side->policy, at, seen);
   slot->held |= 1u << s;
   side->count++;
 }
@@ -277,8 +275,10 @@ static void count(struct duel *duel, uint32_t at, const kvstow_access *access) {
 }
 
 static void use(struct duel *duel, uint32_t id, uint32_t at, const kvstow_access *access) {
+  kvstow_access seen = *access;
+  const uint32_t parent = parent_slot(duel, access);
   count(duel, at, access);
-  for (uint32_t s = 0; s < SIDES; s++) side_use(duel, s, at, access);
+  for (uint32_t s = 0; s < SIDES; s++) side_use(duel, s, at, parent, &seen);
   relist(duel, id, ALL);
 }
 
@@ -333,8 +333,7 @@ static void duel_insert(void *policy, uint32_t id, const kvstow_access *access) 
   struct duel *duel = policy;
   struct duel_node *node = node_of(duel, id);
   node->slot = own(duel, access->key_lo, id);
-  node->list = duel->pool.slots[node->slot].held;
-  list_push(&duel->lists[node->list], duel->nodes, id);
+  node->list = ALL; /* as soon as it is used */
   duel->held++;
   kvstow__lifetime_asked(duel->sides[0].policy, access);
   use(duel, id, node->slot, access);
@@ -343,17 +342,14 @@ static void duel_insert(void *policy, uint32_t id, const kvstow_access *access) 
 static void duel_touch(void *policy, uint32_t id, const kvstow_access *access) {
   struct duel *duel = policy;
   struct duel_node *node = node_of(duel, id);
-  if (node->slot == KVSTOW_NO_ID) {
-    node->slot = own(duel, access->key_lo, id);
-    relist(duel, id, duel->pool.slots[node->slot].held);
-  }
+  if (node->slot == KVSTOW_NO_ID) node->slot = own(duel, access->key_lo, id);
   use(duel, id, node->slot, access);
 }
 
 /* The cache no longer holds the block; shadows may. */
 static void leave(struct duel *duel, uint32_t id) {
   const struct duel_node *node = node_of(duel, id);
-  list_remove(&duel->lists[node->list], duel->nodes, id);
+  unlist(duel, id);
   duel->held--;
   if (node->slot == KVSTOW_NO_ID) return;
   struct slot *slot = &duel->pool.slots[node->slot];
@@ -361,16 +357,24 @@ static void leave(struct duel *duel, uint32_t id) {
   if (slot->held == 0) pool_free(&duel->pool, node->slot);
 }
 
-/* Shadows make room first: then the leader's is smaller than the cache, and one of the first lists has a
- * block; all lists together hold the cache's. */
+/* Shadows make room first: then the leader's is smaller than the cache, and one of the lists has a block. */
 static uint32_t duel_victim(void *policy, const kvstow_access *incoming) {
   struct duel *duel = policy;
   if (duel->held == 0) return KVSTOW_NO_ID;
-  for (uint32_t s = 0; s < SIDES; s++)
-    while (duel->sides[s].count >= duel->held) side_evict(duel, s, incoming);
-  const uint32_t order[LISTS] = {UNKNOWN, 0, ALL & ~(1u << duel->leader), 1u << duel->leader, ALL};
-  uint32_t id = KVSTOW_NO_ID;
-  for (uint32_t i = 0; id == KVSTOW_NO_ID && i < LISTS; i++) id = duel->lists[order[i]].tail;
+  if (incoming != NULL) keymap_prefetch(&duel->pool.map, incoming->key_lo);
+  for (uint32_t s = 0; s < SIDES; s++) {
+    while (duel->sides[s].count >= duel->held) {
+      kvstow_access seen;
+      if (incoming != NULL) {
+        seen = *incoming;
+        seen.parent = seen_parent(duel, s, parent_slot(duel, incoming));
+      }
+      side_evict(duel, s, incoming != NULL ? &seen : NULL);
+    }
+  }
+  uint32_t id = duel->lists[UNKNOWN].tail;
+  if (id == KVSTOW_NO_ID) id = duel->lists[0].tail;
+  if (id == KVSTOW_NO_ID) id = duel->lists[ALL & ~(1u << duel->leader)].tail;
   leave(duel, id);
   const uint32_t at = node_of(duel, id)->slot;
   if (at != KVSTOW_NO_ID) kvstow__lifetime_left(duel->sides[0].policy, at);

@@ -1,7 +1,7 @@
 /* eviction/ghost.c - a bounded queue of keys with a hash index; see ghost.h.
  *
- * Keys are parts of a seeded hash already, but a test may use small numbers: they are multiplied
- * once more before the bucket is taken from the high bits.
+ * An entry freed is the next to be used: while the queue is full that is the oldest, so that entries lie in
+ * memory about as they stand in the queue.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include "eviction/ghost.h"
@@ -9,65 +9,50 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NONE UINT32_MAX
+#define NONE KEYMAP_NONE
 
-static uint32_t *bucket_of(const struct ghost *ghost, uint64_t key) {
-  return &ghost->buckets[key * 0x9e3779b97f4a7c15u >> 32 & ghost->bucket_mask];
+static uint64_t key_of(const struct ghost *ghost, const struct ghost_entry *entry) {
+  return ghost->kind == GHOST_NOTES ? entry->key : (uint64_t)entry->rest << 32 | entry->key;
+}
+
+static bool same_note(const void *entries, uint32_t at, uint64_t key) {
+  return ((const struct ghost_entry *)entries)[at].key == key;
+}
+
+static bool same_key(const void *entries, uint32_t at, uint64_t key) {
+  const struct ghost_entry *entry = &((const struct ghost_entry *)entries)[at];
+  return entry->key == (uint32_t)key && entry->rest == (uint32_t)(key >> 32);
 }
 
 static uint32_t find(const struct ghost *ghost, uint64_t key) {
-  if (ghost->capacity == 0) return NONE;
-  uint32_t at = *bucket_of(ghost, key);
-  while (at != NONE && ghost->entries[at].key != key) at = ghost->entries[at].next;
-  return at;
+  if (ghost->kind == GHOST_NOTES) return keymap_find(&ghost->map, key, same_note, ghost->entries);
+  return keymap_find(&ghost->map, key, same_key, ghost->entries);
 }
 
-int kvstow__ghost_init(struct ghost *ghost, uint64_t capacity) {
+int kvstow__ghost_init(struct ghost *ghost, uint64_t capacity, enum ghost_kind kind) {
   memset(ghost, 0, sizeof *ghost);
   ghost->head = ghost->tail = ghost->free = NONE;
+  ghost->kind = kind;
   if (capacity == 0) return 0;
-  if (capacity >= NONE / 2) return KVSTOW_ENOMEM;
-  uint32_t buckets = 8;
-  while (buckets < capacity) buckets *= 2;
+  if (capacity >= INT32_MAX) return KVSTOW_ENOMEM;
   ghost->entries = malloc((size_t)capacity * sizeof *ghost->entries);
-  ghost->buckets = malloc((size_t)buckets * sizeof *ghost->buckets);
-  if (ghost->entries == NULL || ghost->buckets == NULL) {
+  if (ghost->entries == NULL || kvstow__keymap_init(&ghost->map, (uint32_t)capacity) < 0) {
     kvstow__ghost_finish(ghost);
     return KVSTOW_ENOMEM;
   }
-  memset(ghost->buckets, 0xff, (size_t)buckets * sizeof *ghost->buckets);
-  ghost->bucket_mask = buckets - 1;
   ghost->capacity = (uint32_t)capacity;
-  for (uint32_t i = ghost->capacity; i-- > 0;) {
-    ghost->entries[i].newer = ghost->free;
-    ghost->free = i;
-  }
   return 0;
 }
 
 void kvstow__ghost_finish(struct ghost *ghost) {
   free(ghost->entries);
-  free(ghost->buckets);
+  kvstow__keymap_finish(&ghost->map);
   memset(ghost, 0, sizeof *ghost);
-}
-
-int kvstow__ghost_resize(struct ghost *ghost, uint64_t capacity) {
-  struct ghost resized;
-  const int rc = kvstow__ghost_init(&resized, capacity);
-  if (rc < 0) return rc;
-  for (uint32_t at = ghost->capacity > 0 ? ghost->tail : NONE; at != NONE;
-       at = ghost->entries[at].newer)
-    kvstow__ghost_push_note(&resized, ghost->entries[at].key, ghost->entries[at].note);
-  kvstow__ghost_finish(ghost);
-  *ghost = resized;
-  return 0;
 }
 
 static void forget(struct ghost *ghost, uint32_t at) {
   struct ghost_entry *entry = &ghost->entries[at];
-  uint32_t *slot = bucket_of(ghost, entry->key);
-  while (*slot != at) slot = &ghost->entries[*slot].next;
-  *slot = entry->next;
+  kvstow__keymap_drop(&ghost->map, key_of(ghost, entry), at);
   if (entry->newer != NONE)
     ghost->entries[entry->newer].older = entry->older;
   else
@@ -81,21 +66,24 @@ static void forget(struct ghost *ghost, uint32_t at) {
   ghost->count--;
 }
 
-void kvstow__ghost_push(struct ghost *ghost, uint64_t key) {
-  kvstow__ghost_push_note(ghost, key, (struct ghost_note){0});
-}
-
-void kvstow__ghost_push_note(struct ghost *ghost, uint64_t key, struct ghost_note note) {
+/* `rest`: of the key, or the facts of its note. */
+static void push(struct ghost *ghost, uint64_t key, uint32_t time, uint32_t rest) {
   if (ghost->capacity == 0) return;
-  if (!kvstow__ghost_take(ghost, key) && ghost->count == ghost->capacity)
+  const uint32_t known = find(ghost, key);
+  if (known != NONE) {
+    forget(ghost, known);
+  } else if (ghost->count == ghost->capacity) {
     forget(ghost, ghost->tail);
-  const uint32_t at = ghost->free;
-  struct ghost_entry *entry = &ghost->entries[at];
-  uint32_t *bucket = bucket_of(ghost, key);
-  ghost->free = entry->newer;
-  *entry = (struct ghost_entry){
-      .key = key, .note = note, .newer = NONE, .older = ghost->head, .next = *bucket};
-  *bucket = at;
+    if (ghost->tail != NONE) ghost_prefetch(ghost, key_of(ghost, &ghost->entries[ghost->tail]));
+  }
+  uint32_t at = ghost->free;
+  if (at != NONE)
+    ghost->free = ghost->entries[at].newer;
+  else
+    at = ghost->fresh++;
+  ghost->entries[at] = (struct ghost_entry){
+      .key = (uint32_t)key, .rest = rest, .time = time, .newer = NONE, .older = ghost->head};
+  kvstow__keymap_add(&ghost->map, key, at);
   if (ghost->head != NONE)
     ghost->entries[ghost->head].newer = at;
   else
@@ -104,19 +92,42 @@ void kvstow__ghost_push_note(struct ghost *ghost, uint64_t key, struct ghost_not
   ghost->count++;
 }
 
+int kvstow__ghost_resize(struct ghost *ghost, uint64_t capacity) {
+  struct ghost resized;
+  const int rc = kvstow__ghost_init(&resized, capacity, ghost->kind);
+  if (rc < 0) return rc;
+  for (uint32_t at = ghost->capacity > 0 ? ghost->tail : NONE; at != NONE;) {
+    const struct ghost_entry *entry = &ghost->entries[at];
+    push(&resized, key_of(ghost, entry), entry->time, entry->rest);
+    at = entry->newer;
+  }
+  kvstow__ghost_finish(ghost);
+  *ghost = resized;
+  return 0;
+}
+
+void kvstow__ghost_push(struct ghost *ghost, uint64_t key) {
+  push(ghost, key, 0, (uint32_t)(key >> 32));
+}
+
+void kvstow__ghost_push_note(struct ghost *ghost, uint32_t key, struct ghost_note note) {
+  push(ghost, key, note.time, note.facts);
+}
+
 bool kvstow__ghost_has(const struct ghost *ghost, uint64_t key) {
   return find(ghost, key) != NONE;
 }
 
 bool kvstow__ghost_take(struct ghost *ghost, uint64_t key) {
-  struct ghost_note note;
-  return kvstow__ghost_take_note(ghost, key, &note);
+  const uint32_t at = find(ghost, key);
+  if (at != NONE) forget(ghost, at);
+  return at != NONE;
 }
 
-bool kvstow__ghost_take_note(struct ghost *ghost, uint64_t key, struct ghost_note *note) {
+bool kvstow__ghost_take_note(struct ghost *ghost, uint32_t key, struct ghost_note *note) {
   const uint32_t at = find(ghost, key);
   if (at == NONE) return false;
-  *note = ghost->entries[at].note;
+  *note = (struct ghost_note){.time = ghost->entries[at].time, .facts = ghost->entries[at].rest};
   forget(ghost, at);
   return true;
 }

@@ -1,7 +1,8 @@
 /* eviction/ghost.h - remembers the keys of blocks that left: a bounded queue with a hash index.
  *
  * All memory comes at init or resize; pushing into a full queue forgets the oldest key. A key is the
- * low half of the block's 128-bit key: two blocks that share it cost one wrong guess, no wrong byte.
+ * low half of the block's 128-bit key: two blocks that share it cost one wrong guess, no wrong byte. A ghost
+ * with notes knows 32 bits of it: what they save has the facts.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #ifndef EVICTION_GHOST_H
@@ -11,48 +12,59 @@
 
 #include <kvstow/policy.h>
 
+#include "eviction/keymap.h"
+
+enum ghost_kind { GHOST_KEYS, GHOST_NOTES };
+
 /* What a policy wants to know of a block again when it comes back. */
 struct ghost_note {
   uint32_t time, facts;
 };
 
 struct ghost_entry {
-  uint64_t key;
-  struct ghost_note note;
+  uint32_t key, rest; /* of the key, or a note's facts */
+  uint32_t time;
   uint32_t newer, older; /* in the queue; `newer` also chains free entries */
-  uint32_t next;         /* in the bucket */
 };
 
 struct ghost {
   struct ghost_entry *entries; /* capacity */
-  uint32_t *buckets;           /* bucket_mask + 1, a power of two */
-  uint32_t bucket_mask;
+  struct keymap map;
+  enum ghost_kind kind;
   uint32_t capacity; /* 0: remembers nothing */
   uint32_t count;
   uint32_t head, tail, free; /* youngest, oldest, first free entry */
+  uint32_t fresh;            /* from here on entries were never used */
 };
 
 /* 0 or KVSTOW_ENOMEM. A zeroed ghost may be finished. */
-int kvstow__ghost_init(struct ghost *ghost, uint64_t capacity);
+int kvstow__ghost_init(struct ghost *ghost, uint64_t capacity, enum ghost_kind kind);
 void kvstow__ghost_finish(struct ghost *ghost);
 
 /* Keeps the youngest keys that fit. KVSTOW_ENOMEM changes nothing. */
 int kvstow__ghost_resize(struct ghost *ghost, uint64_t capacity);
 
-/* Remembers a key as the youngest; with a note, or one of zeros. */
+/* Remembers a key as the youngest; in a ghost with notes the key has 32 bits. */
 void kvstow__ghost_push(struct ghost *ghost, uint64_t key);
-void kvstow__ghost_push_note(struct ghost *ghost, uint64_t key, struct ghost_note note);
+void kvstow__ghost_push_note(struct ghost *ghost, uint32_t key, struct ghost_note note);
 
 bool kvstow__ghost_has(const struct ghost *ghost, uint64_t key);
 
 /* Forgets a key; whether it was remembered. */
 bool kvstow__ghost_take(struct ghost *ghost, uint64_t key);
-bool kvstow__ghost_take_note(struct ghost *ghost, uint64_t key, struct ghost_note *note);
+bool kvstow__ghost_take_note(struct ghost *ghost, uint32_t key, struct ghost_note *note);
 
-/* The note of the key that the next push forgets; NULL while there is room. */
-static inline const struct ghost_note *ghost_leaving(const struct ghost *ghost) {
-  const bool full = ghost->capacity > 0 && ghost->count == ghost->capacity;
-  return full ? &ghost->entries[ghost->tail].note : NULL;
+/* Whether the next push forgets a key, and its note. */
+static inline bool ghost_leaving(const struct ghost *ghost, struct ghost_note *note) {
+  if (ghost->capacity == 0 || ghost->count < ghost->capacity) return false;
+  const struct ghost_entry *oldest = &ghost->entries[ghost->tail];
+  *note = (struct ghost_note){.time = oldest->time, .facts = oldest->rest};
+  return true;
+}
+
+/* A hint: the key will soon be looked up or pushed. */
+static inline void ghost_prefetch(const struct ghost *ghost, uint64_t key) {
+  if (ghost->capacity > 0) keymap_prefetch(&ghost->map, key);
 }
 
 void kvstow__ghost_drop_oldest(struct ghost *ghost);

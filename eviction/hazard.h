@@ -62,6 +62,13 @@ static inline uint32_t hazard_bin(uint32_t age) {
   return bin < HAZARD_BINS ? bin : HAZARD_BINS - 1;
 }
 
+/* The first age in a bin: 0, 2, 3, 4, 6, 8, 12, ... */
+static inline uint32_t hazard_bin_start(uint32_t bin) {
+  if (bin == 0) return 0;
+  const uint32_t octave = (bin + 1) / 2;
+  return bin % 2 != 0 ? UINT32_C(1) << octave : UINT32_C(3) << (octave - 1);
+}
+
 /* The probability that a block of `age` is used in the next `ticks`. */
 double kvstow__hazard_chance(const struct hazard *hazard, uint32_t class, uint32_t age,
                              double ticks);

@@ -144,7 +144,7 @@ static int lecar_create(const kvstow_policy_config *config, void **policy) {
                                  {"weight", 0, 1, &lecar->weights[LRU]}};
   rc = kvstow__params_parse(config->params, params, sizeof params / sizeof params[0]);
   for (int expert = 0; rc == 0 && expert < EXPERTS; expert++)
-    rc = kvstow__ghost_init(&lecar->ghosts[expert], config->capacity / 2);
+    rc = kvstow__ghost_init(&lecar->ghosts[expert], config->capacity / 2, GHOST_NOTES);
   if (rc < 0) {
     lecar_destroy(lecar);
     return rc;

@@ -38,6 +38,7 @@
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "eviction/admission.h"
 #include "eviction/ghost.h"
@@ -74,7 +75,8 @@ enum { TURNS = 4, PARTIAL = 2 }; /* values of these traits */
 
 enum {
   ORPHANS = 2 * HAZARD_CLASSES, /* behind the two of each class: those not below, those below */
-  QUEUES
+  QUEUES,
+  WAITING_WORDS = (ORPHANS + 63) / 64,
 };
 
 static_assert(TURNS * GAPS * KINDS * PARTIAL == HAZARD_CLASSES, "the traits make the classes");
@@ -90,6 +92,13 @@ struct lifetime_node {
 struct queue {
   struct list list;
   uint32_t cut; /* the oldest of those that share the head's time, or KVSTOW_NO_ID: not known */
+};
+
+/* The worth of what stands at an end of a queue, of use at `start` and for `ticks` from then: as long as its
+ * age stays in one bin. */
+struct end {
+  float worth;
+  uint32_t start, ticks; /* 0: not known */
 };
 
 /* What is known of a block at its next use. */
@@ -145,14 +154,19 @@ struct lifetime {
   double ghost_share, reads_a_write;
   struct ghost ghost;
   struct queue queues[QUEUES];
-  uint64_t below; /* blocks in the queues of those below */
-  bool on_shadow; /* its victims are not the cache's */
+  struct end ends[QUEUES][2];      /* the old one, the young one */
+  uint64_t waiting[WAITING_WORDS]; /* a bit for each of these queues that is not empty */
+  bool on_shadow;                  /* its victims are not the cache's */
   struct hazard hazard;
   struct admission admission;
 };
 
 static struct lifetime_node *node_of(const struct lifetime *life, uint32_t id) {
   return kvstow_node(life->nodes, id);
+}
+
+static uint32_t fold(uint64_t key) {
+  return (uint32_t)(key ^ key >> 32);
 }
 
 /* ---- time ---- */
@@ -184,6 +198,7 @@ static void weigh(struct lifetime *life) {
     life->next_fade = life->accesses + FADE_EVERY * life->capacity;
   }
   kvstow__hazard_weigh(&life->hazard, life->now);
+  memset(life->ends, 0, sizeof life->ends);
   order_kinds(life->hazard.worth);
   order_kinds(life->hazard.rate);
   uint64_t pause = life->accesses / 8;
@@ -199,8 +214,13 @@ static uint32_t queue_of(const struct lifetime_node *node) {
   return node->class + ((node->facts & BELOW) != 0 ? (uint32_t)HAZARD_CLASSES : 0);
 }
 
-static uint32_t queues_used(const struct lifetime *life) {
-  return life->below > 0 ? ORPHANS : HAZARD_CLASSES;
+/* The first from `queue` on that is not empty, or ORPHANS. */
+static uint32_t first_waiting(const struct lifetime *life, uint32_t queue) {
+  if (queue >= ORPHANS) return ORPHANS;
+  uint32_t word = queue / 64;
+  uint64_t bits = life->waiting[word] >> queue % 64 << queue % 64;
+  while (bits == 0 && ++word < WAITING_WORDS) bits = life->waiting[word];
+  return bits != 0 ? word * 64 + (uint32_t)__builtin_ctzll(bits) : ORPHANS;
 }
 
 static float worth_of(const struct lifetime *life, uint32_t queue, uint32_t age) {
@@ -216,10 +236,10 @@ static uint32_t turn_trait(uint32_t turn) {
 
 /* Octaves of the gap from an eighth of the capacity on; 0 on a first turn, which follows none. */
 static uint32_t gap_trait(const struct lifetime *life, uint32_t gap) {
-  const uint64_t eighths = UINT64_C(8) * gap / ticks(life, life->capacity);
-  if (eighths < 2) return 1;
-  const uint32_t octave = 63u - (uint32_t)__builtin_clzll(eighths);
-  return octave + 1 < GAPS ? octave + 1 : GAPS - 1;
+  const uint64_t eighths = UINT64_C(8) * gap, capacity = ticks(life, life->capacity);
+  uint32_t octave = 1;
+  while (octave + 1 < GAPS && eighths >= capacity << octave) octave++;
+  return octave;
 }
 
 static uint8_t class_of(uint32_t turn, uint32_t gap, enum kind kind, bool partial) {
@@ -291,7 +311,8 @@ static void part_here(struct lifetime_node *node) {
 /* The request under way leaves the way that others took, after the blocks it has used so far: they
  * stand at the young ends. Their classes change when they are used again. */
 static void part_ways(struct lifetime *life) {
-  for (uint32_t queue = 0; queue < queues_used(life); queue++) {
+  for (uint32_t queue = first_waiting(life, 0); queue < ORPHANS;
+       queue = first_waiting(life, queue + 1)) {
     uint32_t id = life->queues[queue].list.head;
     while (id != KVSTOW_NO_ID && node_of(life, id)->time == life->time) {
       part_here(node_of(life, id));
@@ -307,7 +328,8 @@ static void part_above(struct lifetime *life) {
   if (!life->overlap || !trail->found || trail->id == KVSTOW_NO_ID) return;
   const uint8_t parted = node_of(life, trail->id)->facts & (PARTED | SHARED);
   if ((parted & ~life->parted_all) == 0) return;
-  for (uint32_t queue = 0; queue < queues_used(life); queue++) {
+  for (uint32_t queue = first_waiting(life, 0); queue < ORPHANS;
+       queue = first_waiting(life, queue + 1)) {
     uint32_t id = life->queues[queue].list.head;
     while (id != KVSTOW_NO_ID && node_of(life, id)->time == life->time) {
       if (depth_of(node_of(life, id)) < trail->depth) node_of(life, id)->facts |= parted;
@@ -396,6 +418,11 @@ static void count_access(struct lifetime *life, const kvstow_access *access) {
 
 /* ---- queues ---- */
 
+/* Who stands at an end of the queue may have changed. */
+static void end_changed(struct lifetime *life, uint32_t queue, bool young) {
+  life->ends[queue][young].ticks = 0;
+}
+
 /* Of a queue's blocks used after `node`, or above it in the same request, the oldest: its place is behind that.
  * KVSTOW_NO_ID: there are none, or so many that the use counts as done now. */
 static uint32_t place_in(struct lifetime *life, const struct list *list,
@@ -424,7 +451,8 @@ static uint32_t place_in(struct lifetime *life, const struct list *list,
 static void queue_push(struct lifetime *life, uint32_t id) {
   struct lifetime_node *node = node_of(life, id);
   if (depth_of(node) > life->flight->broken) node->place |= ORPHAN;
-  struct queue *queue = &life->queues[queue_of(node)];
+  const uint32_t number = queue_of(node);
+  struct queue *queue = &life->queues[number];
   const uint32_t head = queue->list.head;
   uint32_t behind = KVSTOW_NO_ID;
   node->time = life->time;
@@ -442,18 +470,24 @@ static void queue_push(struct lifetime *life, uint32_t id) {
   } else {
     list_push(&queue->list, life->nodes, id);
     if (!joins) queue->cut = id;
+    end_changed(life, number, true);
   }
-  life->below += (node->facts & BELOW) != 0;
-  if (worth_of(life, queue_of(node), life->now - node->time) < life->choice.worth)
+  if (number < ORPHANS) life->waiting[number / 64] |= UINT64_C(1) << number % 64;
+  if (queue->list.tail == id) end_changed(life, number, false);
+  if (worth_of(life, number, life->now - node->time) < life->choice.worth)
     life->choice.valid = false;
 }
 
 static void queue_remove(struct lifetime *life, uint32_t id) {
   struct lifetime_node *node = node_of(life, id);
-  struct queue *queue = &life->queues[queue_of(node)];
-  life->below -= (node->facts & BELOW) != 0;
+  const uint32_t number = queue_of(node);
+  struct queue *queue = &life->queues[number];
   if (queue->cut == id) queue->cut = node->link.newer;
+  if (queue->list.tail == id) end_changed(life, number, false);
+  if (queue->list.head == id) end_changed(life, number, true);
   list_remove(&queue->list, life->nodes, id);
+  if (number < ORPHANS && queue->list.count == 0)
+    life->waiting[number / 64] &= ~(UINT64_C(1) << number % 64);
 }
 
 /* The deepest of the youngest request in the queue. */
@@ -472,13 +506,21 @@ static uint32_t youngest(const struct lifetime *life, struct queue *queue) {
 
 /* ---- leaving ---- */
 
-static void consider(struct lifetime *life, uint32_t queue, bool young) {
+static uint32_t time_at(const struct lifetime *life, uint32_t queue, bool young) {
   const struct list *list = &life->queues[queue].list;
-  const uint32_t time = node_of(life, young ? list->head : list->tail)->time;
-  const float worth = worth_of(life, queue, life->now - time);
-  if (life->choice.valid && worth >= life->choice.worth) return;
-  life->choice =
-      (struct choice){.valid = true, .young = young, .queue = queue, .time = time, .worth = worth};
+  return node_of(life, young ? list->head : list->tail)->time;
+}
+
+static float worth_at(struct lifetime *life, uint32_t queue, bool young) {
+  struct end *end = &life->ends[queue][young];
+  if (life->now - end->start >= end->ticks) {
+    const uint32_t time = time_at(life, queue, young), bin = hazard_bin(life->now - time);
+    end->worth = worth_of(life, queue, life->now - time);
+    end->start = time + hazard_bin_start(bin);
+    end->ticks =
+        (bin + 1 < HAZARD_BINS ? hazard_bin_start(bin + 1) : UINT32_MAX) - hazard_bin_start(bin);
+  }
+  return end->worth;
 }
 
 static bool still_good(const struct lifetime *life) {
@@ -489,16 +531,18 @@ static bool still_good(const struct lifetime *life) {
 }
 
 static void choose(struct lifetime *life) {
-  life->choice.valid = false;
-  if (life->queues[ORPHANS].list.count > 0) {
-    consider(life, ORPHANS, true);
-    return;
+  struct choice best = {
+      .valid = life->queues[ORPHANS].list.count > 0, .young = true, .queue = ORPHANS};
+  for (uint32_t queue = best.valid ? ORPHANS : first_waiting(life, 0); queue < ORPHANS;
+       queue = first_waiting(life, queue + 1)) {
+    for (int young = 0; young < 2; young++) {
+      const float worth = worth_at(life, queue, young != 0);
+      if (best.valid && worth >= best.worth) continue;
+      best = (struct choice){.valid = true, .young = young != 0, .queue = queue, .worth = worth};
+    }
   }
-  for (uint32_t queue = 0; queue < queues_used(life); queue++) {
-    if (life->queues[queue].list.count == 0) continue;
-    consider(life, queue, false);
-    consider(life, queue, true);
-  }
+  if (best.valid) best.time = time_at(life, best.queue, best.young);
+  life->choice = best;
 }
 
 /* The block to go for `id`: if that belongs to the request under way, the deepest of its blocks, in
@@ -516,15 +560,18 @@ static uint32_t least(struct lifetime *life, uint32_t id) {
 /* Takes a block out and remembers it. */
 static void leave(struct lifetime *life, uint32_t id) {
   const struct lifetime_node *node = node_of(life, id);
-  const struct ghost_note *gone = ghost_leaving(&life->ghost);
+  const uint32_t next = node->link.newer; /* to leave, likely */
+  struct ghost_note gone;
+  const bool forgets = ghost_leaving(&life->ghost, &gone);
   queue_remove(life, id);
   if (id == life->flight->latest) life->flight->latest = KVSTOW_NO_ID;
   if (id == life->flight->trail.id) life->flight->trail.id = KVSTOW_NO_ID;
-  if (gone != NULL) kvstow__hazard_lose(&life->hazard, (uint8_t)gone->facts, gone->time, life->now);
+  if (forgets) kvstow__hazard_lose(&life->hazard, (uint8_t)gone.facts, gone.time, life->now);
   kvstow__ghost_push_note(&life->ghost, node->key,
                           (struct ghost_note){.time = node->time,
                                               .facts = node->class | (uint32_t)node->facts << 8 |
                                                        (uint32_t)((node->place & END) != 0) << 16});
+  if (next != KVSTOW_NO_ID) ghost_prefetch(&life->ghost, node_of(life, next)->key);
 }
 
 /* ---- the policy ---- */
@@ -541,7 +588,8 @@ static int lifetime_create(const kvstow_policy_config *config, void **policy) {
                                  {"reads", 0, 1, &life->reads_a_write}};
   rc = kvstow__params_parse(config->params, params, sizeof params / sizeof params[0]);
   if (rc == 0)
-    rc = kvstow__ghost_init(&life->ghost, (uint64_t)((double)config->capacity * life->ghost_share));
+    rc = kvstow__ghost_init(&life->ghost, (uint64_t)((double)config->capacity * life->ghost_share),
+                            GHOST_NOTES);
   if (rc < 0) {
     free(life);
     return rc;
@@ -566,10 +614,6 @@ static void lifetime_destroy(void *policy) {
   kvstow__ghost_finish(&life->ghost);
   kvstow__admission_finish(&life->admission);
   free(life);
-}
-
-static uint32_t fold(uint64_t key) {
-  return (uint32_t)(key ^ key >> 32);
 }
 
 /* ---- the cache that it serves ---- */
@@ -658,7 +702,7 @@ static void lifetime_touch(void *policy, uint32_t id, const kvstow_access *acces
 
 static uint32_t lifetime_victim(void *policy, const kvstow_access *incoming) {
   struct lifetime *life = policy;
-  (void)incoming;
+  if (incoming != NULL) ghost_prefetch(&life->ghost, fold(incoming->key_lo));
   if (!still_good(life)) choose(life);
   if (!life->choice.valid) return KVSTOW_NO_ID;
   struct queue *queue = &life->queues[life->choice.queue];
@@ -698,6 +742,7 @@ static void rescale(struct lifetime *life, int shift) {
     }
     life->queues[queue].cut = KVSTOW_NO_ID;
   }
+  memset(life->ends, 0, sizeof life->ends);
   kvstow__ghost_finish(&life->ghost);
   life->choice.valid = false;
 }
@@ -711,7 +756,7 @@ static int lifetime_resize(void *policy, uint64_t capacity) {
     return rc;
   }
   struct ghost fresh;
-  const int rc = kvstow__ghost_init(&fresh, ghosts);
+  const int rc = kvstow__ghost_init(&fresh, ghosts, GHOST_NOTES);
   if (rc < 0) return rc;
   rescale(life, shift_of(capacity));
   life->ghost = fresh;

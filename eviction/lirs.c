@@ -46,6 +46,10 @@ static struct lirs_node *node_of(const struct lirs *lirs, uint32_t id) {
   return kvstow_node(lirs->nodes, id);
 }
 
+static uint32_t fold(uint64_t key) {
+  return (uint32_t)(key ^ key >> 32);
+}
+
 /* ---- queues ---- */
 
 static void queue_init(struct queue *queue) {
@@ -96,7 +100,8 @@ static int lirs_create(const kvstow_policy_config *config, void **policy) {
                                  {"leaf", 0, 1, &lirs->leaf}};
   rc = kvstow__params_parse(config->params, params, sizeof params / sizeof params[0]);
   if (rc == 0)
-    rc = kvstow__ghost_init(&lirs->ghost, (uint64_t)((double)config->capacity * lirs->ghost_share));
+    rc = kvstow__ghost_init(&lirs->ghost, (uint64_t)((double)config->capacity * lirs->ghost_share),
+                            GHOST_NOTES);
   if (rc < 0) {
     free(lirs);
     return rc;
@@ -142,7 +147,7 @@ static void lirs_insert(void *policy, uint32_t id, const kvstow_access *access) 
   struct lirs *lirs = policy;
   struct lirs_node *node = node_of(lirs, id);
   struct ghost_note note;
-  node->key = (uint32_t)(access->key_lo ^ access->key_lo >> 32);
+  node->key = fold(access->key_lo);
   stamp(lirs, node, access);
   const bool known = kvstow__ghost_take_note(&lirs->ghost, node->key, &note);
   become(lirs, id, lirs->lir.list.count < lirs->lir_max || (known && in_stack(lirs, note.time)));
@@ -159,12 +164,14 @@ static void lirs_touch(void *policy, uint32_t id, const kvstow_access *access) {
 
 static uint32_t lirs_victim(void *policy, const kvstow_access *incoming) {
   struct lirs *lirs = policy;
-  (void)incoming;
+  if (incoming != NULL) ghost_prefetch(&lirs->ghost, fold(incoming->key_lo));
   uint32_t id = queue_pop(lirs, &lirs->hir);
   if (id == KVSTOW_NO_ID) id = queue_pop(lirs, &lirs->lir);
   if (id == KVSTOW_NO_ID) return id;
   const struct lirs_node *node = node_of(lirs, id);
   kvstow__ghost_push_note(&lirs->ghost, node->key, (struct ghost_note){.time = node->time});
+  const uint32_t next = lirs->hir.list.tail;
+  if (next != KVSTOW_NO_ID) ghost_prefetch(&lirs->ghost, node_of(lirs, next)->key);
   return id;
 }
 

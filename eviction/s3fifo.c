@@ -53,7 +53,8 @@ static int s3fifo_create(const kvstow_policy_config *config, void **policy) {
                                  {"promote", 1, 1000, &s3->promote}};
   rc = kvstow__params_parse(config->params, params, sizeof params / sizeof params[0]);
   if (rc == 0)
-    rc = kvstow__ghost_init(&s3->ghost, (uint64_t)((double)config->capacity * s3->ghost_share));
+    rc = kvstow__ghost_init(&s3->ghost, (uint64_t)((double)config->capacity * s3->ghost_share),
+                            GHOST_KEYS);
   if (rc < 0) {
     free(s3);
     return rc;

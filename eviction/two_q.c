@@ -45,7 +45,8 @@ static int two_q_create(const kvstow_policy_config *config, void **policy) {
   const struct param params[] = {{"in", 0, 1, &two_q->in_share}, {"out", 0, 8, &two_q->out_share}};
   rc = kvstow__params_parse(config->params, params, sizeof params / sizeof params[0]);
   if (rc == 0)
-    rc = kvstow__ghost_init(&two_q->out, (uint64_t)((double)config->capacity * two_q->out_share));
+    rc = kvstow__ghost_init(&two_q->out, (uint64_t)((double)config->capacity * two_q->out_share),
+                            GHOST_KEYS);
   if (rc < 0) {
     free(two_q);
     return rc;
