@@ -17,7 +17,7 @@ static int begin_store(user *u, kv_rng *rng, flight *f) {
   path_make(&f->path, u->owner, (int)kv_below(rng, NODES));
   f->first = kv_chance(rng, 80) ? 0 : kv_below(rng, f->path.blocks);
   f->count = kv_between(rng, 1, f->path.blocks - f->first);
-  f->memory = blocks_make(&f->path, f->first, f->count, f->iov, f->sources);
+  f->memory = blocks_make(&f->path, f->first, f->count, rng, f->iov, f->sources);
   f->timeout_ms = FOREVER_MS; /* it waits for its turn */
   mark_begun(&f->path, f->first, f->count);
   return kvstow_store_async(&f->path.prefix, f->first, f->count, f->sources, u->queue, f, &f->op);
@@ -39,8 +39,8 @@ static int begin_blocks(user *u, kv_rng *rng, flight *f, uint32_t flags, uint32_
   const size_t each = kvstow_space_payload_bytes(spaces[space_of(u->owner)]);
   f->memory = kv_pages(each * f->count);
   for (size_t b = 0; b < f->count; b++) f->payloads[b] = f->memory + b * each;
-  return kvstow_read_blocks_async(u->leases[f->slot], f->first, f->count, f->payloads, NULL, flags,
-                                  timeout, u->queue, f, &f->op);
+  return kvstow_read_blocks_async(u->leases[f->slot], f->first, f->count, f->payloads, f->bytes,
+                                  flags, timeout, u->queue, f, &f->op);
 }
 
 static int begin_on_lease(user *u, kv_rng *rng, flight *f) {
@@ -111,7 +111,7 @@ static void landed(user *u, flight *f, int code) {
   CHECK(code != KVSTOW_ECANCELED || f->cancelled, "ECANCELED, but nobody cancelled");
   if (f->kind == FLIGHT_STORE && code == 0) mark_settled(&f->path, f->first, f->count);
   if (f->kind == FLIGHT_BLOCKS && code == 0)
-    check_blocks(&f->path, f->first, f->count, f->payloads);
+    check_blocks(&f->path, f->first, f->count, f->payloads, f->bytes);
   if (f->kind == FLIGHT_READ && code == 0)
     CHECK(kv_read_is(f->path.ids, shape_of(u->owner), &f->range, f->memory),
           "WRONG BYTES in an asynchronous read of node %d", u->leased[f->slot]);

@@ -196,8 +196,9 @@ static void read_all(void) {
       char *memory = kv_pages(kvstow_space_payload_bytes(p.prefix.space));
       void *payload = memory;
       for (size_t b = 0; b < held.blocks; b++) {
-        if (kvstow_read_blocks(lease, b, 1, &payload, NULL, 0, 0) != 0) break;
-        check_blocks(&p, b, 1, &payload);
+        size_t bytes;
+        if (kvstow_read_blocks(lease, b, 1, &payload, &bytes, 0, 0) != 0) break;
+        check_blocks(&p, b, 1, &payload, &bytes);
       }
       free(memory);
       kvstow_lease_release(lease);

@@ -10,27 +10,52 @@ static void draw_path(const user *u, kv_rng *rng, path *p) {
 
 /* ---- bytes ---------------------------------------------------------------------------------- */
 
-char *blocks_make(const path *p, size_t first, size_t count, struct iovec *iov,
+/* A blob stored again may be longer or shorter: each is the front of the same bytes. */
+#define EDITIONS 3u
+
+static size_t draw_bytes(kv_rng *rng, uint64_t id, const kv_shape *shape) {
+  return shape->layers > 0 ? kv_block_bytes(id, shape)
+                           : kv_blob_bytes(id + kv_below(rng, EDITIONS), shape);
+}
+
+static bool blob_as_stored(uint64_t id, const kv_shape *shape, const void *blob, size_t bytes) {
+  bool stored = false;
+  for (unsigned e = 0; e < EDITIONS; e++) stored |= bytes == kv_blob_bytes(id + e, shape);
+  return stored && kv_blob_is(id, blob, bytes);
+}
+
+char *blocks_make(const path *p, size_t first, size_t count, kv_rng *rng, struct iovec *iov,
                   kvstow_source *sources) {
   const kv_shape *shape = shape_of(p->owner);
   size_t bytes = 0;
-  for (size_t b = 0; b < count; b++) bytes += kv_block_bytes(p->ids[first + b], shape);
+  for (size_t b = 0; b < count; b++) {
+    iov[b].iov_len = draw_bytes(rng, p->ids[first + b], shape);
+    bytes += iov[b].iov_len;
+  }
   char *memory = kv_pages(bytes), *at = memory;
   for (size_t b = 0; b < count; b++) {
-    const size_t each = kv_block_bytes(p->ids[first + b], shape);
-    kv_fill_block(p->ids[first + b], shape, at);
-    iov[b] = (struct iovec){at, each};
+    const uint64_t id = p->ids[first + b];
+    iov[b].iov_base = at;
+    if (shape->layers == 0)
+      kv_blob(id, at, iov[b].iov_len);
+    else
+      kv_fill_block(id, shape, at);
     sources[b] = (kvstow_source){&iov[b], 1};
-    at += each;
+    at += iov[b].iov_len;
   }
   return memory;
 }
 
-void check_blocks(const path *p, size_t first, size_t count, void *const *payloads) {
+void check_blocks(const path *p, size_t first, size_t count, void *const *payloads,
+                  const size_t *bytes) {
+  const kv_shape *shape = shape_of(p->owner);
   const uint32_t plane_bytes = kvstow_space_plane_bytes(spaces[space_of(p->owner)]);
-  for (size_t b = 0; b < count; b++)
-    CHECK(kv_payload_is(p->ids[first + b], shape_of(p->owner), plane_bytes, payloads[b]),
-          "WRONG BYTES: owner %u node %d", p->owner, p->nodes[first + b]);
+  for (size_t b = 0; b < count; b++) {
+    const uint64_t id = p->ids[first + b];
+    const bool right = shape->layers == 0 ? blob_as_stored(id, shape, payloads[b], bytes[b])
+                                          : kv_payload_is(id, shape, plane_bytes, payloads[b]);
+    CHECK(right, "WRONG BYTES: owner %u node %d", p->owner, p->nodes[first + b]);
+  }
   m->bytes_compared += count * kvstow_space_payload_bytes(spaces[space_of(p->owner)]);
 }
 
@@ -51,7 +76,7 @@ static void do_store(user *u, kv_rng *rng) {
   const size_t count = kv_between(rng, 1, p.blocks - first);
   struct iovec iov[DEPTH_MAX];
   kvstow_source sources[DEPTH_MAX];
-  char *memory = blocks_make(&p, first, count, iov, sources);
+  char *memory = blocks_make(&p, first, count, rng, iov, sources);
   const bool wait = kv_chance(rng, 80);
   mark_begun(&p, first, count);
   size_t stored = 0;
@@ -66,10 +91,13 @@ static void do_store(user *u, kv_rng *rng) {
   free(memory);
 }
 
-static void fill_slots(const path *p, const kvstow_slot *slots, size_t count) {
+/* opaque_bytes: of a blob, else 0. */
+static void fill_slots(const path *p, const kvstow_slot *slots, size_t count, size_t opaque_bytes) {
   const uint32_t plane_bytes = kvstow_space_plane_bytes(spaces[space_of(p->owner)]);
   for (size_t b = 0; b < count; b++)
-    if (slots[b].payload)
+    if (slots[b].payload && opaque_bytes > 0)
+      kv_blob(p->ids[b], slots[b].payload, opaque_bytes);
+    else if (slots[b].payload)
       kv_fill_payload(p->ids[b], shape_of(p->owner), plane_bytes, slots[b].payload);
 }
 
@@ -79,15 +107,15 @@ static void do_reserve(user *u, kv_rng *rng) {
   const kv_shape *shape = shape_of(u->owner);
   const bool opaque = shape->layers == 0; /* one length for all: that of the first */
   const size_t count = opaque ? 1 : kv_between(rng, 1, p.blocks);
+  const size_t opaque_bytes = opaque ? draw_bytes(rng, p.ids[0], shape) : 0;
   kvstow_slot slots[DEPTH_MAX];
   uint64_t began = sim_now_ns();
   const bool wait = kv_chance(rng, 80);
-  int code = kvstow_reserve(&p.prefix, 0, count, opaque ? kv_blob_bytes(p.ids[0], shape) : 0,
-                            wait ? 0 : KVSTOW_NOWAIT, slots);
+  int code = kvstow_reserve(&p.prefix, 0, count, opaque_bytes, wait ? 0 : KVSTOW_NOWAIT, slots);
   call_ended(CALL_STORE, began, wait ? store_timeout_ms : 0, false);
   check_result("reserve", code);
   if (code != 0) return;
-  fill_slots(&p, slots, count);
+  fill_slots(&p, slots, count, opaque_bytes);
   if (kv_chance(rng, 30)) sim_nanosleep(&(struct timespec){0, 3000000}, NULL);
   const bool commit = kv_chance(rng, 80);
   if (commit) {
@@ -164,7 +192,7 @@ static void check_view(const user *u, int slot) {
   path p;
   path_make(&p, u->owner, u->leased[slot]);
   void *payloads[] = {(void *)(uintptr_t)u->view[slot]};
-  check_blocks(&p, u->viewed[slot], 1, payloads);
+  check_blocks(&p, u->viewed[slot], 1, payloads, &u->view_bytes[slot]);
 }
 
 static void release(user *u, int slot) {
@@ -243,10 +271,11 @@ static int read_blocks(const user *u, kv_rng *rng, int slot, const path *p, uint
   const size_t shift = kv_chance(rng, 20) ? 512 : 0; /* not aligned: copied */
   char *memory = kv_pages(each * count + shift);
   void *payloads[DEPTH_MAX];
+  size_t bytes[DEPTH_MAX];
   for (size_t b = 0; b < count; b++) payloads[b] = memory + shift + b * each;
   const int code =
-      kvstow_read_blocks(u->leases[slot], first, count, payloads, NULL, flags, timeout);
-  if (code == 0) check_blocks(p, first, count, payloads);
+      kvstow_read_blocks(u->leases[slot], first, count, payloads, bytes, flags, timeout);
+  if (code == 0) check_blocks(p, first, count, payloads, bytes);
   free(memory);
   return code;
 }
@@ -261,8 +290,8 @@ static int view_block(user *u, kv_rng *rng, int slot, uint32_t timeout) {
     return 0;
   }
   u->viewed[slot] = kv_below(rng, u->held[slot]);
-  size_t bytes;
-  const int code = kvstow_view(u->leases[slot], u->viewed[slot], timeout, &u->view[slot], &bytes);
+  const int code =
+      kvstow_view(u->leases[slot], u->viewed[slot], timeout, &u->view[slot], &u->view_bytes[slot]);
   if (code != 0) u->view[slot] = NULL;
   check_view(u, slot);
   return code;

@@ -259,6 +259,7 @@ typedef struct flight {
   struct iovec iov[DEPTH_MAX];
   kvstow_source sources[DEPTH_MAX];
   void *payloads[DEPTH_MAX];
+  size_t bytes[DEPTH_MAX];
   flushing flushing;
 } flight;
 
@@ -269,6 +270,7 @@ typedef struct user {
   int leased[LEASES];  /* node at the end of the path asked for */
   size_t held[LEASES]; /* blocks */
   const void *view[LEASES];
+  size_t view_bytes[LEASES];
   size_t viewed[LEASES]; /* block */
   flight flights[FLIGHTS];
 } user;
@@ -280,10 +282,12 @@ void user_begin(user *u, unsigned number);
 void user_do(user *u, kv_rng *rng);
 void user_end(user *u);
 /* Memory for blocks of a path, filled; and what a call takes of it. */
-char *blocks_make(const path *p, size_t first, size_t count, struct iovec *iov,
+char *blocks_make(const path *p, size_t first, size_t count, kv_rng *rng, struct iovec *iov,
                   kvstow_source *sources);
 void draw_range(kv_rng *rng, const kv_shape *shape, size_t blocks, kvstow_range *range);
-void check_blocks(const path *p, size_t first, size_t count, void *const *payloads);
+/* bytes: of blobs. */
+void check_blocks(const path *p, size_t first, size_t count, void *const *payloads,
+                  const size_t *bytes);
 void after_read(user *u, int slot, int code, bool may_time_out);
 
 /* flights.c */
