@@ -186,9 +186,9 @@ static void put_axes(FILE *out, const struct span *span) {
   const double from = span->from / margin, to = span->to * margin, decades = log10(to / from);
   const char *comma = "";
   fprintf(out, "set xrange [%.9g:%.9g]\nset xtics (", from, to);
-  for (double decade = pow(10, floor(log10(from))); decade <= to; decade *= 10)
+  for (int decade = (int)floor(log10(from)); decade <= (int)floor(log10(to)); decade++)
     for (unsigned digit = 1; digit < 10; digit++) {
-      const double at = decade * digit;
+      const double at = pow(10, decade) * digit;
       if (at < from || at > to) continue;
       if (is_labelled(digit, decades))
         fprintf(out, "%s%.9g 0", comma, at);

@@ -3,7 +3,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #define kvstow_policy honest_policy
-#include "../../eviction/examples/most_recent.c"
+#include "../../eviction/examples/most_recent.c" /* NOLINT(bugprone-suspicious-include) */
 #undef kvstow_policy
 
 #include <string.h>
