@@ -81,7 +81,9 @@ static struct sim_result expect(bool lru, bool back, uint64_t size, uint64_t in_
                         .ids = calloc(size, sizeof(uint32_t)),
                         .read = calloc(size, sizeof(bool))};
   uint32_t *found = calloc(whole.count, sizeof *found);
-  assert_true(model.ids != NULL && model.read != NULL && found != NULL);
+  assert_non_null(model.ids);
+  assert_non_null(model.read);
+  assert_non_null(found);
   for (uint64_t now = 0; now < whole.count + in_flight; now++) {
     if (now < whole.count) {
       const struct trace_request *begins = &whole.requests[now];

@@ -38,7 +38,7 @@ static int take_off(struct flights *flights, const struct trace_request *request
                     uint32_t found) {
   struct flight *flight = &flights->ring[(flights->first + flights->count) % flights->room];
   const uint32_t ids = request->blocks + TRACE_AHEAD;
-  if (flight->room < ids) {
+  if (flight->ids == NULL || flight->room < ids) {
     uint32_t *grown = realloc(flight->ids, ids * sizeof *grown);
     if (grown == NULL) return -1;
     flight->ids = grown;
