@@ -87,7 +87,7 @@ static void follow_best(struct admission *admission) {
 }
 
 static void end_turn(struct admission *admission) {
-  const double keep = admission->turns == 0 ? 0 : 1 - 1.0 / TURNS_WATCHED;
+  const double keep = 1 - 1.0 / TURNS_WATCHED;
   for (uint32_t i = 0; i < ADMISSION_TRIALS; i++) {
     admission->trials[i].hits *= keep;
     admission->trials[i].writes *= keep;
