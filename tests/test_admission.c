@@ -128,8 +128,8 @@ static void writes_what_is_read_and_nothing_else(void **state) {
     }
   }
   assert_true(asked_below > 1000 && found > asked_below * 0.95);
-  assert_true(admitted[0] > STEPS / 8 * 0.95);
-  assert_true(admitted[1] < STEPS * 3 / 8 * 0.05);
+  assert_true(admitted[0] > STEPS * 0.95 / 8);
+  assert_true(admitted[1] < STEPS * 0.05 * 3 / 8);
   const struct admission_trial *all = &world->admission.trials[0];
   assert_true(all->hits == 0);
   assert_true(all->writes > 20 * BELOW &&
