@@ -162,7 +162,7 @@ static int run(struct bed *bed, enum task task, const char *dir) {
   const pid_t pid = fork();
   if (pid == 0) {
     const int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
-    if (task != FILL && null >= 0) (void)dup2(null, STDERR_FILENO);
+    if (task == ASK && null >= 0) (void)dup2(null, STDERR_FILENO);
     (void)alarm(CHILD_S);
     _exit(child(bed, task, dir));
   }

@@ -5,7 +5,9 @@
 #include <malloc.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "bench/peers/peer.h"
 #include "bench/peers/run.h"
@@ -21,9 +23,9 @@ static const char usage_text[] =
     "what comes of one flipped bit in a store's files. --peers: some alone, \"files,rocksdb\".\n";
 
 static const struct peer *const all[] = {
-    &peer_kvstow,  &peer_files,       &peer_files_direct,
+    &peer_kvstow,    &peer_files,       &peer_files_direct,
 #ifdef KVSTOW_PEER_ROCKSDB
-    &peer_rocksdb, &peer_rocksdb_wal,
+    &peer_rocksdb,   &peer_rocksdb_wal,
 #endif
 #ifdef KVSTOW_PEER_LMDB
     &peer_lmdb,
@@ -31,6 +33,7 @@ static const struct peer *const all[] = {
 #ifdef KVSTOW_PEER_SQLITE
     &peer_sqlite,
 #endif
+    &peer_memcached,
 
 };
 enum { PEERS = sizeof all / sizeof *all };
@@ -50,6 +53,19 @@ void peer_key(size_t block, char key[PEER_KEY_BYTES]) {
   memcpy(key, words, PEER_KEY_BYTES);
 }
 
+/* True if it needs no program, or that is in PATH. */
+static bool is_there(const struct peer *peer) {
+  const char *at = getenv("PATH");
+  bool there = peer->program == NULL;
+  for (char path[4096]; !there && at != NULL && *at != '\0';) {
+    const int length = (int)strcspn(at, ":");
+    snprintf(path, sizeof path, "%.*s/%s", length, at, peer->program);
+    there = access(path, X_OK) == 0;
+    at += length + (at[length] == ':');
+  }
+  return there;
+}
+
 /* -1, or an exit code: a name that is none. */
 static int pick(const char *names, const struct peer *peers[PEERS + 1]) {
   size_t count = 0, named = 0, found = 0;
@@ -66,7 +82,7 @@ static int pick(const char *names, const struct peer *peers[PEERS + 1]) {
     return EXIT_USAGE;
   }
   for (size_t p = 0; p < PEERS; p++) {
-    bool wanted = p == 0 || names == NULL;
+    bool wanted = p == 0 || (names == NULL && is_there(all[p]));
     for (const char *at = names; !wanted && at != NULL && *at != '\0';) {
       const size_t length = strcspn(at, ",");
       wanted = strlen(all[p]->name) == length && strncmp(at, all[p]->name, length) == 0;

@@ -31,8 +31,9 @@ enum peer_got {
 
 struct peer {
   const char *name, *setup;
-  bool one_writer; /* more threads that put would only wait for one another */
-  bool forgets;    /* its process's end is the end of what it holds */
+  bool one_writer;     /* more threads that put would only wait for one another */
+  bool forgets;        /* its process's end is the end of what it holds */
+  const char *program; /* that it needs in PATH, or NULL */
 
   /* NULL: it has been said on stderr why. */
   void *(*open)(const struct peer_place *place);
