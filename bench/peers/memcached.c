@@ -156,7 +156,7 @@ static bool put(void *arg, unsigned thread, size_t block, const void *bytes) {
         !send_all(fd, "\r\n", 2) || !receive_line(fd, line))
       return peer_say("memcached", "set: the connection is gone");
     if (strncmp(line, "STORED", 6) == 0) return true;
-    if (strstr(line, "out of memory") == NULL) return peer_say("memcached", "set: %s", line);
+    if (strcasestr(line, "out of memory") == NULL) return peer_say("memcached", "set: %s", line);
     nap();
   }
   return peer_say("memcached", "set: out of memory for too long");

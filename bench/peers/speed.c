@@ -139,11 +139,20 @@ struct crew {
   _Atomic size_t bad;
 };
 
+/* The i-th to be put: single blocks lie between those of the context, where no reading ahead finds the next. */
+static size_t in_turn(const struct bed *bed, size_t i) {
+  const size_t singles = bed->blocks - bed->chain, every = bed->blocks / singles;
+  const size_t before = i / every < singles ? i / every : singles; /* single blocks */
+  return i % every == every - 1 && before < singles ? bed->chain + before : i - before;
+}
+
 static void put_some(void *arg, unsigned thread) {
   struct crew *crew = arg;
   const struct bed *bed = crew->bed;
-  for (size_t b; (b = atomic_fetch_add(&crew->next, 1)) < crew->count;)
+  for (size_t i; (i = atomic_fetch_add(&crew->next, 1)) < crew->count;) {
+    const size_t b = crew->count == bed->blocks ? in_turn(bed, i) : i;
     if (!bed->peer->put(bed->store, thread, b, bed->source + b * bed->block_bytes)) crew->bad++;
+  }
 }
 
 static void get_some(void *arg, unsigned thread) {
