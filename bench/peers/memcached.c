@@ -24,8 +24,6 @@
 
 #include "bench/peers/peer.h"
 
-extern char **environ;
-
 enum { MIB = 1 << 20, TEXT_BYTES = 4096, TRIES = 30000, WORD_BYTES = 64 };
 
 struct store {
@@ -182,14 +180,12 @@ static enum peer_got get(void *arg, unsigned thread, size_t block, void *bytes) 
 /* ---- until it is on the file ---------------------------------------------------------------- */
 
 static unsigned long long statistic(const struct store *store, const char *name) {
-  char line[TEXT_BYTES];
+  char line[TEXT_BYTES], start[WORD_BYTES];
   unsigned long long value = 0;
-  const size_t length = strlen(name);
+  const int length = snprintf(start, sizeof start, "STAT %s ", name);
   if (!send_all(store->socket[0], "stats\r\n", 7)) return 0;
   while (receive_line(store->socket[0], line) && strncmp(line, "END", 3) != 0)
-    if (strncmp(line, "STAT ", 5) == 0 && strncmp(line + 5, name, length) == 0 &&
-        line[5 + length] == ' ')
-      value = strtoull(line + 6 + length, NULL, 10);
+    if (strncmp(line, start, (size_t)length) == 0) value = strtoull(line + length, NULL, 10);
   return value;
 }
 
