@@ -25,19 +25,31 @@ struct kvs_request kvs_request_begin(kvstow *store, const struct kvs_chain *chai
   return request_of(chain->prefix, ++store->request_clock, chain->blocks);
 }
 
+static void leave_note(kvstow *store, const struct kvs_request *request, kvstow_key key,
+                       bool awaited) {
+  *note_of(store, key) = (struct kvs_note){.key_lo = key.lo,
+                                           .number = request->number,
+                                           .chain_blocks = request->chain_blocks,
+                                           .awaited = awaited};
+}
+
 void kvs_request_goes_on(kvstow *store, const struct kvs_request *request, kvstow_key key) {
-  *note_of(store, key) = (struct kvs_note){
-      .key_lo = key.lo, .number = request->number, .chain_blocks = request->chain_blocks};
+  leave_note(store, request, key, false);
+}
+
+void kvs_request_awaits(kvstow *store, const struct kvs_request *request, kvstow_key key) {
+  leave_note(store, request, key, true);
 }
 
 struct kvs_request kvs_request_of(kvstow *store, const kvstow_prefix *prefix, kvstow_key key,
                                   kvstow_key parent, size_t blocks) {
-  const struct kvs_note *note = note_of(store, key);
-  if (note->number == 0 || note->key_lo != key.lo) {
+  struct kvs_note *note = note_of(store, key);
+  if (note->number == 0 || note->key_lo != key.lo || !note->awaited) {
     note = note_of(store, parent);
     if (note->number == 0 || note->key_lo != parent.lo)
       return request_of(prefix, ++store->request_clock, blocks);
   }
+  if (note->key_lo == key.lo) note->awaited = false; /* once */
   return request_of(prefix, note->number,
                     note->chain_blocks > blocks ? note->chain_blocks : blocks);
 }

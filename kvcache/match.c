@@ -156,7 +156,10 @@ int kvstow_match(const kvstow_prefix *prefix, uint32_t flags, kvstow_lease **out
   kvs_lock(store);
   const struct kvs_request request = kvs_request_begin(store, &chain);
   const size_t found = lease == NULL ? 0 : lease->blocks;
-  kvs_request_goes_on(store, &request, chain.keys[chain.named > found ? found + 1 : found]);
+  if (chain.named > found)
+    kvs_request_awaits(store, &request, chain.keys[found + 1]);
+  else if (found > 0)
+    kvs_request_goes_on(store, &request, chain.keys[found]);
   if (lease != NULL) {
     lease->request = request;
     lease->used_ms = kvs_now_ms();

@@ -94,6 +94,7 @@ struct kvs_request {
 struct kvs_note {
   uint64_t key_lo, number;
   uint32_t chain_blocks;
+  bool awaited; /* the block of this key is to come; else it came last, or was found last */
 };
 #define KVS_NOTES 256u
 
@@ -323,8 +324,9 @@ struct kvs_request kvs_request_begin(kvstow *store, const struct kvs_chain *chai
  * comes before it; else to a new one. `blocks`: length of the chain, as far as it is known now. */
 struct kvs_request kvs_request_of(kvstow *store, const kvstow_prefix *prefix, kvstow_key key,
                                   kvstow_key parent, size_t blocks);
-/* `key`: of the block stored last, or the one to be stored next. */
+/* What comes behind `key`, which was found or stored last, is the request's; what will be stored under `key` is. */
 void kvs_request_goes_on(kvstow *store, const struct kvs_request *request, kvstow_key key);
+void kvs_request_awaits(kvstow *store, const struct kvs_request *request, kvstow_key key);
 
 /* Of a block of a request: that, and the time. No lock. */
 kvstow_access kvs_access_of(const struct kvs_request *request);

@@ -143,6 +143,32 @@ static void what_a_match_did_not_find_is_stored_in_its_request(void **state) {
   KV_OK(kvstow_close(store));
 }
 
+/* A prompt is stored, and again, by who does not ask first: each time is a request, whoever had asked once. */
+static void what_is_stored_again_is_another_request(void **state) {
+  (void)state;
+  if (recorder == NULL) skip();
+  for (size_t blocks = 1; blocks <= 4; blocks += 3) {
+    kvstow_space *space;
+    kvstow *store = open_recorded(NULL, &space);
+    kv_doc doc;
+    kv_doc_init(&doc, space, &shape, 1, 1, blocks, NULL, 0);
+    kvstow_lease *lease = NULL;
+    assert_int_equal(match(&doc, &lease), 0);
+    uint64_t before = 0;
+    for (int again = 0; again < 3; again++) {
+      recorder->count = 0;
+      KV_OK(kv_doc_store(&doc, 0, blocks, 0));
+      const int what = again == 0 ? RECORDED_INSERT : RECORDED_TOUCH;
+      const uint64_t request = told(0, what, 0, 0)->request;
+      assert_true(request > before);
+      for (uint32_t i = 0; i < blocks; i++) assert_int_equal(told(0, what, i, 0)->request, request);
+      before = request;
+    }
+    kv_doc_finish(&doc);
+    KV_OK(kvstow_close(store));
+  }
+}
+
 /* Two prompts that share their first blocks, matched both before either stores. */
 static void requests_under_way_together_are_told_apart(void **state) {
   (void)state;
@@ -265,6 +291,7 @@ static void a_policy_is_told_how_many_blocks_its_tier_holds(void **state) {
 int main(int argc, char **argv) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(what_a_match_did_not_find_is_stored_in_its_request),
+      cmocka_unit_test(what_is_stored_again_is_another_request),
       cmocka_unit_test(requests_under_way_together_are_told_apart),
       cmocka_unit_test(a_promotion_belongs_to_the_request_that_wanted_it),
       cmocka_unit_test(who_comes_next_tells_of_a_match),
