@@ -506,21 +506,44 @@ static bool in_ram_alone(const struct kvs_entry *entry) {
   return kvs_entry_listed(entry) && entry->frame != KVS_NO_FRAME && (entry->flags & KVS_SSD) == 0;
 }
 
-/* Asks for everything RAM alone holds, as far as SSD could hold it, and lists that: what the flush owes. */
-static int want_dirty(kvstow *store, struct kvs_chosen *owed) {
-  const uint64_t room = (uint64_t)store->segments_count * store->segment_bytes / 100 * 95;
-  uint64_t bytes = 0;
-  for (uint32_t id = 0; id < store->index.used; id++) {
-    struct kvs_entry *entry = kvs_entry(&store->index, id);
-    if (!in_ram_alone(entry)) continue;
-    bytes += cost(entry->padded_bytes);
-    if (bytes > room) return KVSTOW_ENOSPC;
-    if (!kvs_choose(owed, store, id)) return KVSTOW_ENOMEM;
-    if ((entry->flags & KVS_DEMOTING) == 0 &&
-        kvs_demote_want(store, id, false)) /* or an error is counted */
-      entry->flags |= KVS_OWED;
-  }
+/* What a flush has promised. */
+struct debt {
+  struct kvs_chosen owed;
+  uint64_t bytes, room; /* of it; of SSD */
+  size_t given_up;      /* rows of the store's list that were looked at */
+};
+
+/* One block that RAM alone holds, as far as SSD could hold it. */
+static int owe(kvstow *store, struct debt *debt, uint32_t id) {
+  struct kvs_entry *entry = kvs_entry(&store->index, id);
+  debt->bytes += cost(entry->padded_bytes);
+  if (debt->bytes > debt->room)
+    return kvs_fail(store, KVSTOW_ENOSPC, "flush: SSD has no room for all that RAM alone holds");
+  if (!kvs_choose(&debt->owed, store, id)) return KVSTOW_ENOMEM;
+  if ((entry->flags & KVS_DEMOTING) == 0 &&
+      kvs_demote_want(store, id, false)) /* or an error is counted */
+    entry->flags |= KVS_OWED;
   return 0;
+}
+
+/* Asks for everything RAM alone holds. */
+static int want_dirty(kvstow *store, struct debt *debt) {
+  int rc = 0;
+  debt->room = (uint64_t)store->segments_count * store->segment_bytes / 100 * 95;
+  for (uint32_t id = 0; id < store->index.used && rc == 0; id++)
+    if (in_ram_alone(kvs_entry(&store->index, id))) rc = owe(store, debt, id);
+  return rc;
+}
+
+/* Asks for what was on SSD when the flush began, and had to make room there for what it wrote. */
+static int want_given_up(kvstow *store, struct debt *debt) {
+  int rc = 0;
+  while (debt->given_up < store->given_up.count && rc == 0) {
+    const struct kvs_wanted *row = &store->given_up.row[debt->given_up++];
+    const struct kvs_entry *entry = kvs_chosen_still(store, row);
+    if (entry != NULL && in_ram_alone(entry)) rc = owe(store, debt, row->id);
+  }
+  return rc;
 }
 
 /* What is written from now on, or being written, lies in segments from the oldest one on that takes records. Store's
@@ -544,7 +567,10 @@ static void flush_begins(kvstow *store) {
 static size_t flush_ends(kvstow *store, const struct kvs_chosen *owed) {
   size_t count = 0;
   kvs_lock(store);
-  store->flushing--;
+  if (--store->flushing == 0) {
+    free(store->given_up.row);
+    store->given_up = (struct kvs_chosen){0};
+  }
   for (size_t i = 0; i < owed->count; i++) {
     const struct kvs_entry *entry = kvs_chosen_still(store, &owed->row[i]);
     count += entry != NULL && in_ram_alone(entry);
@@ -577,19 +603,24 @@ static int wait_written(kvstow *store) {
 int kvs_flush(kvstow *store) {
   kvs_trace_flush(store);
   if (store->tier == NULL) return 0;
-  struct kvs_chosen owed = {0};
+  struct debt debt = {0};
   kvs_lock(store);
   const uint64_t errors = store->write_errors;
   flush_begins(store);
-  int rc = want_dirty(store, &owed);
-  const int waited = wait_written(store);
+  debt.given_up = store->given_up.count;
+  int rc = want_dirty(store, &debt);
+  int waited = wait_written(store);
+  while (rc == 0 && waited == 0 && debt.given_up < store->given_up.count) {
+    rc = want_given_up(store, &debt);
+    waited = wait_written(store);
+  }
   if (waited != 0) rc = waited;
   if (store->write_errors != errors) rc = store->write_error;
   kvstow__unlock(&store->lock);
   const int erased = kvs_erase_buried(store);
   const int flushed = kvstow_tier_flush(store->tier);
-  const size_t left = flush_ends(store, &owed);
-  free(owed.row);
+  const size_t left = flush_ends(store, &debt.owed);
+  free(debt.owed.row);
   if (rc == 0 && left > 0)
     rc = kvs_fail(store, KVSTOW_ENOSPC, "flush: SSD had no room for %zu blocks", left);
   if (flushed != 0) {

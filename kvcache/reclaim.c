@@ -92,12 +92,12 @@ struct choice {
   bool flushed; /* also those into which a flush under way has written */
 };
 
-static bool flush_wrote(const kvstow *store, const kvstow_segment_info *info) {
-  return store->flushing > 0 && (int32_t)(info->generation - store->flush_from) >= 0;
+static bool flush_wrote(const kvstow *store, uint32_t generation) {
+  return store->flushing > 0 && (int32_t)(generation - store->flush_from) >= 0;
 }
 
 static bool may_go(const kvstow *store, const struct choice *choice, uint32_t i) {
-  if (!choice->flushed && flush_wrote(store, &choice->info[i])) return false;
+  if (!choice->flushed && flush_wrote(store, choice->info[i].generation)) return false;
   return !choice->skip[i] && choice->info[i].state == KVSTOW_SEGMENT_SEALED &&
          !choice->info[i].offline && store->segments[i].pending == 0;
 }
@@ -228,6 +228,8 @@ static bool let_go(kvstow *store, struct row *row) {
   }
   if ((row->kept || pinned(entry)) && !row->asked) (void)ask_to_move(store, row);
   kvs_ssd_lose(store, id, false);
+  if (store->flushing > 0 && !flush_wrote(store, row->loc.generation))
+    (void)kvs_choose(&store->given_up, store, id); /* or the flush owes it already */
   return true;
 }
 

@@ -171,7 +171,9 @@ struct kvstow {
   bool demoter_runs, stopping;
   uint32_t flushing;   /* flushes under way */
   uint32_t flush_from; /* the oldest generation that what they write may lie in */
-  bool pressing;       /* above the high watermark, not yet down to the low one */
+  /* What was on SSD when they began, and has lost that copy since, but not the one in RAM. */
+  struct kvs_chosen given_up;
+  bool pressing; /* above the high watermark, not yet down to the low one */
   struct kvs_wanted
       *wanted; /* to be written whatever the watermarks: write-through, flush, reclaim */
   size_t wanted_count, wanted_at, wanted_room;

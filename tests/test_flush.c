@@ -94,7 +94,43 @@ static void what_a_flush_owes_is_not_evicted_meanwhile(void **state) {
   tear_down(&f);
 }
 
+enum { FIRST_BLOCKS = 12, JUNK = 14 };
+
+static bool first_in_ram(const fixture *f) {
+  kv_doc d = document(f, 1, FIRST_BLOCKS);
+  kvstow_held held;
+  KV_OK(kvstow_exists(&d.prefix, &held));
+  kv_doc_finish(&d);
+  return held.ram_blocks == FIRST_BLOCKS;
+}
+
+/* A document is on SSD and in RAM; what is flushed takes the place of the oldest segment, which is its. */
+static void what_makes_room_for_a_flush_is_written_again(void **state) {
+  (void)state;
+  fixture f;
+  fixture_init(&f, "flush-room", &shape, 16 * KV_MIB, 8 * KV_MIB, (uint32_t)KV_MIB);
+  f.options.ram_policy = "lru";
+  f.options.ssd_policy = "fifo";
+  open_store(&f);
+  KV_OK(put(&f, 1, FIRST_BLOCKS));
+  restart(&f);
+  for (uint64_t doc = 2; doc < 7; doc++) { /* a segment each */
+    KV_OK(put(&f, doc, JUNK));
+    restart(&f);
+  }
+  kv_doc d = document(&f, 1, FIRST_BLOCKS);
+  KV_OK(kvstow_prefetch(&d.prefix)); /* no use */
+  kv_doc_finish(&d);
+  wait_until(first_in_ram, &f, "the first document in RAM");
+  KV_OK(put(&f, 7, 2 * JUNK));
+  restart(&f);
+  assert_int_equal(get(&f, 7, 2 * JUNK, 0), 2 * JUNK);
+  assert_int_equal(get(&f, 1, FIRST_BLOCKS, 0), FIRST_BLOCKS);
+  tear_down(&f);
+}
+
 static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(what_makes_room_for_a_flush_is_written_again),
     cmocka_unit_test(what_a_flush_owes_is_not_evicted_meanwhile),
 };
 

@@ -2,9 +2,10 @@
  * left alone.
  *
  * SPDX-License-Identifier: Apache-2.0 */
+#include <fcntl.h>
+
 #include "test_tier_place.h"
 
-int fallocate(int fd, int mode, off_t offset, off_t length);
 int fallocate(int fd, int mode, off_t offset, off_t length) {
   (void)fd, (void)mode, (void)offset, (void)length;
   errno = EOPNOTSUPP;
