@@ -70,12 +70,6 @@ static void has_speeds(const char *peer) {
 /* `checks`: the store looks at what it reads; else every flip inside a block must come back as a wrong byte, or the
  * flips would show nothing. */
 static void flips_are_seen(const char *peer, bool checks) {
-  /* ThreadSanitizer starts no threads in a child; under AddressSanitizer a child hung in three runs of 24
-   * on a busy machine, not found out why. Without them in none of twelve. */
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-  print_message("SKIPPED, %s: forked children of a sanitized process\n", peer);
-  skip();
-#endif
   json_t *rows = rows_of(peer, "--op flips"), *row;
   size_t i;
   json_array_foreach(rows, i, row) {

@@ -5,6 +5,9 @@
  * what the store has written beside them (zeros, which may never be looked at, apart). All of it runs in children:
  * a store may crash on damage, or hang. A store that keeps nothing past its process's end is hit as it runs.
  *
+ * The children are those of a nursery, a process forked before this one has threads (scratch.h starts one). A
+ * child of a process with threads may find any lock taken that one of them held, an allocator's say, for good.
+ *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <fcntl.h>
@@ -12,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -52,6 +56,8 @@ struct bed {
   uint64_t *words; /* of the source, sorted */
   struct seen *seen;
   uint64_t random;
+  pid_t nursery;
+  int orders; /* to it; its answers */
 };
 
 /* ---- which byte ----------------------------------------------------------------------------- */
@@ -155,8 +161,8 @@ static int child(struct bed *bed, enum task task, const char *dir) {
   return ok ? 0 : 1;
 }
 
-/* How it ended, as waitpid() tells. */
-static int run(struct bed *bed, enum task task, const char *dir) {
+/* How it ended, as waitpid() tells; -1: it did not begin. */
+static int bear(struct bed *bed, enum task task, const char *dir) {
   int status = 0;
   memset(bed->seen, 0, sizeof *bed->seen);
   const pid_t pid = fork();
@@ -167,6 +173,55 @@ static int run(struct bed *bed, enum task task, const char *dir) {
     _exit(child(bed, task, dir));
   }
   if (pid < 0 || waitpid(pid, &status, 0) != pid) return -1;
+  return status;
+}
+
+/* ---- the nursery ---------------------------------------------------------------------------- */
+
+struct order {
+  const struct peer *peer;
+  enum task task;
+  uint64_t random; /* a child's draws are its own */
+  char dir[BENCH_PATH_BYTES];
+};
+
+/* Until nobody is left who could order. */
+static void serve(struct bed *bed) {
+  struct order order;
+  while (recv(bed->orders, &order, sizeof order, 0) == (ssize_t)sizeof order) {
+    bed->peer = order.peer;
+    bed->random = order.random;
+    const int status = bear(bed, order.task, order.dir);
+    if (send(bed->orders, &status, sizeof status, MSG_NOSIGNAL) != (ssize_t)sizeof status) break;
+  }
+}
+
+static bool open_nursery(struct bed *bed) {
+  int ends[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) return false;
+  bed->nursery = fork();
+  (void)close(ends[bed->nursery == 0 ? 0 : 1]);
+  bed->orders = ends[bed->nursery == 0 ? 1 : 0];
+  if (bed->nursery == 0) {
+    serve(bed);
+    _exit(0);
+  }
+  return bed->nursery > 0;
+}
+
+static void close_nursery(const struct bed *bed) {
+  (void)close(bed->orders);
+  if (bed->nursery > 0) (void)waitpid(bed->nursery, NULL, 0);
+}
+
+/* As bear(), there. */
+static int run(struct bed *bed, enum task task, const char *dir) {
+  struct order order = {.peer = bed->peer, .task = task, .random = draw(bed)};
+  int status;
+  snprintf(order.dir, sizeof order.dir, "%s", dir);
+  if (send(bed->orders, &order, sizeof order, MSG_NOSIGNAL) != (ssize_t)sizeof order ||
+      recv(bed->orders, &status, sizeof status, 0) != (ssize_t)sizeof status)
+    return -1;
   return status;
 }
 
@@ -196,10 +251,11 @@ static bool one_flip(struct bed *bed, bool payload, struct tally *tally) {
   int status = 0;
   if (ok && bed->peer->forgets) {
     status = run(bed, LIVE, bed->copy);
-    ok = !WIFEXITED(status) || WEXITSTATUS(status) == 0;
+    ok = status >= 0 && (!WIFEXITED(status) || WEXITSTATUS(status) == 0);
   } else if (ok) {
     ok = place_copy(bed->dir, bed->copy) && flip(bed, bed->copy, payload);
     if (ok) status = run(bed, ASK, bed->copy);
+    ok = ok && status >= 0;
   }
   if (ok) count(tally, bed->seen, status);
   bench_scratch_remove(bed->copy);
@@ -253,10 +309,12 @@ void peers_flips(const struct bench_args *args, const struct peer *const *peers,
   measure_fill(bed.source, bytes, 1);
   memcpy(bed.words, bed.source, bytes);
   qsort(bed.words, bytes / 8, 8, by_word);
+  if (!open_nursery(&bed)) return bench_fail(report, "fork: %s", strerror(errno));
   for (size_t p = 0; peers[p] != NULL && !report->failed; p++) {
     bed.peer = peers[p];
     measure_peer(&bed);
   }
+  close_nursery(&bed);
   for (size_t p = 0; peers[p] != NULL; p++)
     bench_note(report, "%s: %s.", peers[p]->name, peers[p]->setup);
   bench_note(report,
