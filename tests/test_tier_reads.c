@@ -349,59 +349,113 @@ static bool keep_and_count(const kvstow__op *op) {
   return true;
 }
 
-/* Of many reads of records, half; the rest while that is summed. Of few, all. */
-static void half_of_a_long_read_is_with_the_device(void **state) {
-  (void)state;
-  enum { MIB = 1 << 20, TIMES_MAX = 160 };
-  static const uint64_t wanted[] = {6 * MIB, 12 * MIB, 36 * MIB, 72 * MIB};
-  static const uint64_t given[] = {6 * MIB, 8 * MIB, 18 * MIB, 24 * MIB};
+enum { MIB = 1 << 20, TIMES_MAX = 160 };
+static asked many[TIMES_MAX];
+
+static const record *longest(void) {
+  const record *most = &held[0];
+  for (uint32_t i = 1; i < RECORDS; i++)
+    if (held[i].planes * held[i].plane_bytes > most->planes * most->plane_bytes) most = &held[i];
+  return most;
+}
+
+/* A store whose device keeps reads, and where the same record can be asked for again and again. Returns the bytes of
+ * one. */
+static uint64_t begin_mute(void) {
   begin_deep(5, 1024);
   the_device.draw = NULL;
   the_device.keep = keep_and_count;
-  const record *longest = &held[0];
-  for (uint32_t i = 1; i < RECORDS; i++)
-    if (held[i].planes * held[i].plane_bytes > longest->planes * longest->plane_bytes)
-      longest = &held[i];
   kvstow_tuning tuning;
   kvstow_tier_get_tuning(tier, &tuning);
-  tuning.enable_io_scheduling = false; /* the same record again and again */
+  tuning.enable_io_scheduling = false;
   assert_int_equal(kvstow_tier_set_tuning(tier, &tuning), 0);
-  const uint64_t each = 4096 + (uint64_t)longest->planes * longest->plane_bytes;
-  for (size_t w = 0; w < sizeof wanted / sizeof *wanted; w++) {
-    const size_t times = (size_t)(wanted[w] / each);
-    assert_in_range(times, 2, TIMES_MAX);
-    static asked all[TIMES_MAX];
-    kvstow_record_read *reads[TIMES_MAX];
+  atomic_store(&kept_bytes, 0);
+  atomic_store(&mute, true);
+  return 4096 + (uint64_t)longest()->planes * longest()->plane_bytes;
+}
+
+static void ask_longest(size_t times, gate *g) {
+  const record *r = longest();
+  kvstow_record_read *reads[TIMES_MAX];
+  assert_in_range(times, 2, TIMES_MAX);
+  for (size_t i = 0; i < times; i++) {
+    many[i] = (asked){.record = (uint32_t)r->number, .patient = true, .gate = g};
+    many[i].read = (kvstow_record_read){
+        .key = key_of(r->number),
+        .loc = r->loc,
+        .plane_bytes = r->plane_bytes,
+        .plane_count = r->planes,
+        .header = aligned_alloc(4096, 4096),
+        .payload = aligned_alloc(4096, (size_t)r->planes * r->plane_bytes),
+        .priority = KVSTOW_DEMAND,
+        .done = answered,
+        .arg = &many[i],
+    };
+    reads[i] = &many[i].read;
+  }
+  assert_int_equal(kvstow_tier_read_batch(tier, reads, times), 0);
+}
+
+/* The device is given about `given` bytes, and no more. */
+static void device_has(uint64_t given, uint64_t each) {
+  while (atomic_load(&kept_bytes) + each < given) usleep(100);
+  usleep(10000); /* for more, if more would come */
+  assert_in_range(atomic_load(&kept_bytes), given - each, given + each);
+}
+
+/* Of many reads of records, the first alone; then half of what is left, the rest while that is summed. Of few, all. */
+static void a_long_read_is_given_to_the_device_in_parts(void **state) {
+  (void)state;
+  static const struct {
+    uint64_t wanted, first, then;
+  } rows[] = {{6 * MIB, 6 * MIB, 0},
+              {11 * MIB, 8 * MIB, 0},
+              {33 * MIB, 5 * MIB, 14 * MIB},
+              {72 * MIB, 5 * MIB, 24 * MIB}};
+  for (size_t w = 0; w < sizeof rows / sizeof *rows; w++) {
+    const uint64_t each = begin_mute();
+    const size_t times = (size_t)(rows[w].wanted / each);
     gate g = GATE_INIT(times);
-    for (size_t i = 0; i < times; i++) {
-      ask(&all[i], &g);
-      asked_free(&all[i]);
-      all[i].record = (uint32_t)longest->number;
-      all[i].read.key = key_of(longest->number);
-      all[i].read.loc = longest->loc;
-      all[i].read.plane_bytes = longest->plane_bytes;
-      all[i].read.plane_first = 0;
-      all[i].read.plane_count = longest->planes;
-      all[i].read.header = aligned_alloc(4096, 4096);
-      all[i].read.payload = aligned_alloc(4096, (size_t)longest->planes * longest->plane_bytes);
-      all[i].read.priority = KVSTOW_DEMAND;
-      all[i].read.deadline_us = 0;
-      all[i].overdue = false;
-      reads[i] = &all[i].read;
+    ask_longest(times, &g);
+    device_has(rows[w].first, each);
+    if (rows[w].then > 0) {
+      atomic_store(&kept_bytes, 0);
+      told_release();
+      device_has(rows[w].then, each);
     }
-    atomic_store(&kept_bytes, 0);
-    atomic_store(&mute, true);
-    assert_int_equal(kvstow_tier_read_batch(tier, reads, times), 0);
-    while (atomic_load(&kept_bytes) + each < given[w]) usleep(100);
-    usleep(10000); /* for more, if more would come */
-    assert_in_range(atomic_load(&kept_bytes), given[w] - each, given[w] + each);
     atomic_store(&mute, false);
     told_release();
     gate_wait(&g);
     for (size_t i = 0; i < times; i++) {
-      judge(&all[i]);
-      asked_free(&all[i]);
+      judge(&many[i]);
+      asked_free(&many[i]);
     }
+    end();
+  }
+}
+
+enum { TOGETHER = 6 };
+
+static void spoil_the_last(kvstow_record_read *read) {
+  ((uint8_t *)many[0].read.payload)[0] ^= 1;
+  answered(read);
+}
+
+/* All have come at once, those sent last before the others; who is told first changes what the last one brought, and
+ * that is noticed: it was not summed yet. */
+static void the_first_of_many_is_told_before_the_last_is_summed(void **state) {
+  (void)state;
+  const uint64_t each = begin_mute();
+  gate g = GATE_INIT(TOGETHER);
+  ask_longest(TOGETHER, &g);
+  many[TOGETHER - 1].read.done = spoil_the_last;
+  device_has(TOGETHER * each, each);
+  atomic_store(&mute, false);
+  told_release();
+  gate_wait(&g);
+  for (size_t i = 0; i < TOGETHER; i++) {
+    assert_int_equal(many[i].read.result, i > 0 ? 0 : KVSTOW_ECORRUPT);
+    asked_free(&many[i]);
   }
   end();
 }
@@ -546,7 +600,8 @@ int main(void) {
       cmocka_unit_test(a_wrong_plane_is_never_delivered),
       cmocka_unit_test(planes_that_came_before_their_header_are_checked),
       cmocka_unit_test(who_waits_behind_a_mute_device_is_answered_in_time),
-      cmocka_unit_test(half_of_a_long_read_is_with_the_device),
+      cmocka_unit_test(a_long_read_is_given_to_the_device_in_parts),
+      cmocka_unit_test(the_first_of_many_is_told_before_the_last_is_summed),
       cmocka_unit_test(waits_of_engines_end),
       cmocka_unit_test(workers_lead_one_at_a_time),
       cmocka_unit_test(a_workers_deadline_is_kept),

@@ -26,6 +26,10 @@
  * keeps a device busy. */
 #define READ_BYTES_MAX (24u << 20)
 #define READ_BYTES_MIN (8u << 20)
+/* Where more is wanted than READ_BYTES_ALONE, its beginning goes alone: a device that reports together what it was
+ * given together would tell of it with all the rest. */
+#define READ_BYTES_FIRST (5u << 20)
+#define READ_BYTES_ALONE (12u << 20)
 /* Of writes, three quarters of what there is: a device that reports together what it was given together has
  * nothing left then, and the rest is there for it before whoever brings more has woken. Beyond WRITE_BYTES_DEEP it
  * comes to that so rarely that nothing is held back. */
@@ -52,9 +56,10 @@ struct kvstow__pump {
   op_list lanes[KVSTOW__LANES];
   uint32_t in_flight[KVSTOW__LANES], in_flight_all;
   flow reads_flow, writes_flow;
-  uint64_t deadline_us;             /* none of what waits has an earlier one */
-  op_list early;                    /* completed without the engine */
-  extent_list pending[2];           /* by kvstow_priority: not yet planned */
+  bool reads_answered;    /* one has completed since the device had none, and none waited */
+  uint64_t deadline_us;   /* none of what waits has an earlier one */
+  op_list early;          /* completed without the engine */
+  extent_list pending[2]; /* by kvstow_priority: not yet planned */
   kvstow__piece *sums, **sums_tail; /* arrived, to be summed */
   kvstow__read_job *reads, **reads_tail;
   kvstow__batch *batches, **batches_tail;
@@ -127,8 +132,11 @@ static bool takes_read(const kvstow__pump *p, kvstow__lane lane) {
   const kvstow__op *op = p->lanes[lane].first;
   const flow *f = &p->reads_flow;
   if (!op || f->moving >= READ_BYTES_MAX) return false;
-  const uint64_t half = (f->moving + f->waiting) / 2;
-  return op->file >= KVSTOW__FILES || f->moving < READ_BYTES_MIN || f->moving < half;
+  if (op->file >= KVSTOW__FILES) return true;
+  const uint64_t wanted = f->moving + f->waiting;
+  if (!p->reads_answered && wanted > READ_BYTES_ALONE)
+    return f->moving == 0 || f->moving + op->length <= READ_BYTES_FIRST;
+  return f->moving < READ_BYTES_MIN || f->moving < wanted / 2;
 }
 
 static bool takes_write(const kvstow__pump *p) {
@@ -196,6 +204,7 @@ static void fill(kvstow_tier *tier) {
     flow_of(p, op)->moving += op->length;
     op_list_push(&list, op);
   }
+  if (p->reads_flow.moving + p->reads_flow.waiting == 0) p->reads_answered = false;
   if (list.first) tier->engine->submit(p->engine, list.first);
 }
 
@@ -208,6 +217,7 @@ static void complete(kvstow_tier *tier, kvstow__op *list) {
     p->in_flight[op->lane]--;
     p->in_flight_all--;
     flow_of(p, op)->moving -= op->length;
+    p->reads_answered |= op->kind == KVSTOW__READ;
   }
   if (list) fill(tier); /* before anybody is told */
   while (list) {
@@ -240,7 +250,7 @@ static void finish_batches(kvstow__pump *p) {
   }
 }
 
-static uint64_t sum_some(kvstow_tier *tier) {
+static void sum_some(kvstow_tier *tier) {
   kvstow__pump *p = tier->pump;
   uint64_t bytes = 0;
   while (p->sums && bytes < FINISH_BYTES_MAX) {
@@ -249,13 +259,14 @@ static uint64_t sum_some(kvstow_tier *tier) {
     p->sums = next;
     if (!next) p->sums_tail = &p->sums;
   }
-  return bytes;
 }
 
+/* Reads that are whole are told of while others are still to be summed: more may come all the time. */
 static void finish_some(kvstow_tier *tier) {
   kvstow__pump *p = tier->pump;
+  uint64_t bytes = 0;
   finish_batches(p);
-  uint64_t bytes = sum_some(tier);
+  sum_some(tier);
   while (p->reads && bytes < FINISH_BYTES_MAX) {
     kvstow__read_job *job = p->reads;
     p->reads = job->next;
