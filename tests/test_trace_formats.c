@@ -196,6 +196,7 @@ static void csv_is_refused_with_its_line(void **state) {
       {"1,2\n-4,3\n", NULL, ":2: no time"},
       {"1,2\n1e99,3\n", NULL, ":2: no time"},
       {"1,2\n,3\n", NULL, ":2: no time"},
+      {"1\n2\n", "csv:time-col=3", ":1: no time"},
       {"a,b\n1,2\n", NULL, ":1: no column is called obj_id"},
       {"1,\n", NULL, ":1: no id"},
       {"", NULL, "no requests"},
@@ -212,6 +213,56 @@ static void csv_is_refused_with_its_line(void **state) {
   expect_refused(NULL, "compressed by gzip");
   write_file("bad.csv", "1\n2\0003\n", 6);
   expect_refused("csv", ":2: a zero byte");
+}
+
+/* ---- read ahead ---- */
+
+enum { RECORDS = 1500 };
+
+/* Of accesses read ahead those beyond the limit are not part of the trace: neither their names nor what is
+ * wrong with them. */
+static void what_lies_beyond_the_limit_does_not_count(void **state) {
+  static unsigned char bytes[24 * RECORDS + 5];
+  static char text[16 * RECORDS];
+  static const uint64_t limits[] = {1, 2, 255, 256, 257, 511, 512, 513, 1024, 1499, 1500};
+  char why[512];
+  size_t length = 0;
+  (void)state;
+  for (uint32_t i = 0; i < RECORDS; i++) {
+    put_record(bytes + (size_t)24 * i, i / 3, i / 2, 1, -1);
+    length += (size_t)snprintf(text + length, sizeof text - length, "%u.5,%u\n", i / 3, i / 2);
+  }
+  snprintf(text + length, sizeof text - length, "7,\n");
+  for (unsigned csv = 0; csv < 2; csv++) {
+    if (csv)
+      write_file("a.csv", text, strlen(text));
+    else
+      write_file("x.oracleGeneral.bin", bytes, sizeof bytes);
+    for (size_t i = 0; i < sizeof limits / sizeof limits[0]; i++) {
+      const struct trace_options options = {.limit = limits[i]};
+      struct trace *trace = trace_load(path, &options, why, sizeof why);
+      if (trace == NULL) fail_msg("%s", why);
+      assert_int_equal(trace->request_count, limits[i]);
+      assert_int_equal(trace->unique, (limits[i] + 1) / 2);
+      assert_int_equal(trace->last_ms, (limits[i] - 1) / 3 * 1000 + 500 * csv);
+      trace_free(trace);
+    }
+    expect_refused(NULL, csv ? ":1501: no id" : "offset 36000: a record of 24 bytes ends after 5");
+  }
+}
+
+static void records_of_no_size_are_left_out_however_many(void **state) {
+  static unsigned char bytes[24 * RECORDS];
+  (void)state;
+  for (uint32_t i = 0; i < RECORDS; i++)
+    put_record(bytes + (size_t)24 * i, i, i, i == 3 || i + 1 == RECORDS, -1);
+  write_file("x.oracleGeneral.bin", bytes, sizeof bytes);
+  struct trace *trace = load(NULL);
+  assert_int_equal(trace->request_count, 2);
+  assert_int_equal(trace->unique, 2);
+  assert_int_equal(trace->first_ms, 3000);
+  assert_int_equal(trace->last_ms, (RECORDS - 1) * 1000);
+  trace_free(trace);
 }
 
 /* ---- packed ---- */
@@ -335,6 +386,8 @@ int main(void) {
       cmocka_unit_test(oracle_general_is_refused_with_its_offset),
       cmocka_unit_test(csv_columns_come_from_parameters_header_or_place),
       cmocka_unit_test(csv_is_refused_with_its_line),
+      cmocka_unit_test(what_lies_beyond_the_limit_does_not_count),
+      cmocka_unit_test(records_of_no_size_are_left_out_however_many),
       cmocka_unit_test(what_is_packed_unpacks_from_memory_and_from_disk),
       cmocka_unit_test(a_file_that_shrank_is_noticed),
   };

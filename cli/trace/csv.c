@@ -15,10 +15,11 @@
 #include <strings.h>
 #include <xxhash.h>
 
+#include "cli/trace/decimal.h"
 #include "cli/trace/ids.h"
 #include "cli/trace/source.h"
 
-enum { COLUMNS_MAX = 256 };
+enum { COLUMNS_MAX = 256, BATCH_LINES = 256 };
 
 struct layout {
   unsigned time, id; /* columns from 1; 0: not said */
@@ -31,8 +32,11 @@ struct csv {
   struct input *input;
   struct layout layout;
   struct ids ids;
-  uint32_t id;
   bool begun;
+  int end;            /* what comes behind the batch: 1 another, or what csv_next() then says */
+  uint32_t count, at; /* accesses read and named: [at, count) are still to be handed out */
+  uint64_t times_ms[BATCH_LINES], keys[BATCH_LINES];
+  uint32_t names[BATCH_LINES];
 };
 
 struct field {
@@ -103,6 +107,10 @@ __attribute__((format(printf, 2, 3))) static int fail(struct csv *csv, const cha
   return -1;
 }
 
+static bool is_margin(char c) {
+  return c == ' ' || c == '\t' || c == '\r' || c == '"';
+}
+
 /* Where the field that begins at `line` ends: at a delimiter that is not within quotes, or at `end`. */
 static const char *field_end(const struct csv *csv, const char *line, const char *end) {
   const char *stop = memchr(line, csv->layout.delimiter, (size_t)(end - line));
@@ -121,8 +129,8 @@ static bool field_at(const struct csv *csv, const char *line, size_t length, uns
   for (unsigned i = 1;; i++) {
     const char *stop = field_end(csv, line, end);
     if (i == column) {
-      while (line < stop && strchr(" \t\r\"", *line) != NULL) line++;
-      while (stop > line && strchr(" \t\r\"", stop[-1]) != NULL) stop--;
+      while (line < stop && is_margin(*line)) line++;
+      while (stop > line && is_margin(stop[-1])) stop--;
       *field = (struct field){.text = line, .length = (size_t)(stop - line)};
       return true;
     }
@@ -131,33 +139,30 @@ static bool field_at(const struct csv *csv, const char *line, size_t length, uns
   }
 }
 
-static bool is_number(const struct field *field) {
+static bool number_of(const struct field *field, double *value) {
+  struct decimal decimal;
   char text[40], *end;
-  if (field->length == 0 || field->length >= sizeof text) return false;
+  if (field->length == 0) return false;
+  if (decimal_read(field->text, field->text + field->length, &decimal) ==
+      field->text + field->length) {
+    *value = decimal_value(&decimal);
+    return *value < 9e15;
+  }
+  if (field->length >= sizeof text) return false;
   memcpy(text, field->text, field->length);
   text[field->length] = '\0';
-  const double value = strtod(text, &end);
-  return *end == '\0' && value >= 0 && value < 9e15;
-}
-
-static double number_of(const struct field *field) {
-  char text[40];
-  memcpy(text, field->text, field->length);
-  text[field->length] = '\0';
-  return strtod(text, NULL);
-}
-
-static bool is_decimal(const struct field *field) {
-  for (size_t i = 0; i < field->length; i++)
-    if (field->text[i] < '0' || field->text[i] > '9') return false;
-  return field->length <= 18;
+  *value = strtod(text, &end);
+  return *end == '\0' && *value >= 0 && *value < 9e15;
 }
 
 static uint64_t key_of(const struct field *field) {
-  if (!is_decimal(field)) return XXH3_64bits(field->text, field->length) | UINT64_C(1) << 63;
   uint64_t value = 0;
-  for (size_t i = 0; i < field->length; i++) value = value * 10 + (uint64_t)(field->text[i] - '0');
-  return value;
+  size_t digits = 0;
+  for (; digits < field->length && field->text[digits] >= '0' && field->text[digits] <= '9';
+       digits++)
+    value = value * 10 + (uint64_t)(field->text[digits] - '0');
+  if (digits == field->length && digits <= 18) return value;
+  return XXH3_64bits(field->text, field->length) | UINT64_C(1) << 63;
 }
 
 /* ---- the first line decides what was not said ---- */
@@ -194,11 +199,12 @@ static int read_header(struct csv *csv, const char *line, size_t length) {
 static int settle_layout(struct csv *csv, const char *line, size_t length) {
   struct layout *layout = &csv->layout;
   struct field first = {.length = 0}, second;
+  double unused;
   if (layout->delimiter == 0) layout->delimiter = guess_delimiter(line, length);
   const bool more = field_at(csv, line, length, 2, &second);
   if (layout->header < 0) {
     field_at(csv, line, length, layout->time != 0 ? layout->time : 1, &first);
-    layout->header = more && !is_number(&first);
+    layout->header = more && !number_of(&first, &unused);
   }
   if (layout->header) return read_header(csv, line, length);
   if (layout->id == 0) {
@@ -212,44 +218,60 @@ static int settle_layout(struct csv *csv, const char *line, size_t length) {
 
 static bool is_blank(const char *line, size_t length) {
   for (size_t i = 0; i < length; i++)
-    if (strchr(" \t\r", line[i]) == NULL || line[i] == '\0') return false;
+    if (line[i] != ' ' && line[i] != '\t' && line[i] != '\r') return false;
   return true;
 }
 
-static int get_access(struct csv *csv, const char *line, size_t length,
-                      struct trace_request *request) {
+/* 1 and one access more in the batch; -1. */
+static int add_access(struct csv *csv, const char *line, size_t length) {
   const struct layout *layout = &csv->layout;
   struct field id, time;
+  double seconds = 0;
   if (memchr(line, '\0', length) != NULL) return fail(csv, "a zero byte: is this text?");
   if (!field_at(csv, line, length, layout->id, &id) || id.length == 0)
     return fail(csv, "no id in column %u", layout->id);
-  *request = (struct trace_request){.input_tokens = 1, .blocks = 1, .ids = &csv->id};
-  if (layout->time != 0) {
-    if (!field_at(csv, line, length, layout->time, &time) || !is_number(&time))
-      return fail(csv, "no time (seconds, 0 or more) in column %u", layout->time);
-    request->timestamp_ms = (uint64_t)(number_of(&time) * 1000);
-  }
-  if (!ids_name(&csv->ids, key_of(&id), &csv->id))
-    return fail(csv, "out of memory for %u distinct ids", csv->ids.count);
-  csv->source.unique = csv->ids.count;
+  if (layout->time != 0 &&
+      (!field_at(csv, line, length, layout->time, &time) || !number_of(&time, &seconds)))
+    return fail(csv, "no time (seconds, 0 or more) in column %u", layout->time);
+  csv->times_ms[csv->count] = (uint64_t)(seconds * 1000);
+  csv->keys[csv->count++] = key_of(&id);
   return 1;
+}
+
+/* As csv_next(), for one line. */
+static int take_line(struct csv *csv) {
+  struct trace_source *source = &csv->source;
+  const char *line;
+  size_t length;
+  const int rc = input_line(csv->input, &line, &length, source->why, sizeof source->why);
+  if (rc <= 0 || is_blank(line, length)) return rc;
+  if (!csv->begun) {
+    csv->begun = true;
+    if (settle_layout(csv, line, length) < 0) return -1;
+    if (csv->layout.header) return 1;
+  }
+  return add_access(csv, line, length);
+}
+
+/* Reads ahead, as far as nothing is wrong: what is comes after the accesses before it. */
+static void take_batch(struct csv *csv) {
+  csv->at = csv->count = 0;
+  while (csv->end > 0 && csv->count < BATCH_LINES) csv->end = take_line(csv);
+  if (ids_names(&csv->ids, csv->keys, csv->count, csv->names)) return;
+  csv->count = 0;
+  csv->end = fail(csv, "out of memory for %u distinct ids", csv->ids.count);
 }
 
 static int csv_next(struct trace_source *source, struct trace_request *request) {
   struct csv *csv = (struct csv *)source;
-  for (;;) {
-    const char *line;
-    size_t length;
-    const int rc = input_line(csv->input, &line, &length, source->why, sizeof source->why);
-    if (rc <= 0) return rc;
-    if (is_blank(line, length)) continue;
-    if (!csv->begun) {
-      csv->begun = true;
-      if (settle_layout(csv, line, length) < 0) return -1;
-      if (csv->layout.header) continue;
-    }
-    return get_access(csv, line, length, request);
-  }
+  if (csv->at == csv->count) take_batch(csv);
+  if (csv->at == csv->count) return csv->end;
+  const uint32_t *name = &csv->names[csv->at];
+  if (*name >= source->unique) source->unique = *name + 1;
+  *request = (struct trace_request){
+      .timestamp_ms = csv->times_ms[csv->at], .input_tokens = 1, .blocks = 1, .ids = name};
+  csv->at++;
+  return 1;
 }
 
 static void csv_close(struct trace_source *source) {
@@ -272,5 +294,6 @@ struct trace_source *csv_open(struct input *input, const char *params, char *why
   csv->source.close = csv_close;
   csv->source.block_tokens = 1;
   csv->input = input;
+  csv->end = 1;
   return &csv->source;
 }

@@ -171,7 +171,8 @@ static int gather(struct input *in, size_t bytes, char *why, size_t why_bytes) {
   return more < 0 ? -1 : 0;
 }
 
-int input_record(struct input *in, size_t bytes, const char **record, char *why, size_t why_bytes) {
+int input_records(struct input *in, size_t bytes, size_t max, const char **records, size_t *count,
+                  char *why, size_t why_bytes) {
   if (gather(in, bytes, why, why_bytes) < 0) return -1;
   const size_t have = in->text_used - in->text_at;
   in->last_at = in->dropped + in->text_at;
@@ -181,9 +182,15 @@ int input_record(struct input *in, size_t bytes, const char **record, char *why,
              in->name, (unsigned long long)in->last_at, bytes, have);
     return -1;
   }
-  *record = in->text + in->text_at;
-  in->text_at += bytes;
+  *records = in->text + in->text_at;
+  *count = have / bytes < max ? have / bytes : max;
+  in->text_at += *count * bytes;
   return 1;
+}
+
+int input_record(struct input *in, size_t bytes, const char **record, char *why, size_t why_bytes) {
+  size_t one;
+  return input_records(in, bytes, 1, record, &one, why, why_bytes);
 }
 
 int input_peek(struct input *in, const char **bytes, size_t *count, char *why, size_t why_bytes) {

@@ -21,13 +21,17 @@ int input_line(struct input *input, const char **line, size_t *length, char *why
 int input_record(struct input *input, size_t bytes, const char **record, char *why,
                  size_t why_bytes);
 
+/* As many whole records as are there already, `max` at most, but one at least: 1 and *count. */
+int input_records(struct input *input, size_t bytes, size_t max, const char **records,
+                  size_t *count, char *why, size_t why_bytes);
+
 /* What comes next, without taking it: at least 64 KiB or all there is. 0, or -1 with `why`. */
 int input_peek(struct input *input, const char **bytes, size_t *count, char *why, size_t why_bytes);
 
 /* Number of the line handed out last, from 1. */
 uint64_t input_line_number(const struct input *input);
 
-/* Where the line or record handed out last begins, in bytes of what was decoded. */
+/* Where the line or records handed out last begin, in bytes of what was decoded. */
 uint64_t input_offset(const struct input *input);
 
 /* What to call the file in messages. */

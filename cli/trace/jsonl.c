@@ -12,7 +12,7 @@
  *   block is named here by the one before it and its id: a cache of prefixes sees no less.
  *
  * Other fields are ignored. Whatever is wrong is reported with file, line and column; nothing is
- * skipped or guessed.
+ * skipped or guessed. Lines as they usually are take a short cut (plain.h), all others jansson.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <jansson.h>
@@ -22,6 +22,7 @@
 #include <string.h>
 
 #include "cli/trace/ids.h"
+#include "cli/trace/plain.h"
 #include "cli/trace/source.h"
 
 struct jsonl {
@@ -32,6 +33,8 @@ struct jsonl {
   struct ids chats; /* qwen: chat ids */
   uint32_t *roots;  /* qwen: by dense chat, the first of its session, dense */
   uint32_t roots_size;
+  struct plain plain;
+  uint64_t *keys; /* of a request's blocks, and their names: */
   uint32_t *blocks;
   size_t blocks_size;
 };
@@ -89,6 +92,33 @@ static int get_timestamp(const struct place *place, const json_t *object, uint64
   return 0;
 }
 
+static bool blocks_fit(struct jsonl *jsonl, size_t blocks) {
+  if (blocks <= jsonl->blocks_size) return true;
+  uint64_t *keys = realloc(jsonl->keys, blocks * sizeof *keys);
+  if (keys != NULL) jsonl->keys = keys;
+  uint32_t *names = realloc(jsonl->blocks, blocks * sizeof *names);
+  if (names != NULL) jsonl->blocks = names;
+  if (keys == NULL || names == NULL) return false;
+  jsonl->blocks_size = blocks;
+  return true;
+}
+
+/* Gives jsonl->blocks their names. */
+static int name_blocks(const struct place *place, const uint64_t *keys, size_t blocks) {
+  struct jsonl *jsonl = place->jsonl;
+  bool named = true;
+  if (jsonl->dialect != JSONL_QWEN) {
+    named = ids_names(&jsonl->ids, keys, blocks, jsonl->blocks);
+  } else {
+    for (size_t i = 0; i < blocks && named; i++) {
+      const uint64_t key = i > 0 ? ids_pair(jsonl->blocks[i - 1], keys[i]) : keys[i];
+      named = ids_name(&jsonl->ids, key, &jsonl->blocks[i]);
+    }
+  }
+  if (named) return 0;
+  return fail(place, "hash_ids", "out of memory for %u distinct ids", jsonl->ids.count);
+}
+
 static int get_blocks(const struct place *place, const json_t *object, uint32_t *count) {
   struct jsonl *jsonl = place->jsonl;
   const json_t *array = json_object_get(object, "hash_ids");
@@ -98,12 +128,7 @@ static int get_blocks(const struct place *place, const json_t *object, uint32_t 
   if (blocks > TRACE_BLOCKS_MAX)
     return fail(place, "hash_ids", "%zu blocks in one request, more than %u", blocks,
                 TRACE_BLOCKS_MAX);
-  if (blocks > jsonl->blocks_size) {
-    uint32_t *grown = realloc(jsonl->blocks, blocks * sizeof *grown);
-    if (grown == NULL) return fail(place, NULL, "out of memory");
-    jsonl->blocks = grown;
-    jsonl->blocks_size = blocks;
-  }
+  if (!blocks_fit(jsonl, blocks)) return fail(place, NULL, "out of memory");
   for (size_t i = 0; i < blocks; i++) {
     const json_t *json = json_array_get(array, i);
     if (!json_is_integer(json))
@@ -111,13 +136,10 @@ static int get_blocks(const struct place *place, const json_t *object, uint32_t 
     const json_int_t id = json_integer_value(json);
     if (id < 0)
       return fail(place, "hash_ids", "hash_ids[%zu] is negative (%lld)", i, (long long)id);
-    const bool chained = jsonl->dialect == JSONL_QWEN && i > 0;
-    const uint64_t key = chained ? ids_pair(jsonl->blocks[i - 1], (uint64_t)id) : (uint64_t)id;
-    if (!ids_name(&jsonl->ids, key, &jsonl->blocks[i]))
-      return fail(place, "hash_ids", "out of memory for %u distinct ids", jsonl->ids.count);
+    jsonl->keys[i] = (uint64_t)id;
   }
   *count = (uint32_t)blocks;
-  return 0;
+  return name_blocks(place, jsonl->keys, blocks);
 }
 
 /* The dense name of a chat; *root is the first of its session, itself if it was not seen before. */
@@ -137,9 +159,21 @@ static int name_chat(const struct place *place, uint64_t chat, uint32_t *name, u
   return 0;
 }
 
+/* A chat's session; `parent` is NULL where it is the first of one. */
+static int name_session(const struct place *place, uint64_t chat, const uint64_t *parent,
+                        uint64_t *session) {
+  uint32_t name = 0, parent_name = 0, root = 0;
+  if (name_chat(place, chat, &name, &root) < 0) return -1;
+  if (parent != NULL) {
+    if (name_chat(place, *parent, &parent_name, &root) < 0) return -1;
+    place->jsonl->roots[name] = root;
+  }
+  *session = root + UINT64_C(1);
+  return 0;
+}
+
 static int get_session(const struct place *place, const json_t *object, uint64_t *session) {
   uint64_t number = 0;
-  uint32_t chat = 0, parent = 0, root = 0;
   if (place->jsonl->dialect != JSONL_QWEN) {
     *session = 0;
     if (json_object_get(object, "session") == NULL) return 0;
@@ -147,26 +181,26 @@ static int get_session(const struct place *place, const json_t *object, uint64_t
     *session = number + 1;
     return 0;
   }
-  if (get_count(place, object, "chat_id", INT64_MAX, &number) < 0 ||
-      name_chat(place, number, &chat, &root) < 0)
-    return -1;
+  if (get_count(place, object, "chat_id", INT64_MAX, &number) < 0) return -1;
   const json_t *json = json_object_get(object, "parent_chat_id");
-  if (json_is_integer(json) && json_integer_value(json) >= 0) {
-    if (name_chat(place, (uint64_t)json_integer_value(json), &parent, &root) < 0) return -1;
-    place->jsonl->roots[chat] = root;
-  }
-  *session = root + UINT64_C(1);
-  return 0;
+  const bool has_parent = json_is_integer(json) && json_integer_value(json) >= 0;
+  const uint64_t parent = has_parent ? (uint64_t)json_integer_value(json) : 0;
+  return name_session(place, number, has_parent ? &parent : NULL, session);
 }
 
-static uint32_t category_of(const json_t *object) {
+/* `type` is NULL where there is none. */
+static uint32_t category_of(const char *type, size_t bytes) {
   static const char *const types[] = {"text", "search", "image", "file"};
   enum { TYPES = sizeof types / sizeof types[0] };
-  const char *type = json_string_value(json_object_get(object, "type"));
   if (type == NULL) return 0;
   for (uint32_t i = 0; i < TYPES; i++)
-    if (strcmp(type, types[i]) == 0) return i + 1;
+    if (strlen(types[i]) == bytes && memcmp(type, types[i], bytes) == 0) return i + 1;
   return TYPES + 1;
+}
+
+static uint32_t get_category(const json_t *object) {
+  const char *type = json_string_value(json_object_get(object, "type"));
+  return category_of(type, type != NULL ? strlen(type) : 0);
 }
 
 static int get_request(const struct place *place, const json_t *object,
@@ -183,11 +217,64 @@ static int get_request(const struct place *place, const json_t *object,
     return -1;
   request->input_tokens = (uint32_t)input;
   request->output_tokens = (uint32_t)output;
-  request->category = jsonl->dialect == JSONL_QWEN ? category_of(object) : 0;
+  request->category = jsonl->dialect == JSONL_QWEN ? get_category(object) : 0;
   if (get_blocks(place, object, &request->blocks) < 0) return -1;
   request->ids = jsonl->blocks;
   return 1;
 }
+
+/* ---- plain lines ---- */
+
+/* Whether the line is plain, and nothing in it is to be complained of. */
+static bool read_plain(struct jsonl *jsonl, const struct place *place) {
+  struct plain *plain = &jsonl->plain;
+  const unsigned needed =
+      1u << PLAIN_TIMESTAMP | 1u << PLAIN_INPUT | 1u << PLAIN_OUTPUT | 1u << PLAIN_IDS;
+  if (!plain_read(plain, place->line, place->length)) return false;
+  if ((plain->has & needed) != needed || plain->number[PLAIN_INPUT] > TRACE_TOKENS_MAX ||
+      plain->number[PLAIN_OUTPUT] > TRACE_TOKENS_MAX || plain->ids_count > TRACE_BLOCKS_MAX)
+    return false;
+  return jsonl->dialect != JSONL_QWEN || plain_has(plain, PLAIN_CHAT);
+}
+
+static uint64_t plain_ms(const struct plain *plain, enum jsonl_dialect dialect) {
+  const unsigned unit_ms = dialect == JSONL_QWEN ? 1000 : 1;
+  if (plain->timestamp.behind == 0) return plain->timestamp.digits * unit_ms;
+  return (uint64_t)(decimal_value(&plain->timestamp) * unit_ms);
+}
+
+static int plain_session(const struct place *place, uint64_t *session) {
+  const struct plain *plain = &place->jsonl->plain;
+  if (place->jsonl->dialect != JSONL_QWEN) {
+    *session = plain_has(plain, PLAIN_SESSION) ? (uint64_t)plain->number[PLAIN_SESSION] + 1 : 0;
+    return 0;
+  }
+  const uint64_t parent = (uint64_t)plain->number[PLAIN_PARENT];
+  const bool has_parent = plain_has(plain, PLAIN_PARENT) && plain->number[PLAIN_PARENT] >= 0;
+  return name_session(place, (uint64_t)plain->number[PLAIN_CHAT], has_parent ? &parent : NULL,
+                      session);
+}
+
+static int take_plain(const struct place *place, struct trace_request *request) {
+  struct jsonl *jsonl = place->jsonl;
+  const struct plain *plain = &jsonl->plain;
+  if (jsonl->dialect == JSONL_ANY)
+    jsonl->dialect = plain_has(plain, PLAIN_CHAT) ? JSONL_QWEN : JSONL_MOONCAKE;
+  if (!blocks_fit(jsonl, plain->ids_count)) return fail(place, NULL, "out of memory");
+  if (plain_session(place, &request->session) < 0 ||
+      name_blocks(place, plain->ids, plain->ids_count) < 0)
+    return -1;
+  const bool typed = jsonl->dialect == JSONL_QWEN && plain_has(plain, PLAIN_TYPE);
+  request->timestamp_ms = plain_ms(plain, jsonl->dialect);
+  request->input_tokens = (uint32_t)plain->number[PLAIN_INPUT];
+  request->output_tokens = (uint32_t)plain->number[PLAIN_OUTPUT];
+  request->category = typed ? category_of(plain->type, plain->type_bytes) : 0;
+  request->blocks = (uint32_t)plain->ids_count;
+  request->ids = jsonl->blocks;
+  return 1;
+}
+
+/* ---- the source ---- */
 
 static int is_blank(const char *line, size_t length) {
   for (size_t i = 0; i < length; i++)
@@ -204,17 +291,22 @@ static int jsonl_next(struct trace_source *source, struct trace_request *request
     if (rc <= 0) return rc;
   } while (is_blank(place.line, place.length));
 
-  json_error_t error;
-  json_t *object = json_loadb(place.line, place.length, JSON_REJECT_DUPLICATES, &error);
-  if (object == NULL) {
-    snprintf(source->why, sizeof source->why, "%s:%llu:%d: %s", input_name(jsonl->input),
-             (unsigned long long)input_line_number(jsonl->input),
-             error.column > 0 ? error.column : 1, error.text);
-    return -1;
+  int rc;
+  if (read_plain(jsonl, &place)) {
+    rc = take_plain(&place, request);
+  } else {
+    json_error_t error;
+    json_t *object = json_loadb(place.line, place.length, JSON_REJECT_DUPLICATES, &error);
+    if (object == NULL) {
+      snprintf(source->why, sizeof source->why, "%s:%llu:%d: %s", input_name(jsonl->input),
+               (unsigned long long)input_line_number(jsonl->input),
+               error.column > 0 ? error.column : 1, error.text);
+      return -1;
+    }
+    rc = get_request(&place, object, request);
+    json_decref(object);
   }
-  const int rc = get_request(&place, object, request);
   source->unique = jsonl->ids.count;
-  json_decref(object);
   return rc;
 }
 
@@ -223,7 +315,9 @@ static void jsonl_close(struct trace_source *source) {
   input_close(jsonl->input);
   ids_finish(&jsonl->ids);
   ids_finish(&jsonl->chats);
+  plain_finish(&jsonl->plain);
   free(jsonl->roots);
+  free(jsonl->keys);
   free(jsonl->blocks);
   free(jsonl);
 }

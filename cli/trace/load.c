@@ -87,6 +87,7 @@ static int keep_failed(const struct trace *trace, char *why, size_t why_bytes) {
 
 static int load(struct trace *trace, struct trace_reader *reader,
                 const struct trace_options *options, char *why, size_t why_bytes) {
+  const bool guess = options->block_tokens == 0;
   struct bounds bounds = {.low = 0, .high = UNBOUNDED};
   struct trace_request request = {.ids = NULL};
   while (options->limit == 0 || trace->request_count < options->limit) {
@@ -97,7 +98,7 @@ static int load(struct trace *trace, struct trace_reader *reader,
       return -1;
     }
     if (!trace_append(trace, &request)) return keep_failed(trace, why, why_bytes);
-    narrow(&bounds, &request);
+    if (guess && trace_block_tokens(reader) == 0) narrow(&bounds, &request);
   }
   if (!spool_seal(&trace->packed->spool)) return keep_failed(trace, why, why_bytes);
   if (trace->accesses == 0) {

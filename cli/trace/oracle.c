@@ -6,6 +6,7 @@
  * of size 0 are left out, as libCacheSim does; the next access is found anew where it is needed.
  *
  * SPDX-License-Identifier: Apache-2.0 */
+#include <endian.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,13 +14,14 @@
 #include "cli/trace/ids.h"
 #include "cli/trace/source.h"
 
-enum { RECORD_BYTES = 24, LIKELY_RECORDS = 64 };
+enum { RECORD_BYTES = 24, LIKELY_RECORDS = 64, BATCH_RECORDS = 512 };
 
 struct oracle {
   struct trace_source source;
   struct input *input;
   struct ids ids;
-  uint32_t id;
+  uint32_t count, at; /* named: [at, count) are still to be handed out */
+  uint32_t times_s[BATCH_RECORDS], names[BATCH_RECORDS];
 };
 
 struct record {
@@ -28,17 +30,23 @@ struct record {
   int64_t next;
 };
 
-static uint64_t little_endian(const char *bytes, unsigned count) {
-  uint64_t value = 0;
-  for (unsigned i = count; i-- > 0;) value = value << 8 | (unsigned char)bytes[i];
-  return value;
+static uint32_t u32_at(const char *bytes) {
+  uint32_t value;
+  memcpy(&value, bytes, sizeof value);
+  return le32toh(value);
+}
+
+static uint64_t u64_at(const char *bytes) {
+  uint64_t value;
+  memcpy(&value, bytes, sizeof value);
+  return le64toh(value);
 }
 
 static struct record record_at(const char *bytes) {
-  return (struct record){.time_s = (uint32_t)little_endian(bytes, 4),
-                         .id = little_endian(bytes + 4, 8),
-                         .size = (uint32_t)little_endian(bytes + 12, 4),
-                         .next = (int64_t)little_endian(bytes + 16, 8)};
+  return (struct record){.time_s = u32_at(bytes),
+                         .id = u64_at(bytes + 4),
+                         .size = u32_at(bytes + 12),
+                         .next = (int64_t)u64_at(bytes + 16)};
 }
 
 /* Times do not go back, and a next access is later, or -1 or the greatest number: never. */
@@ -53,27 +61,45 @@ bool oracle_likely(const char *bytes, size_t count) {
   return true;
 }
 
+/* Names the next records; as trace_next(). */
+static int take_batch(struct oracle *oracle) {
+  struct trace_source *source = &oracle->source;
+  uint64_t keys[BATCH_RECORDS];
+  oracle->at = oracle->count = 0;
+  while (oracle->count == 0) {
+    const char *bytes;
+    size_t count;
+    const int rc = input_records(oracle->input, RECORD_BYTES, BATCH_RECORDS, &bytes, &count,
+                                 source->why, sizeof source->why);
+    if (rc <= 0) return rc;
+    for (size_t i = 0; i < count; i++) {
+      const struct record record = record_at(bytes + i * RECORD_BYTES);
+      keys[oracle->count] = record.id;
+      oracle->times_s[oracle->count] = record.time_s;
+      oracle->count += record.size != 0;
+    }
+  }
+  if (ids_names(&oracle->ids, keys, oracle->count, oracle->names)) return 1;
+  oracle->count = 0;
+  snprintf(source->why, sizeof source->why, "%s: offset %llu: out of memory for %u distinct ids",
+           input_name(oracle->input), (unsigned long long)input_offset(oracle->input),
+           oracle->ids.count);
+  return -1;
+}
+
 static int oracle_next(struct trace_source *source, struct trace_request *request) {
   struct oracle *oracle = (struct oracle *)source;
-  struct record record;
-  do {
-    const char *bytes;
-    const int rc =
-        input_record(oracle->input, RECORD_BYTES, &bytes, source->why, sizeof source->why);
+  if (oracle->at == oracle->count) {
+    const int rc = take_batch(oracle);
     if (rc <= 0) return rc;
-    record = record_at(bytes);
-  } while (record.size == 0);
-  if (!ids_name(&oracle->ids, record.id, &oracle->id)) {
-    snprintf(source->why, sizeof source->why, "%s: offset %llu: out of memory for %u distinct ids",
-             input_name(oracle->input), (unsigned long long)input_offset(oracle->input),
-             oracle->ids.count);
-    return -1;
   }
-  source->unique = oracle->ids.count;
-  *request = (struct trace_request){.timestamp_ms = record.time_s * UINT64_C(1000),
+  const uint32_t *name = &oracle->names[oracle->at];
+  if (*name >= source->unique) source->unique = *name + 1;
+  *request = (struct trace_request){.timestamp_ms = oracle->times_s[oracle->at] * UINT64_C(1000),
                                     .input_tokens = 1,
                                     .blocks = 1,
-                                    .ids = &oracle->id};
+                                    .ids = name};
+  oracle->at++;
   return 1;
 }
 

@@ -29,13 +29,19 @@ void packed_finish(struct packed *packed) {
   spool_finish(&packed->spool);
 }
 
-/* LEB128; the caller has reserved room. */
-static void put(struct spool *spool, uint64_t value) {
+/* LEB128 at `at`, where room was reserved; what is behind it. */
+static unsigned char *put(unsigned char *at, uint64_t value) {
   while (value >= 0x80) {
-    spool->memory[spool->used++] = (unsigned char)(value | 0x80);
+    *at++ = (unsigned char)(value | 0x80);
     value >>= 7;
   }
-  spool->memory[spool->used++] = (unsigned char)value;
+  *at++ = (unsigned char)value;
+  return at;
+}
+
+/* What was put from memory + used up to `end` belongs to the spool. */
+static void put_end(struct spool *spool, const unsigned char *end) {
+  spool->used = (size_t)(end - spool->memory);
 }
 
 static uint64_t zigzag(int64_t value) {
@@ -47,13 +53,16 @@ static int64_t unzigzag(uint64_t value) {
 }
 
 static bool put_runs(struct packed *packed, const struct trace_request *request) {
+  struct spool *spool = &packed->spool;
   for (uint32_t i = 0; i < request->blocks;) {
     const uint32_t first = request->ids[i];
     uint32_t length = 1;
     while (i + length < request->blocks && request->ids[i + length] == first + length) length++;
-    if (!spool_reserve(&packed->spool, (size_t)2 * VARINT_BYTES_MAX)) return false;
-    put(&packed->spool, zigzag((int64_t)first - (int64_t)packed->next_id));
-    if (request->blocks - i > 1) put(&packed->spool, length - 1);
+    if (!spool_reserve(spool, (size_t)2 * VARINT_BYTES_MAX)) return false;
+    unsigned char *at =
+        put(spool->memory + spool->used, zigzag((int64_t)first - (int64_t)packed->next_id));
+    if (request->blocks - i > 1) at = put(at, length - 1);
+    put_end(spool, at);
     packed->next_id = first + length;
     i += length;
   }
@@ -70,14 +79,15 @@ bool packed_append(struct packed *packed, const struct trace_request *request) {
                          (request->output_tokens == last->output_tokens ? SAME_OUTPUT : 0u) |
                          (request->category == last->category ? SAME_CATEGORY : 0u) |
                          (request->blocks == 1 ? ONE_BLOCK : 0u);
-  put(spool, flags);
+  unsigned char *at = put(spool->memory + spool->used, flags);
   if (!(flags & SAME_TIME))
-    put(spool, zigzag((int64_t)(request->timestamp_ms - last->timestamp_ms)));
-  if (!(flags & SAME_SESSION)) put(spool, request->session);
-  if (!(flags & SAME_INPUT)) put(spool, request->input_tokens);
-  if (!(flags & SAME_OUTPUT)) put(spool, request->output_tokens);
-  if (!(flags & SAME_CATEGORY)) put(spool, request->category);
-  if (!(flags & ONE_BLOCK)) put(spool, request->blocks);
+    at = put(at, zigzag((int64_t)(request->timestamp_ms - last->timestamp_ms)));
+  if (!(flags & SAME_SESSION)) at = put(at, request->session);
+  if (!(flags & SAME_INPUT)) at = put(at, request->input_tokens);
+  if (!(flags & SAME_OUTPUT)) at = put(at, request->output_tokens);
+  if (!(flags & SAME_CATEGORY)) at = put(at, request->category);
+  if (!(flags & ONE_BLOCK)) at = put(at, request->blocks);
+  put_end(spool, at);
   packed->last = *request;
   packed->last.ids = NULL;
   return put_runs(packed, request);
