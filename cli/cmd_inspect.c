@@ -214,7 +214,7 @@ static void print_states(const struct inventory *inventory) {
   static const char *const titles[] = {"<segments",     "count",  "records", "live",
                                        "of their size", "oldest", NULL};
   struct table *table = table_create(titles);
-  for (int state = KVSTOW_SEGMENT_FREE; state <= KVSTOW_SEGMENT_BAD; state++) {
+  for (int state = KVSTOW_SEGMENT_FREE; state <= KVSTOW_SEGMENT_UNREAD; state++) {
     uint64_t count = 0, records = 0, live = 0, size = 0, oldest_s = UINT64_MAX;
     for (uint32_t id = 0; id < inventory->segments_count; id++) {
       const struct segment *segment = &inventory->segments[id];

@@ -61,7 +61,8 @@ static uint64_t age_s(uint64_t then_s) {
 static json_t *to_json(const struct totals *totals, const kvstow_tier_stats *stats,
                        const char *uuid) {
   return json_pack(
-      "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:s, s:b, s:I, s:I, s:I}",
+      "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:s, s:b, s:I, s:I, s:I, "
+      "s:I}",
       "uuid", uuid, "records", (json_int_t)totals->records, "used_bytes",
       (json_int_t)totals->used_bytes, "disk_bytes", (json_int_t)stats->disk_bytes, "segment_bytes",
       (json_int_t)totals->segment_bytes, "segments", (json_int_t)stats->segments, "segments_free",
@@ -71,7 +72,8 @@ static json_t *to_json(const struct totals *totals, const kvstow_tier_stats *sta
       (json_int_t)age_s(totals->oldest_s), "engine", stats->engine, "engine_reason",
       stats->engine_reason, "direct_io", (int)stats->direct_io, "recovery_us",
       (json_int_t)stats->recovery_us, "recovered_records", (json_int_t)stats->recovered_records,
-      "walked_segments", (json_int_t)stats->walked_segments);
+      "walked_segments", (json_int_t)stats->walked_segments, "segments_unread",
+      (json_int_t)stats->segments_unread);
 }
 
 static int print_text(const struct totals *totals, const kvstow_tier_stats *stats,
@@ -89,9 +91,9 @@ static int print_text(const struct totals *totals, const kvstow_tier_stats *stat
   table_text(table, "segments");
   table_text(table,
              "%" PRIu32 " of %s: %" PRIu32 " sealed, %" PRIu32 " open, %" PRIu32 " free, %" PRIu32
-             " bad",
+             " bad, %" PRIu32 " unread",
              stats->segments, format_bytes(a, totals->segment_bytes), stats->segments_sealed,
-             totals->open, stats->segments_free, stats->segments_bad);
+             totals->open, stats->segments_free, stats->segments_bad, stats->segments_unread);
   table_text(table, "oldest");
   table_text(table, "%s", totals->oldest_s ? format_age(a, age_s(totals->oldest_s)) : "-");
   table_text(table, "engine");

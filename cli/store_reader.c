@@ -119,6 +119,8 @@ const char *store_segment_state(kvstow_segment_state state) {
       return "reclaimed";
     case KVSTOW_SEGMENT_BAD:
       return "bad";
+    case KVSTOW_SEGMENT_UNREAD:
+      return "unread";
   }
   return "?";
 }

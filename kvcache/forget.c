@@ -124,9 +124,16 @@ static bool forget_settled(kvstow *store, const struct kvs_wanted *row, uint64_t
 }
 
 /* Erases what is buried, and what can still be read in segments given up: blocks long evicted would come
- * back from there after a crash. */
+ * back from there after a crash. So would those of segments that could not be read at opening. */
 static int erase_for_good(kvstow *store) {
   if (store->tier == NULL) return 0;
+  kvs_lock(store);
+  for (uint32_t i = 0; i < store->segments_count; i++) {
+    if (!store->segments[i].unread) continue;
+    (void)kvstow_tier_reclaim(store->tier, i); /* or it is being given up */
+    store->segments[i].unread = false;
+  }
+  kvstow__unlock(&store->lock);
   const int buried = kvs_erase_buried(store);
   const int given_up = kvstow_tier_erase(store->tier, NULL, 0);
   return buried != 0 ? buried : given_up;

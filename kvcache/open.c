@@ -290,10 +290,10 @@ static int recover(kvstow *store) {
   for (uint32_t i = 0; i < count && !recovery.no_memory; i++) {
     const int rc = kvstow_tier_scan(store->tier, aged[i].segment, recover_record, &recovery);
     if (rc == KVSTOW_ENOMEM) recovery.no_memory = true;
-    /* One unreadable segment costs its blocks, not the store. It is given up, or who forgets what lies there would
-     * find nothing to erase, and it might be legible another time. */
+    /* One unreadable segment costs its blocks, not the store, and not for ever: it may be legible another time.
+     * Unless room is wanted, or somebody forgets: he would find nothing there to erase. */
     else if (rc != 0)
-      (void)kvstow_tier_reclaim(store->tier, aged[i].segment);
+      store->segments[aged[i].segment].unread = true;
   }
   kvstow_tier_stats stats = {.size = sizeof stats};
   kvstow_tier_get_stats(store->tier, &stats);

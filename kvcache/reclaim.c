@@ -14,6 +14,9 @@
  * nearly as large as segments), what could not be moved in time loses its SSD copy but not its RAM
  * copy, and is written with the next batch.
  *
+ * A segment of which nothing is known, because it could not be read when the store was opened, costs nothing and goes
+ * first: the blocks in it are nobody's until the next opening, and room is wanted now.
+ *
  * A segment that holds a leased block SSD alone has is passed over: a lease's bytes stay. What a flush under way
  * writes goes last: a policy that thinks little of new blocks would have it write in vain.
  *
@@ -47,8 +50,10 @@ struct listing {
 struct kvs_reclaim {
   struct listing list;
   uint32_t segment, records;
-  bool moved;   /* something is written again, and perhaps not durable yet */
-  bool settled; /* nothing is left to move, or on its way */
+  uint32_t
+      generation; /* of the segment, unless a forget has wiped it since: then it is another's */
+  bool moved;     /* something is written again, and perhaps not durable yet */
+  bool settled;   /* nothing is left to move, or on its way */
 };
 
 /* The entry whose SSD copy is this record, or NULL: it was moved, or is no more. Store's lock. */
@@ -98,7 +103,8 @@ static bool flush_wrote(const kvstow *store, uint32_t generation) {
 
 static bool may_go(const kvstow *store, const struct choice *choice, uint32_t i) {
   if (!choice->flushed && flush_wrote(store, choice->info[i].generation)) return false;
-  return !choice->skip[i] && choice->info[i].state == KVSTOW_SEGMENT_SEALED &&
+  const kvstow_segment_state state = choice->info[i].state;
+  return !choice->skip[i] && (state == KVSTOW_SEGMENT_SEALED || state == KVSTOW_SEGMENT_UNREAD) &&
          !choice->info[i].offline && store->segments[i].pending == 0;
 }
 
@@ -250,6 +256,9 @@ static int give_up(kvstow *store, struct kvs_reclaim *reclaim) {
   struct listing *list = &reclaim->list;
   int rc = 0;
   kvs_lock(store);
+  kvstow_segment_info info;
+  (void)kvstow_tier_segment(store->tier, reclaim->segment, &info);
+  if (info.generation != reclaim->generation) rc = KVSTOW_EBUSY;
   for (size_t i = 0; i < list->count && rc == 0; i++) {
     if (listed_entry(store, &list->row[i]) == NULL) continue;
     list->row[i].gone = let_go(store, &list->row[i]);
@@ -303,10 +312,11 @@ static bool step(kvstow *store, struct kvs_reclaim *reclaim) {
 
 /* Lists the segment and begins to move what is kept. Store's lock. 0, KVSTOW_EBUSY (leased) or
  * KVSTOW_ENOMEM. */
-static int begin(kvstow *store, uint32_t segment, uint32_t records) {
+static int begin(kvstow *store, uint32_t segment, const kvstow_segment_info *info) {
   store->reclaim = calloc(1, sizeof *store->reclaim);
   if (store->reclaim == NULL) return KVSTOW_ENOMEM;
-  *store->reclaim = (struct kvs_reclaim){.segment = segment, .records = records};
+  *store->reclaim = (struct kvs_reclaim){
+      .segment = segment, .records = info->records, .generation = info->generation};
   int rc = list_blocks(store, segment, &store->reclaim->list) ? 0 : KVSTOW_ENOMEM;
   if (rc == 0 && any_leased(store, &store->reclaim->list)) rc = KVSTOW_EBUSY;
   if (rc != 0) {
@@ -344,7 +354,7 @@ static int begin_some(kvstow *store, bool *skip, kvstow_segment_info *info, bool
     uint32_t segment = choose(store, &(struct choice){skip, info, false});
     if (segment == UINT32_MAX && need && store->flushing > 0)
       segment = choose(store, &(struct choice){skip, info, true});
-    const int rc = segment == UINT32_MAX ? 0 : begin(store, segment, info[segment].records);
+    const int rc = segment == UINT32_MAX ? 0 : begin(store, segment, &info[segment]);
     kvstow__unlock(&store->lock);
     if (segment != UINT32_MAX) {
       if (rc != KVSTOW_EBUSY) return rc;

@@ -47,7 +47,7 @@ void kvs_segment_clear(struct kvs_segment *segment) {
   free(segment->ids);
   segment->ids = NULL;
   segment->ids_count = segment->ids_room = 0;
-  segment->ids_lost = false;
+  segment->ids_lost = segment->unread = false;
 }
 
 void kvs_ssd_gain(kvstow *store, uint32_t id, kvstow_loc loc, const kvstow_access *access) {

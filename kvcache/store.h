@@ -116,6 +116,7 @@ struct kvs_segment {
   uint32_t *ids; /* of all blocks written to it; some have left since */
   uint32_t ids_count, ids_room;
   bool ids_lost;    /* not all: there was no memory */
+  bool unread;      /* its table could not be read at opening: what it holds is not known */
   uint32_t records; /* entries whose loc is here */
   uint32_t valued;  /* of them in the SSD policy or pinned */
   int32_t

@@ -370,6 +370,15 @@ int __wrap_kvstow_tier_scan(kvstow_tier *tier, uint32_t segment,
   return __real_kvstow_tier_scan(tier, segment, each, arg);
 }
 
+/* Opens the store again; no segment can be scanned meanwhile. */
+static void restart_unscanned(fixture *f) {
+  KV_OK(kvstow_close(f->store));
+  scans_fail = true;
+  open_store(f);
+  scans_fail = false;
+  assert_true(kv_stats(f->store).recovered_blocks < 64);
+}
+
 /* A disk that is read wrongly while the store is opened (of a store whose tables are too many to be kept), and not the
  * next time: a forget in between knows nothing of what lies there. */
 static void what_could_not_be_scanned_does_not_come_back(void **state) {
@@ -377,17 +386,39 @@ static void what_could_not_be_scanned_does_not_come_back(void **state) {
   fixture f;
   set_up(&f, AMPLE);
   for (uint64_t doc = 1; doc <= 16; doc++) KV_OK(put(&f, doc, 8));
-  KV_OK(kvstow_close(f.store));
-  scans_fail = true;
-  open_store(&f);
-  scans_fail = false;
-  assert_true(kv_stats(f.store).recovered_blocks < 64);
+  restart_unscanned(&f);
   KV_OK(kvstow_forget_space(f.space, NULL));
   restart(&f);
   assert_int_equal(kv_stats(f.store).recovered_blocks, 0);
   KV_OK(put(&f, 1, 8));
   restart(&f);
   assert_int_equal(get(&f, 1, 8, 0), 8);
+  tear_down(&f);
+}
+
+static void what_could_not_be_scanned_is_there_the_next_time(void **state) {
+  (void)state;
+  fixture f;
+  set_up(&f, AMPLE);
+  for (uint64_t doc = 1; doc <= 16; doc++) KV_OK(put(&f, doc, 8));
+  restart_unscanned(&f);
+  KV_OK(put(&f, 17, 8));
+  restart(&f);
+  for (uint64_t doc = 1; doc <= 17; doc++) assert_int_equal(get(&f, doc, 8, 0), 8);
+  tear_down(&f);
+}
+
+/* Segments of which nothing is known take up room until it is wanted; then they go before blocks that are known. */
+static void what_could_not_be_scanned_gives_room(void **state) {
+  (void)state;
+  enum { SEGMENTS = 16 };
+  fixture f;
+  set_up(&f, (uint64_t)SEGMENTS * SEGMENT);
+  for (uint64_t doc = 1; doc <= 60; doc++) KV_OK(put(&f, doc, 8));
+  restart_unscanned(&f);
+  for (uint64_t doc = 101; doc <= 160; doc++) KV_OK(put(&f, doc, 8));
+  restart(&f);
+  for (uint64_t doc = 101; doc <= 160; doc++) assert_int_equal(get(&f, doc, 8, 0), 8);
   tear_down(&f);
 }
 
@@ -600,6 +631,8 @@ int main(void) {
       cmocka_unit_test(signals_are_left_to_the_hosts_threads),
       /* behind the one that forks: ThreadSanitizer holds no more of the allocator's locks at once */
       cmocka_unit_test(what_could_not_be_scanned_does_not_come_back),
+      cmocka_unit_test(what_could_not_be_scanned_is_there_the_next_time),
+      cmocka_unit_test(what_could_not_be_scanned_gives_room),
       cmocka_unit_test(a_forget_tells_what_could_not_be_erased),
       cmocka_unit_test(a_forget_tells_what_could_not_be_wiped),
       cmocka_unit_test(a_block_has_so_many_views_at_once),

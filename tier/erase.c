@@ -11,6 +11,7 @@
  *  3. Segments given up but not yet overwritten still show their records to a recovery, and the
  *     caller may have forgotten where those lay. So they all get an empty footer of another life and,
  *     when that is durable (2.), lose their first page: nothing in them is found again.
+ *     So do unread ones, whose records nobody knows, when the caller has no locations to name, or one of theirs.
  *  4. A segment being reused loses its old life in its END job, and its first page to the first record; we wait
  *     for both.
  *
@@ -198,11 +199,12 @@ static int erase_group(kvstow_tier *tier, const kvstow_loc *locs, size_t count) 
 /* ---- what is given up but legible ----------------------------------------------------------- */
 
 /* Takes a slot out of placement's sight while its old life is wiped; *life is the one to end it. */
-static bool take_ghost(kvstow_tier *tier, uint32_t id, kvstow__life *life) {
+static bool take_ghost(kvstow_tier *tier, uint32_t id, bool unread, kvstow__life *life) {
   kvstow__lock(&tier->lock);
   kvstow__segment *segment = &tier->segments[id];
   const bool given_up = segment->state == KVSTOW_SEGMENT_FREE ||
                         segment->state == KVSTOW_SEGMENT_RECLAIMED ||
+                        (segment->state == KVSTOW_SEGMENT_UNREAD && unread) ||
                         (segment->state == KVSTOW_SEGMENT_BAD && segment->records == 0);
   const bool take = segment->ghost && given_up;
   if (take) {
@@ -222,7 +224,7 @@ static int end_before_strays(kvstow_tier *tier, uint32_t id, kvstow__life life, 
   uint32_t records = known;
   uint64_t walked = end;
   const int code = kvstow__walk(tier, id, &life, entries, &records, &walked);
-  if (code) return ENOMEM;
+  if (code) return code == KVSTOW_EIO ? EIO : ENOMEM;
   int error = 0;
   if (records > known) {
     uint32_t *hits = malloc((records - known) * sizeof *hits);
@@ -279,16 +281,19 @@ static int wipe(kvstow_tier *tier, uint32_t id, kvstow__life life) {
   kvstow__lock(&tier->lock);
   kvstow__segment *segment = &tier->segments[id];
   if (!error) segment->ghost = false;
+  if (!error && segment->state == KVSTOW_SEGMENT_UNREAD) /* no secret any more */
+    kvstow__segment_become(tier, segment, KVSTOW_SEGMENT_RECLAIMED);
   kvstow__segment_unpin(tier, segment);
   kvstow__unlock(&tier->lock);
   return error ? write_failed(tier, id, error) : 0;
 }
 
-static int wipe_ghosts(kvstow_tier *tier) {
+static int wipe_ghosts(kvstow_tier *tier, bool unread) {
   int code = 0;
   for (uint32_t id = 0; id < tier->segments_count; id++) {
     kvstow__life life;
-    const int failed = take_ghost(tier, id, &life) ? wipe(tier, id, life) : close_spoiled(tier, id);
+    const int failed =
+        take_ghost(tier, id, unread, &life) ? wipe(tier, id, life) : close_spoiled(tier, id);
     if (failed) code = failed;
   }
   return code;
@@ -309,6 +314,16 @@ static bool touches_open(kvstow_tier *tier, const kvstow_loc *locs, size_t count
   return open;
 }
 
+static bool touches_unread(kvstow_tier *tier, const kvstow_loc *locs, size_t count) {
+  bool unread = false;
+  kvstow__lock(&tier->lock);
+  for (size_t i = 0; i < count && !unread; i++)
+    unread = locs[i].segment < tier->segments_count &&
+             tier->segments[locs[i].segment].state == KVSTOW_SEGMENT_UNREAD;
+  kvstow__unlock(&tier->lock);
+  return unread;
+}
+
 static int erase_locked(kvstow_tier *tier, const kvstow_loc *sorted, size_t count) {
   int code = 0;
   if (touches_open(tier, sorted, count)) code = kvstow__seal_locked(tier); /* step 1 */
@@ -323,7 +338,8 @@ static int erase_locked(kvstow_tier *tier, const kvstow_loc *sorted, size_t coun
     if (failed) code = failed; /* the others are erased all the same */
     first = last;
   }
-  const int failed = wipe_ghosts(tier); /* step 3 */
+  const bool unread = count == 0 || touches_unread(tier, sorted, count);
+  const int failed = wipe_ghosts(tier, unread); /* step 3 */
   if (failed) code = failed;
   kvstow__jobs_wait(tier); /* step 4 */
   return code;

@@ -288,6 +288,7 @@ static void stats_of_segments(kvstow_tier *tier, kvstow_tier_stats *s) {
     s->segments_free += segment->state == KVSTOW_SEGMENT_FREE;
     s->segments_sealed += segment->state == KVSTOW_SEGMENT_SEALED;
     s->segments_bad += segment->state == KVSTOW_SEGMENT_BAD;
+    s->segments_unread += segment->state == KVSTOW_SEGMENT_UNREAD;
     s->disk_bytes += segment->disk_bytes;
   }
   s->dirs_offline = kvstow__dirs_offline(tier);

@@ -10,6 +10,11 @@
  * All that was found is then made durable: a process that was killed may have left it in the kernel's or the
  * device's memory. What the caller hears of stays, and what he does not hear of, erased perhaps, stays gone.
  *
+ * A segment that a device will not let us read, however often it is asked, is set aside: UNREAD. What it holds is
+ * not known, so nothing of it is listed and nothing is written there; another opening may be luckier. Who erases
+ * wipes it, and who needs the room gives it up. If most segments are like that the device is gone, or another one:
+ * then the store does not open, and is left as it is.
+ *
  * Then the files are fitted to the budget: surplus ones go, empty first, then the oldest; the
  * others move to numbers below the slot count. read_only does all this in memory only.
  *
@@ -18,6 +23,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "tier/pump.h"
 #include "tier/super.h"
@@ -25,7 +31,12 @@
 #define GROUP_FILES_MAX 64u
 #define TAIL_BYTES 65536u             /* of a file, read at once: most tables are in it */
 #define TABLES_KEPT_BYTES (64u << 20) /* in memory until scanned */
-#define READINGS_MAX 4                /* of a file's ends */
+#define READINGS_MAX 4                /* of a file's ends, until two say the same */
+#define PAUSE_US 1000u                /* after a reading failed; twice as long each time */
+#define PATIENCE_US UINT64_C(1000000) /* all pauses of an opening together */
+/* What lives a segment tells of that can't be read is not known. New ones begin that much later: no store writes more
+ * often into such segments without writing into others. */
+#define LIVES_UNSEEN 65536u
 
 /* What was found out about one file, beside its segment. */
 typedef struct found {
@@ -40,6 +51,11 @@ typedef struct recovery {
   found *files;
   uint64_t sequence_max;
   uint64_t tables_bytes;
+  uint64_t patience_us;
+  bool lives_unseen;
+  uint32_t unread; /* segments; the first of them, and why */
+  uint32_t unread_first;
+  int unread_error;
 } recovery;
 
 /* ---- which files there are ------------------------------------------------------------------ */
@@ -107,11 +123,16 @@ static int measure(kvstow_tier *tier, uint32_t id, found *f, bool fix) {
 /* The first page and the tail of a file, as read in a batch. */
 typedef struct ends {
   uint32_t id;
-  kvstow__op ops[2];
+  int errors[2];
   struct iovec iov[2];
   uint8_t *first, *tail;
   uint64_t tail_bytes;
 } ends;
+
+/* A file that ends before is an answer. */
+static bool unanswered(int error) {
+  return error != 0 && error != ENODATA;
+}
 
 static void saw(recovery *r, uint64_t sequence) {
   if (sequence > r->sequence_max) r->sequence_max = sequence;
@@ -198,9 +219,9 @@ static lives lives_of(recovery *r, const ends *e) {
   const kvstow__trailer *trailer = trailer_of(e);
   const kvstow__header *first = (const void *)e->first;
   lives l = {{0, 0}, {0, 0}};
-  if (!e->ops[0].error && kvstow__header_check(first, &expect) == KVSTOW__GOOD)
+  if (!e->errors[0] && kvstow__header_check(first, &expect) == KVSTOW__GOOD)
     l.first = (kvstow__life){first->sequence, first->nonce};
-  if (!e->ops[1].error && kvstow__trailer_check(trailer, &expect) == KVSTOW__GOOD)
+  if (!e->errors[1] && kvstow__trailer_check(trailer, &expect) == KVSTOW__GOOD)
     l.trailer = (kvstow__life){trailer->sequence, trailer->nonce};
   return l;
 }
@@ -220,10 +241,13 @@ static bool ends_agree(const lives *l) {
   return l->trailer.sequence != 0 && same_life(l->first, l->trailer);
 }
 
+/* But for what was asked for in vain already. */
 static void read_ends(kvstow_tier *tier, ends *e) {
-  e->ops[0].error = kvstow__read_at(tier, e->id, e->first, KVSTOW_PAGE_BYTES, 0);
-  e->ops[1].error =
-      kvstow__read_at(tier, e->id, e->tail, e->tail_bytes, tier->segment_bytes - e->tail_bytes);
+  const uint64_t tail_at = tier->segment_bytes - e->tail_bytes;
+  if (!unanswered(e->errors[0]))
+    e->errors[0] = kvstow__read_patiently(tier, e->id, e->first, KVSTOW_PAGE_BYTES, 0);
+  if (!unanswered(e->errors[1]))
+    e->errors[1] = kvstow__read_patiently(tier, e->id, e->tail, e->tail_bytes, tail_at);
 }
 
 /* Where the ends do not bear each other out, they are read until two readings say the same: a disk that answers
@@ -246,7 +270,28 @@ static int read_footer(recovery *r, ends *e, lives *l, kvstow__entry **entries) 
   }
 }
 
-static int recover_file(recovery *r, ends *e) {
+/* Neither the table nor where to walk from can be told, because of what could not be read. */
+static bool unknown(const ends *e, const lives *l, int code) {
+  if (code && code != KVSTOW_ECORRUPT) return !same_life(l->first, l->trailer);
+  if (code) return l->first.sequence == 0 && (unanswered(e->errors[0]) || unanswered(e->errors[1]));
+  /* An old life has ended: the first page would tell of the new one. */
+  const kvstow__trailer *trailer = trailer_of(e);
+  return unanswered(e->errors[0]) && trailer->state != KVSTOW__TRAILER_SEALED &&
+         trailer->records == 0;
+}
+
+static void set_aside(recovery *r, uint32_t id, int error) {
+  kvstow__segment *segment = &r->tier->segments[id];
+  segment->state = KVSTOW_SEGMENT_UNREAD;
+  segment->ghost = true;
+  r->files[id].crashed = r->files[id].clean = false;
+  r->lives_unseen = true;
+  if (r->unread++ > 0) return;
+  r->unread_first = id;
+  r->unread_error = error;
+}
+
+static int look_at_file(recovery *r, ends *e) {
   kvstow_tier *tier = r->tier;
   found *f = &r->files[e->id];
   kvstow__entry *entries = NULL;
@@ -257,6 +302,10 @@ static int recover_file(recovery *r, ends *e) {
   saw(r, l.first.sequence);
   saw(r, l.trailer.sequence);
   if (code == KVSTOW_ENOMEM) return code;
+  if (unknown(e, &l, code)) {
+    free(entries);
+    return KVSTOW_EIO;
+  }
   if (code) { /* no footer of this life */
     f->crashed = true;
     tier->walked_segments += l.first.sequence != 0; /* else it was never used, made ahead perhaps */
@@ -276,24 +325,55 @@ static int recover_file(recovery *r, ends *e) {
                  trailer->opened_s);
 }
 
+static int recover_file(recovery *r, ends *e) {
+  const int *errors = e->errors;
+  r->lives_unseen |= unanswered(errors[0]) || unanswered(errors[1]);
+  if (errors[0] == ENOMEM || errors[1] == ENOMEM) return KVSTOW_ENOMEM; /* ours, not the device's */
+  const int code = look_at_file(r, e);
+  if (code != KVSTOW_EIO) return code;
+  set_aside(r, e->id, unanswered(errors[1]) ? errors[1] : unanswered(errors[0]) ? errors[0] : EIO);
+  return 0;
+}
+
 /* ---- all files ------------------------------------------------------------------------------ */
 
-static void ends_prepare(const kvstow_tier *tier, ends *e, uint32_t id, uint8_t *buffer) {
-  memset(e, 0, sizeof *e);
-  e->id = id;
-  e->first = buffer;
-  e->tail = buffer + KVSTOW_PAGE_BYTES;
-  e->tail_bytes = TAIL_BYTES;
-  e->iov[0] = (struct iovec){e->first, KVSTOW_PAGE_BYTES};
-  e->iov[1] = (struct iovec){e->tail, TAIL_BYTES};
-  for (int i = 0; i < 2; i++) {
-    e->ops[i].kind = KVSTOW__READ;
-    e->ops[i].file = id;
-    e->ops[i].length = e->iov[i].iov_len;
-    e->ops[i].iov = &e->iov[i];
-    e->ops[i].iov_count = 1;
+static kvstow__op read_of(const kvstow_tier *tier, ends *e, int end) {
+  const uint64_t tail_at = tier->segment_bytes - e->tail_bytes;
+  e->iov[end] = end == 0 ? (struct iovec){e->first, KVSTOW_PAGE_BYTES}
+                         : (struct iovec){e->tail, e->tail_bytes};
+  return (kvstow__op){.kind = KVSTOW__READ,
+                      .file = e->id,
+                      .offset = end == 0 ? 0 : tail_at,
+                      .length = e->iov[end].iov_len,
+                      .iov = &e->iov[end],
+                      .iov_count = 1};
+}
+
+/* Between two readings a device may come back. */
+static void pause_after(recovery *r, unsigned readings) {
+  const uint64_t pause_us = (uint64_t)PAUSE_US << (readings - 1);
+  if (pause_us > r->patience_us) return;
+  r->patience_us -= pause_us;
+  nanosleep(&(struct timespec){0, (long)pause_us * 1000}, NULL);
+}
+
+/* Those that failed are asked for again, together. */
+static void read_group(recovery *r, ends *group, uint32_t count) {
+  for (unsigned reading = 0; reading < KVSTOW__READINGS_MAX; reading++) {
+    kvstow__op ops[2 * GROUP_FILES_MAX];
+    int *errors[2 * GROUP_FILES_MAX];
+    size_t asked = 0;
+    for (uint32_t i = 0; i < 2 * count; i++) {
+      ends *e = &group[i / 2];
+      if (reading > 0 && !unanswered(e->errors[i % 2])) continue;
+      errors[asked] = &e->errors[i % 2];
+      ops[asked++] = read_of(r->tier, e, (int)(i % 2));
+    }
+    if (asked == 0) return;
+    if (reading > 0) pause_after(r, reading);
+    kvstow__pump_run(r->tier, ops, asked);
+    for (size_t i = 0; i < asked; i++) *errors[i] = ops[i].error;
   }
-  e->ops[1].offset = tier->segment_bytes - TAIL_BYTES;
 }
 
 /* A file whose barrier fails has no records: a failing disk costs its blocks (kernels forget what they could not
@@ -310,8 +390,12 @@ static void sync_group(recovery *r, const uint32_t *ids, uint32_t count) {
     kvstow__fail(tier, 0, "%s: fdatasync: %s", kvstow__segment_path(tier, ids[i], path),
                  strerror(ops[i].error));
     free(segment->entries);
-    *segment = (kvstow__segment){
-        .life = segment->life, .has_file = true, .ghost = true, .disk_bytes = segment->disk_bytes};
+    const bool unread = segment->state == KVSTOW_SEGMENT_UNREAD;
+    *segment = (kvstow__segment){.state = unread ? KVSTOW_SEGMENT_UNREAD : KVSTOW_SEGMENT_FREE,
+                                 .life = segment->life,
+                                 .has_file = true,
+                                 .ghost = true,
+                                 .disk_bytes = segment->disk_bytes};
     r->files[ids[i]].crashed = r->files[ids[i]].clean = false;
   }
 }
@@ -319,19 +403,16 @@ static void sync_group(recovery *r, const uint32_t *ids, uint32_t count) {
 static int recover_group(recovery *r, const uint32_t *ids, uint32_t count, ends *group,
                          uint8_t *buffer) {
   kvstow_tier *tier = r->tier;
-  kvstow__op ops[2 * GROUP_FILES_MAX];
   for (uint32_t i = 0; i < count; i++) {
-    ends_prepare(tier, &group[i], ids[i], buffer + (size_t)i * (KVSTOW_PAGE_BYTES + TAIL_BYTES));
-    ops[2 * i] = group[i].ops[0];
-    ops[2 * i + 1] = group[i].ops[1];
+    uint8_t *first = buffer + (size_t)i * (KVSTOW_PAGE_BYTES + TAIL_BYTES);
+    group[i] = (ends){
+        .id = ids[i], .first = first, .tail = first + KVSTOW_PAGE_BYTES, .tail_bytes = TAIL_BYTES};
   }
-  kvstow__pump_run(tier, ops, 2 * (size_t)count); /* errors are looked at one by one */
+  read_group(r, group, count);
   for (uint32_t i = 0; i < count; i++) {
-    group[i].ops[0] = ops[2 * i];
-    group[i].ops[1] = ops[2 * i + 1];
     kvstow__segment *segment = &tier->segments[ids[i]];
     segment->has_file = true;
-    segment->ghost = ops[2 * i].error || ops[2 * i + 1].error; /* unread: who knows what it shows */
+    segment->ghost = group[i].errors[0] || group[i].errors[1]; /* who knows what it shows */
     const int code = recover_file(r, &group[i]);
     if (code) return code;
     const uint64_t bytes = (uint64_t)segment->records * sizeof(kvstow__entry);
@@ -367,6 +448,21 @@ static int recover_all(recovery *r) {
   free(group);
   free(buffer);
   return code;
+}
+
+/* Nothing has been written yet: an owner who went on would put new records over those that he can't see. */
+static int check_unread(recovery *r) {
+  kvstow_tier *tier = r->tier;
+  uint32_t files = 0;
+  for (uint32_t id = 0; id < tier->files_count; id++) files += r->files[id].present;
+  if (r->unread == 0) return 0;
+  char path[KVSTOW__PATH_TEXT_BYTES];
+  const bool most = 2 * (uint64_t)r->unread > files && !tier->read_only;
+  return kvstow__fail(tier, most ? KVSTOW_EIO : 0,
+                      "%s: reading its table: %s; %" PRIu32 " of %" PRIu32
+                      " segments can't be read%s",
+                      kvstow__segment_path(tier, r->unread_first, path), strerror(r->unread_error),
+                      r->unread, files, most ? ": the store is left as it is" : "");
 }
 
 /* ---- fitting files to slots ----------------------------------------------------------------- */
@@ -414,7 +510,11 @@ static int move_file(recovery *r, uint32_t from, uint32_t to) {
   return 0;
 }
 
-/* The file to lose first: an empty one, else the one of the oldest life. */
+static int worth(const kvstow__segment *segment) {
+  return segment->records > 0 ? 2 : segment->state == KVSTOW_SEGMENT_UNREAD;
+}
+
+/* The file to lose first: an empty one, then one that can't be read, else the one of the oldest life. */
 static uint32_t least_of_dir(const recovery *r, uint32_t dir, uint32_t *files) {
   const kvstow_tier *tier = r->tier;
   uint32_t least = KVSTOW__NO_SEGMENT;
@@ -424,9 +524,8 @@ static uint32_t least_of_dir(const recovery *r, uint32_t dir, uint32_t *files) {
     (*files)++;
     const kvstow__segment *s = &tier->segments[id];
     const kvstow__segment *l = &tier->segments[least == KVSTOW__NO_SEGMENT ? id : least];
-    const bool lesser = (s->records == 0) != (l->records == 0)
-                            ? s->records == 0
-                            : s->life.sequence < l->life.sequence;
+    const bool lesser =
+        worth(s) != worth(l) ? worth(s) < worth(l) : s->life.sequence < l->life.sequence;
     if (least == KVSTOW__NO_SEGMENT || lesser) least = id;
   }
   return least;
@@ -495,7 +594,7 @@ static int settle(recovery *r, uint32_t id) {
     segment->state = KVSTOW_SEGMENT_BAD;
     return 0;
   }
-  if (segment->state == KVSTOW_SEGMENT_FREE) return 0;
+  if (segment->state == KVSTOW_SEGMENT_FREE || segment->state == KVSTOW_SEGMENT_UNREAD) return 0;
   tier->recovered_segments++;
   for (uint32_t i = 0; segment->entries && i < segment->records; i++)
     tier->recovered_records += (segment->entries[i].flags & KVSTOW__ERASED) == 0;
@@ -526,16 +625,17 @@ static void count_free(kvstow_tier *tier) {
 }
 
 int kvstow__recover(kvstow_tier *tier) {
-  recovery r = {.tier = tier};
+  recovery r = {.tier = tier, .patience_us = PATIENCE_US};
   r.files = calloc((size_t)tier->files_count + 1, sizeof *r.files);
   if (!r.files) return KVSTOW_ENOMEM;
   int code = list_files(&r);
   if (!code) code = recover_all(&r);
+  if (!code) code = check_unread(&r);
   if (!tier->read_only)
     for (uint32_t d = 0; d < tier->dirs_count && !code; d++) code = fit_dir(&r, d);
   for (uint32_t id = 0; id < tier->segments_count && !code; id++) code = settle(&r, id);
   if (!code) count_free(tier);
-  tier->next_sequence = r.sequence_max + 1;
+  tier->next_sequence = r.sequence_max + 1 + (r.lives_unseen ? LIVES_UNSEEN : 0);
   free(r.files);
   return code;
 }

@@ -18,6 +18,8 @@
 
 #include "tier/pump.h"
 
+#define UNREAD_MAX 16u /* runs that can't be read at once, while a header page is looked for */
+
 bool kvstow__segment_alive(const kvstow__segment *segment, uint32_t generation) {
   return (segment->state == KVSTOW_SEGMENT_OPEN || segment->state == KVSTOW_SEGMENT_SEALED ||
           (segment->state == KVSTOW_SEGMENT_BAD && !segment->given_up)) &&
@@ -110,7 +112,16 @@ int kvstow__read_at(kvstow_tier *tier, uint32_t file, void *to, uint64_t bytes, 
   return kvstow__pump_run(tier, &op, 1);
 }
 
-static int append_entry(kvstow__entry **entries, uint32_t *count, uint32_t *max, const void *page) {
+int kvstow__read_patiently(kvstow_tier *tier, uint32_t file, void *to, uint64_t bytes,
+                           uint64_t offset) {
+  int error = EIO;
+  for (unsigned reading = 0; reading < KVSTOW__READINGS_MAX && error && error != ENODATA; reading++)
+    error = kvstow__read_at(tier, file, to, bytes, offset);
+  return error;
+}
+
+static int append_entry(kvstow__entry **entries, uint32_t *count, uint32_t *max,
+                        const kvstow__entry *entry) {
   if (*count == *max) {
     const uint32_t wanted = *max ? *max * 2 : 64;
     kvstow__entry *grown = realloc(*entries, wanted * sizeof *grown);
@@ -118,7 +129,7 @@ static int append_entry(kvstow__entry **entries, uint32_t *count, uint32_t *max,
     *entries = grown;
     *max = wanted;
   }
-  kvstow__entry_from_header(&(*entries)[(*count)++], page);
+  (*entries)[(*count)++] = *entry;
   return 0;
 }
 
@@ -129,15 +140,65 @@ int kvstow__read_header(kvstow_tier *tier, uint32_t id, kvstow__life life, uint6
                                  .page = (uint32_t)(at / KVSTOW_PAGE_BYTES),
                                  .segment_bytes = tier->segment_bytes};
   const kvstow__header *header = page;
-  if (kvstow__read_at(tier, id, page, KVSTOW_PAGE_BYTES, at) != 0) return KVSTOW_EIO;
+  const int error = kvstow__read_patiently(tier, id, page, KVSTOW_PAGE_BYTES, at);
+  if (error) return error == ENODATA ? KVSTOW_EMISS : KVSTOW_EIO;
   if (kvstow__header_check(page, &expect) != KVSTOW__GOOD) return KVSTOW_EMISS;
   if (!tier->cipher || (header->flags & KVSTOW__ERASED)) return 0;
   const int code = kvstow__open_header(tier->cipher, page);
   return code == KVSTOW_ECORRUPT ? KVSTOW_EMISS : code;
 }
 
-static bool no_header(int code) {
-  return code == KVSTOW_EMISS || code == KVSTOW_EIO;
+/* The first good header page of the life in [from, from + bytes), which is read at once; 0: none. */
+static int search(kvstow_tier *tier, uint32_t id, kvstow__life life, uint64_t from, uint64_t bytes,
+                  uint8_t *buffer, uint64_t *found) {
+  const int error = kvstow__read_at(tier, id, buffer, bytes, from);
+  for (uint64_t at = 0; !error && at < bytes && *found == 0; at += KVSTOW_PAGE_BYTES) {
+    const kvstow__expect expect = {.uuid = tier->uuid,
+                                   .life = life,
+                                   .page = (uint32_t)((from + at) / KVSTOW_PAGE_BYTES),
+                                   .segment_bytes = tier->segment_bytes};
+    if (kvstow__header_check((const void *)(buffer + at), &expect) == KVSTOW__GOOD)
+      *found = from + at;
+  }
+  return error;
+}
+
+/* A header page can't be read, and only it tells where the next one is: any page behind it may be that. *found: where
+ * it is, or 0. EIO: too much of the segment can't be read to tell. */
+static int next_header(kvstow_tier *tier, uint32_t id, kvstow__life life, uint64_t from,
+                       uint64_t *found) {
+  uint8_t *buffer = kvstow__rooms_take(tier->rooms, KVSTOW__RUN_BYTES);
+  if (!buffer) return KVSTOW_ENOMEM;
+  const uint64_t end = tier->segment_bytes - 2 * KVSTOW_PAGE_BYTES;
+  unsigned failed = 0;
+  int error = 0;
+  *found = 0;
+  for (uint64_t at = from, bytes; at < end && *found == 0; at += bytes) {
+    bytes = end - at < KVSTOW__RUN_BYTES ? end - at : KVSTOW__RUN_BYTES;
+    error = search(tier, id, life, at, bytes, buffer, found);
+    if (!error) continue;
+    if (error == ENODATA || ++failed == UNREAD_MAX) break;
+    for (uint64_t page = 0; page < bytes && *found == 0; page += KVSTOW_PAGE_BYTES)
+      (void)search(tier, id, life, at + page, KVSTOW_PAGE_BYTES, buffer, found);
+  }
+  kvstow__rooms_give(tier->rooms, buffer);
+  return failed == UNREAD_MAX ? KVSTOW_EIO : 0;
+}
+
+/* What lies between a header page that can't be read and the next one counts as an erased record. */
+static int walk_over(kvstow_tier *tier, uint32_t id, kvstow__life life, uint64_t *at,
+                     kvstow__entry *entry) {
+  uint64_t next;
+  if (life.sequence == 0) return KVSTOW_EIO;
+  const int code = next_header(tier, id, life, *at + 2 * KVSTOW_PAGE_BYTES, &next);
+  if (code) return code;
+  if (next == 0) return KVSTOW_EMISS;
+  *entry = (kvstow__entry){.page = (uint32_t)(*at / KVSTOW_PAGE_BYTES),
+                           .planes = 1,
+                           .plane_bytes = (uint32_t)(next - *at - KVSTOW_PAGE_BYTES),
+                           .flags = KVSTOW__ERASED};
+  *at = next;
+  return 0;
 }
 
 int kvstow__walk(kvstow_tier *tier, uint32_t id, kvstow__life *life, kvstow__entry **entries,
@@ -145,25 +206,30 @@ int kvstow__walk(kvstow_tier *tier, uint32_t id, kvstow__life *life, kvstow__ent
   uint8_t *page = kvstow__rooms_take(tier->rooms, KVSTOW_PAGE_BYTES);
   if (!page) return KVSTOW_ENOMEM;
   const kvstow__header *header = (const void *)page;
+  kvstow__entry entry;
   uint32_t max = *records;
   uint64_t at = *end_offset;
   int code = 0;
   while (at + 2 * KVSTOW_PAGE_BYTES <= tier->segment_bytes) {
     code = kvstow__read_header(tier, id, *life, at, page);
     /* Much hangs on there being none: a disk that answers wrongly once is asked again. */
-    if (no_header(code)) code = kvstow__read_header(tier, id, *life, at, page);
-    if (no_header(code)) {
+    if (code == KVSTOW_EMISS) code = kvstow__read_header(tier, id, *life, at, page);
+    if (code == 0) {
+      *life = (kvstow__life){header->sequence, header->nonce};
+      kvstow__entry_from_header(&entry, page);
+      at += kvstow__record_bytes(header->planes, header->plane_bytes);
+    } else if (code == KVSTOW_EIO) {
+      code = walk_over(tier, id, *life, &at, &entry);
+    }
+    if (code == KVSTOW_EMISS) {
       code = 0;
       const uint64_t next_run = kvstow__round_up(at, KVSTOW__RUN_BYTES);
       if (at == next_run) break;
       at = next_run;
       continue;
     }
-    if (!code) code = append_entry(entries, records, &max, page);
+    if (!code) code = append_entry(entries, records, &max, &entry);
     if (code) break;
-    life->sequence = header->sequence;
-    life->nonce = header->nonce;
-    at += kvstow__record_bytes(header->planes, header->plane_bytes);
     *end_offset = at;
   }
   kvstow__rooms_give(tier->rooms, page);
@@ -197,8 +263,8 @@ int kvstow__footer_load(kvstow_tier *tier, uint32_t id, kvstow__life life, kvsto
       .uuid = tier->uuid, .life = life, .segment_bytes = tier->segment_bytes};
   kvstow__trailer *page = kvstow__rooms_take(tier->rooms, KVSTOW_PAGE_BYTES);
   if (!page) return KVSTOW_ENOMEM;
-  int error =
-      kvstow__read_at(tier, id, page, KVSTOW_PAGE_BYTES, tier->segment_bytes - KVSTOW_PAGE_BYTES);
+  int error = kvstow__read_patiently(tier, id, page, KVSTOW_PAGE_BYTES,
+                                     tier->segment_bytes - KVSTOW_PAGE_BYTES);
   *trailer = *page;
   kvstow__rooms_give(tier->rooms, page);
   if (error) return kvstow__code_of_errno(error);
@@ -210,7 +276,7 @@ int kvstow__footer_load(kvstow_tier *tier, uint32_t id, kvstow__life life, kvsto
   }
   void *table = aligned_alloc(KVSTOW_PAGE_BYTES, bytes);
   if (!table) return KVSTOW_ENOMEM;
-  error = kvstow__read_at(tier, id, table, bytes, trailer->table_offset);
+  error = kvstow__read_patiently(tier, id, table, bytes, trailer->table_offset);
   const int code = error ? kvstow__code_of_errno(error) : kvstow__table_open(tier, trailer, table);
   if (code) {
     free(table);
@@ -316,7 +382,8 @@ int kvstow_tier_segment(const kvstow_tier *tier, uint32_t id, kvstow_segment_inf
 }
 
 static const char *state_name(kvstow_segment_state state) {
-  static const char *const names[] = {"free", "open", "sealed", "given up already", "bad"};
+  static const char *const names[] = {"free", "open",  "sealed", "given up already",
+                                      "bad",  "unread"};
   return names[state];
 }
 
@@ -329,7 +396,7 @@ int kvstow_tier_reclaim(kvstow_tier *tier, uint32_t id) {
   const kvstow_segment_state state = segment->state;
   const bool bad = state == KVSTOW_SEGMENT_BAD;
   int code = KVSTOW_ESTATE;
-  if (bad || segment->state == KVSTOW_SEGMENT_SEALED) {
+  if (bad || state == KVSTOW_SEGMENT_SEALED || state == KVSTOW_SEGMENT_UNREAD) {
     free(segment->entries);
     segment->entries = NULL;
     segment->entries_max = 0;
@@ -347,8 +414,8 @@ int kvstow_tier_reclaim(kvstow_tier *tier, uint32_t id) {
   }
   kvstow__unlock(&tier->lock);
   if (!code) return 0;
-  return kvstow__fail(tier, code, "reclaim: segment %" PRIu32 " is %s, not sealed or bad", id,
-                      state_name(state));
+  return kvstow__fail(tier, code, "reclaim: segment %" PRIu32 " is %s, not sealed, unread or bad",
+                      id, state_name(state));
 }
 
 static void deliver(uint32_t id, kvstow__life life, const kvstow__entry *entries, uint32_t records,
@@ -378,8 +445,13 @@ int kvstow_tier_scan(kvstow_tier *tier, uint32_t id,
   kvstow__lock(&tier->lock);
   const kvstow__life life = segment->life;
   const bool alive = kvstow__segment_alive(segment, (uint32_t)life.sequence);
+  const bool unread = segment->state == KVSTOW_SEGMENT_UNREAD;
   if (alive) segment->pins++;
   kvstow__unlock(&tier->lock);
+  char path[KVSTOW__PATH_TEXT_BYTES];
+  if (unread)
+    return kvstow__fail(tier, KVSTOW_EIO, "%s: its table could not be read at opening",
+                        kvstow__segment_path(tier, id, path));
   if (!alive) return 0;
   kvstow__entry *entries;
   uint32_t records;

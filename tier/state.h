@@ -26,6 +26,7 @@
 #include "tier/schedule.h"
 
 #define KVSTOW__NO_SEGMENT UINT32_MAX
+#define KVSTOW__READINGS_MAX 8u   /* of what can't be read, before that is believed */
 #define KVSTOW__BAD_STREAK_MAX 3u /* segments spoiled in a row before a directory goes offline */
 #define KVSTOW__SLOTS_MAX 1000000u
 #define KVSTOW__NAME_BYTES 24u
@@ -47,7 +48,8 @@ typedef struct kvstow__tuning {
 void kvstow__tuning_set(kvstow__tuning *to, const kvstow_tuning *tuning);
 
 /* A segment slot. Its records are reachable in the states OPEN, SEALED and BAD only, and only under
- * the sequence of its present life. Invariants: committed <= records; committed_bytes <= used_bytes;
+ * the sequence of its present life. UNREAD: nothing is known of them. Invariants: committed <= records;
+ * committed_bytes <= used_bytes;
  * FREE has no pins but that of the job that ends its old life; entries != NULL in OPEN and BAD with
  * records, optional when SEALED. */
 typedef struct kvstow__segment {
@@ -298,11 +300,15 @@ void kvstow__segment_doubt(kvstow_tier *tier, uint32_t id); /* a barrier did: an
 uint32_t kvstow__dirs_offline(const kvstow_tier *tier);
 /* Reads, and waits; an errno. */
 int kvstow__read_at(kvstow_tier *tier, uint32_t file, void *to, uint64_t bytes, uint64_t offset);
+/* The same, but a read that fails is tried again, KVSTOW__READINGS_MAX times in all. */
+int kvstow__read_patiently(kvstow_tier *tier, uint32_t file, void *to, uint64_t bytes,
+                           uint64_t offset);
 /* Reads the header page of a record of the given life (sequence 0: any), and decrypts it. KVSTOW_EMISS: there is
- * none; EIO, ENOMEM. */
+ * none; EIO (patiently), ENOMEM. */
 int kvstow__read_header(kvstow_tier *tier, uint32_t id, kvstow__life life, uint64_t at, void *page);
 /* Walks header pages from *end_offset on, adding to *entries; a life of 0 becomes that of the first
- * record. A page that can't be read is none. */
+ * record. A header page that can't be read costs its record: what lies there is added as an erased one, unless it is
+ * the last. EIO: much can't be read, or the first. */
 int kvstow__walk(kvstow_tier *tier, uint32_t id, kvstow__life *life, kvstow__entry **entries,
                  uint32_t *records, uint64_t *end_offset);
 /* Fills and seals a footer image of kvstow__footer_bytes(records), page aligned. An errno. */

@@ -45,7 +45,7 @@ static finding look_at_planes(kvstow_tier *tier, uint32_t id, const kvstow__entr
   const uint64_t step = chunk_planes(entry);
   for (uint64_t first = 0; first < entry->planes; first += step) {
     const uint64_t count = step < entry->planes - first ? step : entry->planes - first;
-    const int error = kvstow__read_at(tier, id, planes, count * entry->plane_bytes, at);
+    const int error = kvstow__read_patiently(tier, id, planes, count * entry->plane_bytes, at);
     if (error) return error == ENODATA ? TORN : UNREAD;
     for (uint64_t i = 0; i < count; i++)
       if (plane_torn(opener, buffer, (uint32_t)(first + i), planes + i * entry->plane_bytes))

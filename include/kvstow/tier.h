@@ -106,7 +106,9 @@ KVSTOW_API void kvstow_tuning_init(kvstow_tuning *tuning);
 KVSTOW_API void kvstow_tier_options_init(kvstow_tier_options *options);
 
 /* Opens or creates a store. *why (may be NULL, KVSTOW_MESSAGE_BYTES suffice) receives the cause of
- * a failure: file, offset, expected, found. Blocking; takes time in proportion to segments.
+ * a failure: file, offset, expected, found. Blocking; takes time in proportion to segments. What can't be read is
+ * tried again, for a second at most, and then left alone (KVSTOW_SEGMENT_UNREAD); if that is so of most segments,
+ * an owner's opening fails with EIO and has changed nothing.
  * Errors: EINVAL, EBUDGET (below one segment), EBUSY (open already, here or in another process), EVERSION,
  * EGEOMETRY, ENOTSTORE, ECORRUPT (both copies of the super), EKEY (wrong, missing, or the store is not
  * encrypted), ENOENT, EACCES, ENOSPC, EIO, ENOMEM, EUNSUPPORTED (forced engine).
@@ -328,6 +330,9 @@ typedef enum kvstow_segment_state {
   KVSTOW_SEGMENT_SEALED,
   KVSTOW_SEGMENT_RECLAIMED, /* given up, reads in flight; free when they end */
   KVSTOW_SEGMENT_BAD,       /* its device failed a write; read only, not used again */
+  /* What it holds could not be read at opening, however often it was tried. Nothing of it is known, nothing is
+   * written there: another opening may find it all. Until then it takes up room: reclaiming it gives that */
+  KVSTOW_SEGMENT_UNREAD,
 } kvstow_segment_state;
 
 typedef struct kvstow_segment_info {
@@ -350,11 +355,11 @@ KVSTOW_API int kvstow_tier_segment(const kvstow_tier *tier, uint32_t id, kvstow_
 
 /* Calls `each` for every record of a segment that is not erased, in the order appended, from its footer
  * (or its memory, if open). `each` returns false to stop. Blocking. EIO, ECORRUPT: the footer can't be
- * read. */
+ * read; EIO also of an unread one. */
 KVSTOW_API int kvstow_tier_scan(kvstow_tier *tier, uint32_t segment,
                                 bool (*each)(void *arg, const kvstow_record *record), void *arg);
 
-/* Gives a sealed or bad segment up: its locations die now; the file of a sealed one is overwritten later.
+/* Gives a sealed, unread or bad segment up: its locations die now; but for a bad one, the file is overwritten later.
  * ESTATE in other states. Does not block. */
 KVSTOW_API int kvstow_tier_reclaim(kvstow_tier *tier, uint32_t segment);
 
@@ -364,8 +369,8 @@ KVSTOW_API int kvstow_tier_seal(kvstow_tier *tier);
 
 /* Erases records for good: overwrites their header pages and footer entries, then flushes. Dead
  * locations are skipped. All segments given up and not yet reused are wiped too, also with a count of
- * 0. Blocking. EIO, ENOMEM: not all of them, the others are; a second erase does the rest. EACCES
- * (read_only). */
+ * 0; and all unread ones with a count of 0, or with a location in one. Blocking. EIO, ENOMEM: not all of
+ * them, the others are; a second erase does the rest. EACCES (read_only). */
 KVSTOW_API int kvstow_tier_erase(kvstow_tier *tier, const kvstow_loc *locs, size_t count);
 
 /* ---- statistics ----------------------------------------------------------------------------- */
@@ -411,6 +416,7 @@ typedef struct kvstow_tier_stats {
   /* Times that a segment file could not be made: the budget had room for it, the file system had
    * not. The store does with those it has, and tries again after a minute. */
   uint64_t disk_full;
+  uint32_t segments_unread;
 } kvstow_tier_stats;
 
 /* Fills *stats as far as stats->size goes: set it to sizeof(kvstow_tier_stats) first. */

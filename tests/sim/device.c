@@ -38,10 +38,8 @@ static uint64_t length_of(const sim_request *r) {
 /* ---- fates ---------------------------------------------------------------------------------- */
 
 static bool fails(const sim_request *r) {
-  static const sim_fault faults[] = {[KVSTOW__READ] = SIM_EIO_READ,
-                                     [KVSTOW__WRITE] = SIM_EIO_WRITE,
-                                     [KVSTOW__SYNC] = SIM_EIO_SYNC};
-  return sim_strikes(faults[r->kind]);
+  if (r->kind == KVSTOW__READ) return sim_read_fails(sim_file_of(r->fd));
+  return sim_strikes(r->kind == KVSTOW__WRITE ? SIM_EIO_WRITE : SIM_EIO_SYNC);
 }
 
 static int error_of(sim_request *r) {

@@ -24,6 +24,7 @@ typedef struct inode {
   uint8_t dir;
   uint64_t size, allocated, synced_size;
   uint64_t touched; /* beyond it, both images are zeroes */
+  int32_t sick;     /* so many reads fail yet; below 0: so many will not */
   uint32_t dirty_first, dirty_end;
   uint8_t dirty[SECTORS];
 } inode;
@@ -90,6 +91,27 @@ bool sim_strikes(sim_fault fault) {
   const unsigned chance = p.faults.chance[fault];
   if (chance == 0 || sim_disk_draw(10000) >= chance) return false;
   sim_count(fault);
+  return true;
+}
+
+void sim_disk_reads_well(void) {
+  p.faults.chance[SIM_EIO_READ] = 0;
+}
+
+bool sim_read_fails(int file) {
+  inode *n = &d->inodes[file];
+  if (p.faults.chance[SIM_EIO_READ] == 0) return false;
+  if (n->sick < 0) {
+    n->sick++;
+    return false;
+  }
+  if (n->sick > 0)
+    sim_count(SIM_EIO_READ);
+  else if (!sim_strikes(SIM_EIO_READ))
+    return false;
+  else
+    n->sick = (int32_t)sim_disk_draw(SIM_SICK_READS);
+  if (--n->sick <= 0) n->sick = -SIM_WELL_READS;
   return true;
 }
 

@@ -43,8 +43,13 @@ _Noreturn void sim_disk_crash(void);
 typedef enum sim_engine { SIM_ENGINE_OWN, SIM_ENGINE_THREADS, SIM_ENGINE_RING } sim_engine;
 const kvstow__io *sim_disk_io(sim_engine engine);
 
-uint64_t sim_disk_bytes(void);         /* held by the store's files and directories now */
-uint64_t sim_disk_written(void);       /* of records, by engines, in this life */
+uint64_t sim_disk_bytes(void);   /* held by the store's files and directories now */
+uint64_t sim_disk_written(void); /* of records, by engines, in this life */
+/* Errors pass: so many reads of a file fail in a row at most, then so many do not. */
+#define SIM_SICK_READS 6
+#define SIM_WELL_READS 16
+bool sim_read_fails(int file);
+void sim_disk_reads_well(void);        /* from now on, in this life */
 const uint64_t *sim_disk_counts(void); /* by sim_fault, since the format */
 uint64_t sim_disk_failures(void);      /* of them, those by which the disk failed or lied */
 int sim_disk_open_files(void);         /* descriptors not closed */

@@ -113,10 +113,16 @@ static int open_store(kv_rng *rng, bool must) {
   if (the_plan.encrypted && m->opened > 0 && kv_chance(rng, 30)) open_with_wrong_key(o);
   char why[KVSTOW_MESSAGE_BYTES] = "";
   const uint64_t began = sim_now_ns(), failures = sim_disk_failures();
+  const uint64_t reads_failed = sim_disk_counts()[SIM_EIO_READ];
   const int code = kvstow_open(&o, &store, why, sizeof why);
   call_ended(CALL_OPEN, began, 0, true);
-  if (sim_disk_failures() != failures)
+  if (the_plan.reads_fail_at_opening) sim_disk_reads_well();
+  m->reads_failed = sim_disk_counts()[SIM_EIO_READ];
+  const uint64_t passed = sim_disk_counts()[SIM_EIO_READ] - reads_failed;
+  if (sim_disk_failures() != failures + passed)
     lose_promises(); /* a file that can't be synced has no records */
+  else
+    m->failures_at_flush += passed;
   if (tracing)
     printf("  life %u: open, policies %s and %s: %s %s\n", the_life, o.ram_policy, o.ssd_policy,
            kvstow_errname(code), why);

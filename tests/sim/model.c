@@ -155,13 +155,13 @@ void lose_promises(void) {
     for (int i = 0; i < NODES; i++) m->nodes[u][i].settled = m->nodes[u][i].durable = false;
 }
 
-/* What was flushed must be there: disks that fail have not failed since, and did not fail to read. */
+/* What was flushed must be there: disks that fail have not failed since. (A read that fails while the store is opened
+ * costs nothing, life.c: it is tried again.) */
 bool promises_hold(void) {
   if (!the_plan.ample) return false;
   if (healthy()) return true;
   const uint16_t *chance = the_plan.life[0].faults.chance; /* the last life has none */
-  return the_plan.errors && !chance[SIM_EIO_READ] && !chance[SIM_NO_OPEN] &&
-         sim_disk_failures() == m->failures_at_flush;
+  return the_plan.errors && !chance[SIM_NO_OPEN] && sim_disk_failures() == m->failures_at_flush;
 }
 
 void flush_begin(flushing *f) {
@@ -173,8 +173,10 @@ void flush_begin(flushing *f) {
 }
 
 void flush_end(const flushing *f, int code) {
-  if (code != 0) lose_promises(); /* any block may have gone with the disk that failed */
-  if (code != 0 || !the_plan.ample) return;
+  /* Any block may have gone with the disk that failed; one that can't be read is erased. */
+  const bool lost = code != 0 || sim_disk_counts()[SIM_EIO_READ] != m->reads_failed;
+  if (lost) lose_promises();
+  if (lost || !the_plan.ample) return;
   m->flushes_kept++;
   m->failures_at_flush = sim_disk_failures();
   for (unsigned u = 0; u < USERS_MAX; u++)

@@ -145,6 +145,8 @@ void plan_make(uint64_t seed) {
     if (kv_chance(&kills, 25))
       p->life[i].faults.kill_at =
           (uint32_t)kv_between(&kills, 1, (size_t)1 << kv_between(&kills, 4, 12));
+  kv_rng openings = {kv_mix(seed ^ 0x0be1u)};
+  p->reads_fail_at_opening = kv_chance(&openings, 50);
   sim_faults *last = &p->life[p->lives].faults; /* at the end disks are as they should be */
   *last = (sim_faults){{0}};
 }

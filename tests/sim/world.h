@@ -50,10 +50,11 @@ typedef struct plan {
   unsigned spaces;
   kv_shape shape[SPACES_MAX];
   unsigned owner[USERS_MAX];
-  unsigned files;  /* users of files: 0 or 1 */
-  bool ample;      /* the SSD holds everything: nothing is evicted */
-  bool errors;     /* disks fail and say so */
-  bool slow, lost; /* disks take their time; completions get lost */
+  unsigned files;             /* users of files: 0 or 1 */
+  bool ample;                 /* the SSD holds everything: nothing is evicted */
+  bool errors;                /* disks fail and say so */
+  bool reads_fail_at_opening; /* of those errors, but never later */
+  bool slow, lost;            /* disks take their time; completions get lost */
   bool lies;
   bool one_dies; /* of two directories */
   uint64_t write_bytes_a_day;
@@ -155,6 +156,7 @@ typedef struct model {
   uint8_t off[LIVES_MAX][ACTORS][OPS_MAX]; /* operations left out, when shrinking */
   uint64_t operations, opened, flushes_kept, bytes_compared;
   uint64_t crashes;           /* lives cut short, by the power or a kill */
+  uint64_t reads_failed;      /* until this life's opening was over */
   uint64_t failures_at_flush; /* of the disk, until the last flush that returned 0 */
   uint64_t longest_ns[CALLS];
   uint64_t deeds[DEEDS]; /* of lives that were not cut short */
