@@ -14,7 +14,7 @@
  *  - ram_bytes bounds the one region that holds all payloads and header pages; the index lies beside
  *    it, at most 64 KiB and 136 bytes a block (kvstow_stats.metadata_bytes; up to 96 more for each block
  *    that a flush under way writes), and so does what the policies remember of blocks gone by: the default
- *    for RAM, at most 512 KiB and 600 bytes for each block that RAM is expected to have room for: up to a
+ *    for RAM, at most 1 MiB and 500 bytes for each block that RAM is expected to have room for: up to a
  *    quarter more than it has, or the most it had when blocks were smaller. `lifetime`: 330, `lru`: none.
  *    ssd_bytes bounds the directories, metadata included.
  *  - One process owns a directory at a time. A handle is not for a forked child: there kvstow_flush and
