@@ -410,6 +410,70 @@ static void what_lies_is_durably_gone_before_the_next_footer(void **state) {
 }
 
 /* One erase had returned 0; power goes anywhere in the next one, of the same segment. */
+/* ---- a seal under way ------------------------------------------------------------------------- */
+
+static _Atomic bool first_footer, seal_kept, erased;
+
+/* The footer of the erase, and the barrier before that of the seal. */
+static bool keep_two(const kvstow__op *op) {
+  if (op->file == 0) return first_footer && op->kind == KVSTOW__WRITE && op->offset > SEGMENT / 2;
+  return op->file == 1 && op->kind == KVSTOW__SYNC && !atomic_exchange(&seal_kept, true);
+}
+
+typedef struct erasing {
+  kvstow_tier *tier;
+  kvstow_loc loc;
+} erasing;
+
+static void *erase_main(void *arg) {
+  const erasing *e = arg;
+  const int code = kvstow_tier_erase(e->tier, &e->loc, 1);
+  erased = true;
+  return (void *)(intptr_t)code;
+}
+
+/* While an erase is at work elsewhere a segment gets full and is given up, its footer still under way. */
+static void a_seal_under_way_does_not_undo_a_wipe(void **state) {
+  (void)state;
+  kvstow_tier *tier = open_faulty(&kvstow__files);
+  record other = append_one(tier, 1, 3);
+  assert_int_equal(kvstow_tier_seal(tier), 0);
+  record first = append_one(tier, 2, 100), second = append_one(tier, 3, 100);
+  assert_int_equal(other.loc.segment, 0);
+  assert_int_equal(second.loc.segment, 1);
+  first_footer = true;
+  seal_kept = erased = false;
+  the_device.kept = 0;
+  the_device.keep = keep_two;
+  erasing e = {tier, other.loc};
+  pthread_t eraser;
+  void *code;
+  assert_int_equal(pthread_create(&eraser, NULL, erase_main, &e), 0);
+  wait_kept(1);
+  record third = append_one(tier, 4, 100);
+  assert_int_equal(third.loc.segment, 2);
+  wait_kept(2);
+  assert_int_equal(kvstow_tier_reclaim(tier, 1), 0);
+  first_footer = false;
+  release_kind(KVSTOW__WRITE);
+  for (int i = 0; i < 200 && !erased; i++) usleep(1000); /* it should wait for the seal */
+  told_release();
+  pthread_join(eraser, &code);
+  assert_int_equal((intptr_t)code, 0);
+  the_device.keep = NULL;
+  assert_int_equal(kvstow_tier_close(tier), 0);
+  tier = open_faulty(&kvstow__files);
+  seen *s = scan_all(tier);
+  assert_int_equal(s->count, 1);
+  assert_non_null(seen_find(s, 4));
+  free(s);
+  assert_int_equal(kvstow_tier_close(tier), 0);
+  record_free(&other);
+  record_free(&first);
+  record_free(&second);
+  record_free(&third);
+}
+
 static void what_was_erased_survives_no_other_erase(void **state) {
   (void)state;
   for (uint64_t stop = 0; stop < 10; stop++)
@@ -448,6 +512,7 @@ int main(void) {
       TEST(what_was_erased_in_the_table_alone_survives_no_other_erase),
       TEST(what_lies_is_durably_gone_before_the_next_footer),
       TEST(what_was_erased_survives_no_other_erase),
+      TEST(a_seal_under_way_does_not_undo_a_wipe),
   };
   return cmocka_run_group_tests_name("barriers", tests, NULL, NULL);
 }

@@ -198,6 +198,12 @@ static int erase_group(kvstow_tier *tier, const kvstow_loc *locs, size_t count) 
 
 /* ---- what is given up but legible ----------------------------------------------------------- */
 
+/* Jobs of a segment may have been accepted since the erase began: the seal of a life that was then given up would write
+ * its footer over ours. pinned: there may be some. */
+static void let_jobs_end(kvstow_tier *tier, bool pinned) {
+  if (pinned) kvstow__jobs_wait(tier);
+}
+
 /* Takes a slot out of placement's sight while its old life is wiped; *life is the one to end it. */
 static bool take_ghost(kvstow_tier *tier, uint32_t id, bool unread, kvstow__life *life) {
   kvstow__lock(&tier->lock);
@@ -206,7 +212,7 @@ static bool take_ghost(kvstow_tier *tier, uint32_t id, bool unread, kvstow__life
                         segment->state == KVSTOW_SEGMENT_RECLAIMED ||
                         (segment->state == KVSTOW_SEGMENT_UNREAD && unread) ||
                         (segment->state == KVSTOW_SEGMENT_BAD && segment->records == 0);
-  const bool take = segment->ghost && given_up;
+  const bool take = segment->ghost && given_up, pinned = segment->pins > 0;
   if (take) {
     if (segment->state == KVSTOW_SEGMENT_FREE)
       kvstow__segment_become(tier, segment, KVSTOW_SEGMENT_RECLAIMED);
@@ -214,6 +220,7 @@ static bool take_ghost(kvstow_tier *tier, uint32_t id, bool unread, kvstow__life
     *life = kvstow__life_new(tier);
   }
   kvstow__unlock(&tier->lock);
+  let_jobs_end(tier, take && pinned);
   return take;
 }
 
@@ -249,12 +256,14 @@ static int close_spoiled(kvstow_tier *tier, uint32_t id) {
   const kvstow__life life = segment->life;
   const uint64_t opened_s = segment->opened_s, end = segment->used_bytes;
   const uint32_t records = segment->records;
+  const bool pinned = segment->pins > 0;
   kvstow__entry *entries = take ? malloc((size_t)records * sizeof *entries) : NULL;
   if (entries) memcpy(entries, segment->entries, (size_t)records * sizeof *entries);
   if (entries) segment->pins++;
   kvstow__unlock(&tier->lock);
   if (!take) return 0;
   if (!entries) return KVSTOW_ENOMEM;
+  let_jobs_end(tier, pinned);
   const int error = end_before_strays(tier, id, life, opened_s, &entries, records, end);
   free(entries);
   kvstow__lock(&tier->lock);
