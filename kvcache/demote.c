@@ -225,20 +225,22 @@ static uint64_t *batch_row(kvstow *store) {
 static struct batch *gather(kvstow *store) {
   uint64_t *row = batch_row(store);
   if (row == NULL) return NULL;
-  if (store->wanted_at == store->wanted_count && !pressure(store)) return NULL;
+  const bool rest = kvs_now_us() < store->victims_rest_until_us;
+  if (store->wanted_at == store->wanted_count && (rest || !pressure(store))) return NULL;
   struct batch *batch = malloc(sizeof *batch);
   if (batch == NULL) return NULL;
   batch->store = store;
   batch->count = 0;
   batch->refs = 1;
   batch->bytes = 0;
-  const uint64_t allowed = allowance(store);
+  const uint64_t allowed = allowance(store), wanted_out = store->wanted_out;
   gather_wanted(batch, allowed);
   /* The second half waits for what is to be moved into it. */
-  if (!store->half_full || !store->moving) gather_victims(batch, allowed);
+  if (!rest && (!store->half_full || !store->moving)) gather_victims(batch, allowed);
   if (batch->count == 0) {
     free(batch);
-    pthread_cond_broadcast(&store->changed); /* what was wanted may have been refused */
+    /* What was wanted may have been refused. Else nothing has changed: who waits would only ask again. */
+    if (store->wanted_out != wanted_out) pthread_cond_broadcast(&store->changed);
     return NULL;
   }
   batch->number = ++store->batches_begun;
@@ -248,6 +250,14 @@ static struct batch *gather(kvstow *store) {
 }
 
 /* ---- finishing (store's lock) --------------------------------------------------------------- */
+
+/* A segment whose barrier failed may have been given up since the write was handed to the tier, and before it was
+ * counted as pending there (spoiled.c). */
+static bool still_there(const kvstow *store, kvstow_loc loc) {
+  kvstow_segment_info info;
+  return kvstow_tier_segment(store->tier, loc.segment, &info) == 0 &&
+         info.generation == loc.generation && info.records > 0;
+}
 
 /* A record was written: the first one of its block, or one to replace what will be reclaimed. */
 static void place(kvstow *store, uint32_t id, kvstow_loc loc) {
@@ -270,6 +280,7 @@ static void finish_record(struct batch *batch, uint32_t i, int result) {
   entry->flags &= (uint16_t) ~(KVS_DEMOTING | KVS_MOVING);
   const bool rescued = (entry->flags & KVS_RESCUED) != 0;
   entry->flags &= (uint16_t)~KVS_RESCUED;
+  if (result == 0 && !still_there(store, batch->write[i].loc)) result = KVSTOW_EIO;
   if (result == 0) {
     entry->flags |= KVS_SUMS;
     place(store, record->id, batch->write[i].loc);
@@ -455,6 +466,15 @@ static void write_batch(struct batch *batch) {
 
 /* ---- the thread ----------------------------------------------------------------------------- */
 
+/* Until somebody asks, victims have rested, or it is time to tell what happened. */
+static void idle(kvstow *store) {
+  const uint64_t now_us = kvs_now_us(), rest_us = store->victims_rest_until_us;
+  uint64_t until_us = now_us + IDLE_MS * 1000u;
+  if (rest_us > now_us && rest_us < until_us) until_us = rest_us;
+  const struct timespec until = {(time_t)(until_us / 1000000u), (long)(until_us % 1000000u) * 1000};
+  kvstow__wait_until(&store->demote_wake, &store->lock, &until);
+}
+
 static void *demoter_main(void *arg) {
   kvstow *store = arg;
   kvs_lock(store);
@@ -472,11 +492,7 @@ static void *demoter_main(void *arg) {
       kvs_lock(store);
       if (rc == 0) continue;
     }
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += IDLE_MS * 1000000L;
-    if (until.tv_nsec >= 1000000000L) until.tv_sec++, until.tv_nsec -= 1000000000L;
-    kvstow__wait_until(&store->demote_wake, &store->lock, &until);
+    idle(store);
     kvs_tell(store);
   }
   kvstow__unlock(&store->lock);
@@ -563,10 +579,11 @@ static void flush_begins(kvstow *store) {
   if (!any) store->flush_from = newest + 1;
 }
 
-/* What was owed and is in RAM alone again had no room: its segment was given up for what came after it. */
-static size_t flush_ends(kvstow *store, const struct kvs_chosen *owed) {
+/* What was owed and is in RAM alone again had no room: its segment was given up for what came after it. *doubts: so far. */
+static size_t flush_ends(kvstow *store, const struct kvs_chosen *owed, uint64_t *doubts) {
   size_t count = 0;
   kvs_lock(store);
+  *doubts = store->doubts;
   if (--store->flushing == 0) {
     free(store->given_up.row);
     store->given_up = (struct kvs_chosen){0};
@@ -605,7 +622,7 @@ int kvs_flush(kvstow *store) {
   if (store->tier == NULL) return 0;
   struct debt debt = {0};
   kvs_lock(store);
-  const uint64_t errors = store->write_errors;
+  const uint64_t errors = store->write_errors, doubts = store->doubts;
   flush_begins(store);
   debt.given_up = store->given_up.count;
   int rc = want_dirty(store, &debt);
@@ -619,7 +636,8 @@ int kvs_flush(kvstow *store) {
   kvstow__unlock(&store->lock);
   const int erased = kvs_erase_buried(store);
   const int flushed = kvstow_tier_flush(store->tier);
-  const size_t left = flush_ends(store, &debt.owed);
+  uint64_t doubts_now;
+  const size_t left = flush_ends(store, &debt.owed, &doubts_now);
   free(debt.owed.row);
   if (rc == 0 && left > 0)
     rc = kvs_fail(store, KVSTOW_ENOSPC, "flush: SSD had no room for %zu blocks", left);
@@ -629,6 +647,8 @@ int kvs_flush(kvstow *store) {
     kvs_leave_unsure(store);
     return kvs_fail(store, flushed, "flush: %s", text);
   }
+  if (rc == 0 && doubts_now != doubts) /* it let go of blocks that this one promises */
+    rc = kvs_fail(store, KVSTOW_EIO, "flush: another one at the same time lost blocks");
   return rc != 0 ? rc : erased;
 }
 

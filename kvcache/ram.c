@@ -156,8 +156,10 @@ static void make_hot(kvstow *store, uint32_t id) {
   kvs_ram_insert(store, id, &access);
 }
 
-/* Drops the first droppable block of the clean list. Those that can't go now become hot again. */
+/* Drops the first droppable block of the clean list. Those that can't go now (leased, and nowhere else) become hot
+ * again; if there are only such, they would be victims again at once, and so on: the demoter lets them be for a while. */
 static uint32_t drop_clean(kvstow *store, uint32_t *frame) {
+  bool stuck = false;
   while (store->clean_head != KVS_NO_ENTRY) {
     const uint32_t id = store->clean_head;
     const struct kvs_entry *entry = kvs_entry(&store->index, id);
@@ -166,7 +168,9 @@ static uint32_t drop_clean(kvstow *store, uint32_t *frame) {
     kvs_clean_remove(store, id);
     if (kvs_ram_drop(store, id)) return padded_bytes;
     make_hot(store, id);
+    stuck = true;
   }
+  if (stuck) store->victims_rest_until_us = kvs_now_us() + KVS_VICTIMS_REST_US;
   return 0;
 }
 

@@ -41,6 +41,9 @@ static void leave_segment(kvstow *store, uint32_t segment, uint32_t generation) 
 }
 
 void kvs_leave_unsure(kvstow *store) {
+  kvs_lock(store);
+  store->doubts++; /* before the segments go: who no longer finds them sees that */
+  kvstow__unlock(&store->lock);
   for (uint32_t i = 0; i < store->segments_count; i++) {
     kvstow_segment_info info;
     if (kvstow_tier_segment(store->tier, i, &info) != 0 || !info.unsure) continue;

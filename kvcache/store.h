@@ -39,6 +39,7 @@
 #define KVS_RAM_MIN_BYTES ((uint64_t)8 << 20)
 #define KVS_BATCH_BYTES ((uint64_t)16 << 20) /* one demotion batch at most */
 #define KVS_BATCH_RECORDS 256u
+#define KVS_VICTIMS_REST_US 10000u           /* when none could go: leases end in such times */
 #define KVS_BATCHES_MAX 4u                   /* in flight */
 #define KVS_LOADS_BYTES ((uint64_t)64 << 20) /* promotions in flight ahead of demand */
 
@@ -171,6 +172,7 @@ struct kvstow {
   pthread_t demoter;
   bool demoter_runs, stopping;
   uint32_t flushing;   /* flushes under way */
+  uint64_t doubts;     /* flushes whose barrier failed, so that blocks were let go (spoiled.c) */
   uint32_t flush_from; /* the oldest generation that what they write may lie in */
   /* What was on SSD when they began, and has lost that copy since, but not the one in RAM. */
   struct kvs_chosen given_up;
@@ -184,6 +186,7 @@ struct kvstow {
   uint64_t demoting_bytes;           /* of victims */
   uint64_t writing_bytes;            /* of all under way: the most it may come to */
   uint64_t pressed_bytes;            /* somebody waits for so much RAM */
+  uint64_t victims_rest_until_us;    /* CLOCK_MONOTONIC; none of them could go */
   uint64_t write_errors;             /* blocks that could not be written, ever; */
   int write_error;                   /* why the newest could not */
   kvstow_loc *buried;                /* records to erase: copies given up without their segment */

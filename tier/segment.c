@@ -18,7 +18,8 @@
 
 #include "tier/pump.h"
 
-#define UNREAD_MAX 16u /* runs that can't be read at once, while a header page is looked for */
+#define UNREAD_MAX                                                                                 \
+  4u /* pages in a row, while a header page is looked for: more is no bad spot but a bad device */
 
 bool kvstow__segment_alive(const kvstow__segment *segment, uint32_t generation) {
   return (segment->state == KVSTOW_SEGMENT_OPEN || segment->state == KVSTOW_SEGMENT_SEALED ||
@@ -163,6 +164,18 @@ static int search(kvstow_tier *tier, uint32_t id, kvstow__life life, uint64_t fr
   return error;
 }
 
+/* The same page by page, where that could not be read at once. EIO: not even so. */
+static int search_pages(kvstow_tier *tier, uint32_t id, kvstow__life life, uint64_t from,
+                        uint64_t bytes, uint8_t *buffer, uint64_t *found) {
+  unsigned unread = 0;
+  for (uint64_t at = 0; at < bytes && *found == 0; at += KVSTOW_PAGE_BYTES) {
+    const int error = search(tier, id, life, from + at, KVSTOW_PAGE_BYTES, buffer, found);
+    unread = error ? unread + 1 : 0;
+    if (unread == UNREAD_MAX) return EIO;
+  }
+  return 0;
+}
+
 /* A header page can't be read, and only it tells where the next one is: any page behind it may be that. *found: where
  * it is, or 0. EIO: too much of the segment can't be read to tell. */
 static int next_header(kvstow_tier *tier, uint32_t id, kvstow__life life, uint64_t from,
@@ -170,19 +183,15 @@ static int next_header(kvstow_tier *tier, uint32_t id, kvstow__life life, uint64
   uint8_t *buffer = kvstow__rooms_take(tier->rooms, KVSTOW__RUN_BYTES);
   if (!buffer) return KVSTOW_ENOMEM;
   const uint64_t end = tier->segment_bytes - 2 * KVSTOW_PAGE_BYTES;
-  unsigned failed = 0;
   int error = 0;
   *found = 0;
-  for (uint64_t at = from, bytes; at < end && *found == 0; at += bytes) {
+  for (uint64_t at = from, bytes; at < end && *found == 0 && !error; at += bytes) {
     bytes = end - at < KVSTOW__RUN_BYTES ? end - at : KVSTOW__RUN_BYTES;
     error = search(tier, id, life, at, bytes, buffer, found);
-    if (!error) continue;
-    if (error == ENODATA || ++failed == UNREAD_MAX) break;
-    for (uint64_t page = 0; page < bytes && *found == 0; page += KVSTOW_PAGE_BYTES)
-      (void)search(tier, id, life, at + page, KVSTOW_PAGE_BYTES, buffer, found);
+    if (error && error != ENODATA) error = search_pages(tier, id, life, at, bytes, buffer, found);
   }
   kvstow__rooms_give(tier->rooms, buffer);
-  return failed == UNREAD_MAX ? KVSTOW_EIO : 0;
+  return error && error != ENODATA ? KVSTOW_EIO : 0;
 }
 
 /* What lies between a header page that can't be read and the next one counts as an erased record. */

@@ -90,6 +90,15 @@ static void land(sim_request *r) {
   if (overtakes) sim_count(SIM_REORDERED);
 }
 
+uint64_t sim_requests_failing(void) {
+  uint64_t count = 0;
+  for (uint32_t i = 0; i < flying_count; i++) {
+    const int error = flying[i]->error;
+    count += error != 0 && error != EAGAIN && error != EINTR;
+  }
+  return count;
+}
+
 /* ---- moving bytes --------------------------------------------------------------------------- */
 
 static void write_all(const sim_request *r) {

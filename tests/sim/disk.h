@@ -114,6 +114,7 @@ int64_t sim_request_finish(sim_request *request);
 /* Power is lost: of writes under way, any part arrives. */
 void sim_requests_tear(void);
 void sim_requests_forget(void);
+uint64_t sim_requests_failing(void); /* under way: counted already, told when they end */
 
 extern const kvstow__file_ops sim_files;
 extern const kvstow__engine_ops sim_engine_own;

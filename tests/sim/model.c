@@ -178,7 +178,7 @@ void flush_end(const flushing *f, int code) {
   if (lost) lose_promises();
   if (lost || !the_plan.ample) return;
   m->flushes_kept++;
-  m->failures_at_flush = sim_disk_failures();
+  m->failures_at_flush = sim_disk_failures() - sim_requests_failing(); /* they are told later */
   for (unsigned u = 0; u < USERS_MAX; u++)
     for (int i = 0; i < NODES; i++) {
       node *n = &m->nodes[u][i];
