@@ -127,6 +127,37 @@ static void ssd_that_can_not_be_written_keeps_what_it_has(void **state) {
   kv_dir_drop(f.dir);
 }
 
+/* All of RAM is leased and SSD takes nothing: who waits for room and the demotion thread used to wake one another, for
+ * as long as that took. */
+static void waiting_for_what_can_not_go_is_waiting(void **state) {
+  (void)state;
+  enum { DOCS = 60, WAIT_MS = 300 };
+  fixture f;
+  fixture_init(&f, "regressions", &shape, RAM, AMPLE, SEGMENT);
+  f.options.write_bytes_a_day = 1;
+  f.options.store_timeout_ms = WAIT_MS;
+  open_store(&f);
+  kvstow_lease *leases[DOCS];
+  size_t count = 0;
+  int rc = 0;
+  while (count < DOCS && rc == 0) {
+    const uint64_t doc = count + 1;
+    if ((rc = put(&f, doc, 16)) != 0) break;
+    kv_doc d = document(&f, doc, 16);
+    KV_OK(kvstow_match(&d.prefix, 0, &leases[count++], NULL));
+    kv_doc_finish(&d);
+  }
+  KV_RESULT(rc, KVSTOW_EFULL);
+  const uint64_t before = kv_stats(f.store).admission_refused;
+  KV_RESULT(put(&f, DOCS + 1, 16), KVSTOW_EFULL);
+  const uint64_t refused = kv_stats(f.store).admission_refused - before;
+  KV_CHECK(refused < 100 * WAIT_MS, "%" PRIu64 " demotions refused in vain", refused);
+  while (count > 0) kvstow_lease_release(leases[--count]);
+  KV_OK(put(&f, DOCS + 1, 16));
+  (void)kvstow_close(f.store);
+  kv_dir_drop(f.dir);
+}
+
 /* ---- arguments ------------------------------------------------------------------------------ */
 
 /* They were copied whole, past the end of the caller's buffer. */
@@ -617,6 +648,7 @@ int main(void) {
       cmocka_unit_test(leased_blocks_do_not_hide_free_ones),
       cmocka_unit_test(a_failing_disk_costs_its_blocks_not_the_store),
       cmocka_unit_test(ssd_that_can_not_be_written_keeps_what_it_has),
+      cmocka_unit_test(waiting_for_what_can_not_go_is_waiting),
       cmocka_unit_test(blobs_larger_than_their_space_allows_are_misses),
       cmocka_unit_test(reserving_too_many_blocks_leaves_the_slots_alone),
       cmocka_unit_test(sequences_refuse_counts_that_overflow),

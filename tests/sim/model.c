@@ -56,6 +56,7 @@ uint64_t id_of(unsigned owner, int i) {
 void path_make(path *p, unsigned owner, int end) {
   memset(p, 0, sizeof *p);
   p->owner = owner;
+  p->losses = m->losses;
   p->blocks = (size_t)m->nodes[owner][end].depth + 1;
   for (int i = end, at = (int)p->blocks - 1; at >= 0; i = m->nodes[owner][i].parent, at--)
     p->nodes[at] = i;
@@ -81,6 +82,7 @@ void mark_begun(const path *p, size_t first, size_t count) {
 }
 
 void mark_settled(const path *p, size_t first, size_t count) {
+  if (p->losses != m->losses) return; /* it may have ended before what was lost */
   for (size_t b = first; b < first + count; b++)
     if (node_at(p, b)->forgets == p->forgets[b]) node_at(p, b)->settled = true;
 }
@@ -151,6 +153,7 @@ void forget_end(const forgetting *f, int code) {
 /* ---- promises ------------------------------------------------------------------------------- */
 
 void lose_promises(void) {
+  m->losses++;
   for (unsigned u = 0; u < USERS_MAX; u++)
     for (int i = 0; i < NODES; i++) m->nodes[u][i].settled = m->nodes[u][i].durable = false;
 }

@@ -158,6 +158,7 @@ typedef struct model {
   uint64_t crashes;           /* lives cut short, by the power or a kill */
   uint64_t reads_failed;      /* until this life's opening was over */
   uint64_t failures_at_flush; /* of the disk, until the last flush that returned 0 */
+  uint64_t losses;            /* lose_promises() */
   uint64_t longest_ns[CALLS];
   uint64_t deeds[DEEDS]; /* of lives that were not cut short */
   char message[1024];
@@ -178,6 +179,7 @@ typedef struct path {
   kvstow_prefix prefix;
   uint64_t ids[DEPTH_MAX];
   uint32_t forgets[DEPTH_MAX];
+  uint64_t losses;
 } path;
 
 /* p must stay where it is: its prefix points into it. */
