@@ -14,12 +14,16 @@ static struct {
   _Atomic uint32_t files;    /* bits: no read of these succeeds */
   _Atomic uint64_t from, to; /* of `files`, only reads that touch these bytes fail; 0, 0: all */
   _Atomic bool writes_too;
+  _Atomic uint64_t refused;
 } sick;
 
 static int carry_out_sick(kvstow__op *op) {
   const bool in_file = op->file < 32 && (sick.files >> op->file & 1) != 0;
   const bool there = sick.to == 0 || (op->offset < sick.to && op->offset + op->length > sick.from);
-  if (in_file && there && (op->kind == KVSTOW__READ || sick.writes_too)) return sick.error;
+  if (in_file && there && (op->kind == KVSTOW__READ || sick.writes_too)) {
+    sick.refused++;
+    return sick.error;
+  }
   if (op->kind == KVSTOW__READ && atomic_fetch_sub(&sick.reads_before, 1) <= 0 &&
       atomic_fetch_sub(&sick.failing, 1) > 0)
     return sick.error;
@@ -327,6 +331,30 @@ static void a_store_that_can_hardly_be_read_does_not_open(void **state) {
   drop_store(tier, left);
 }
 
+/* While it was open. Pages are not asked for one after another. */
+static void an_erase_on_a_dead_device_gives_up_soon(void **state) {
+  (void)state;
+  char *left;
+  make_store(false, &left);
+  kvstow_tier *tier = must_open(left);
+  append_numbers(tier, 100, 1);
+  assert_int_equal(kvstow_tier_flush(tier), 0);
+  const kvstow_loc loc = {.segment = 0, .generation = info_of(tier, 0).generation};
+  faults.write_error = EIO; /* the open segment is spoiled, with a record in it */
+  record r = record_new(200, 3, PLANE);
+  assert_int_equal(append_all(tier, &r, 1), KVSTOW_EIO);
+  record_free(&r);
+  sick.files = UINT32_MAX;
+  sick.refused = 0;
+  assert_int_equal(kvstow_tier_erase(tier, &loc, 1), KVSTOW_EIO);
+  if (sick.refused > 100) fail_msg("%llu reads", (unsigned long long)sick.refused);
+  get_well();
+  faults.write_error = 0;
+  assert_int_equal(kvstow_tier_erase(tier, &loc, 1), 0);
+  (void)kvstow_tier_flush(tier); /* tells of the write that failed */
+  drop_store(tier, left);
+}
+
 /* It is we who are short of something, not the device. */
 static void without_memory_for_reads_a_store_does_not_open(void **state) {
   (void)state;
@@ -353,6 +381,7 @@ int main(void) {
       TEST(a_life_whose_first_page_can_not_be_read_is_there_the_next_time),
       TEST(a_header_page_that_can_not_be_read_costs_its_record),
       TEST(a_store_that_can_hardly_be_read_does_not_open),
+      TEST(an_erase_on_a_dead_device_gives_up_soon),
       TEST(without_memory_for_reads_a_store_does_not_open),
   };
   return cmocka_run_group_tests_name("unread", tests, NULL, NULL);
