@@ -386,14 +386,15 @@ static void begin(struct lifetime *life, uint64_t request, bool alone) {
   life->newest = request;
 }
 
-/* Another request begins, or goes on. */
+/* Another request begins, or goes on: behind others, or behind a block that was moved on nobody's account. */
 static void turn_to(struct lifetime *life, uint64_t request, bool alone) {
   struct flight *flight = &life->flights[request % FLIGHTS];
-  life->late = request != 0 && request < life->newest && flight->request == request;
+  const bool goes_on = request != 0 && request <= life->newest && flight->request == request;
+  life->late = goes_on && request < life->newest;
   life->overlap |= life->late;
-  if (life->late) {
+  if (goes_on) {
     flight->latest = flight->trail.id = KVSTOW_NO_ID; /* ids may have been given away meanwhile */
-  } else if (request != 0 && request >= life->newest) {
+  } else if (request > life->newest) {
     begin(life, request, alone);
   } else {
     flight = &life->stray;

@@ -294,6 +294,22 @@ static void what_is_stored_behind_a_block_that_has_gone_goes_first(void **state)
   cache_finish(&cache);
 }
 
+/* A cache moves blocks on nobody's account, a prefetched one say, between a request's own. */
+static void what_nobody_asked_for_does_not_cut_a_request_in_two(void **state) {
+  enum { OLD = 100, FOUND = 0, LATE = 1, MOVED = 200 };
+  struct cache cache;
+  (void)state;
+  cache_init(&cache, "lifetime");
+  tell_chain(&cache, 1, OLD, 10);
+  tell(&cache, 2, FOUND, 0, KVSTOW_NO_ID, 2);
+  for (uint32_t i = 0; i < 20; i++) tell(&cache, 0, MOVED + i, 0, KVSTOW_NO_ID, 0);
+  tell(&cache, 2, LATE, 1, FOUND, 2);
+  for (uint32_t i = 0; i < 10; i++) assert_in_range(victim(&cache), OLD, OLD + 9);
+  const uint32_t first = victim(&cache), second = victim(&cache);
+  assert_true((first == FOUND && second == LATE) || (first == LATE && second == FOUND));
+  cache_finish(&cache);
+}
+
 /* Two ask for a block that nobody has; the second stores it when a third has used it. That is no use
  * of it, so the block stays as old as the third's. */
 static void what_was_asked_for_before_it_came_is_not_used_again(void **state) {
@@ -420,6 +436,7 @@ int main(void) {
       cmocka_unit_test(what_nobody_can_use_goes_first),
       cmocka_unit_test(what_is_stored_late_is_as_old_as_its_request),
       cmocka_unit_test(what_is_stored_behind_a_block_that_has_gone_goes_first),
+      cmocka_unit_test(what_nobody_asked_for_does_not_cut_a_request_in_two),
       cmocka_unit_test(what_was_asked_for_before_it_came_is_not_used_again),
       cmocka_unit_test(conversations_are_told_apart_when_requests_overlap),
       cmocka_unit_test(a_template_is_no_conversation),
