@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #define ROOT 0u
+#define WHY_BYTES 160u /* all that can be wrong, in words */
 
 static void say_owner(const struct stat *st, char *text, size_t bytes) {
   snprintf(text, bytes, "belongs to user %u, not to user %u who opens it", (unsigned)st->st_uid,
@@ -50,14 +51,14 @@ static bool file_wrong(const struct stat *st, bool writable, char *text, size_t 
 
 int kvstow__owned_dir(int fd) {
   struct stat st;
-  char why[1];
+  char why[WHY_BYTES];
   if (fstat(fd, &st) != 0) return errno;
   return dir_wrong(&st, why, sizeof why) ? EPERM : 0;
 }
 
 int kvstow__owned_file(int fd, bool writable) {
   struct stat st;
-  char why[1];
+  char why[WHY_BYTES];
   if (fstat(fd, &st) != 0) return errno;
   return file_wrong(&st, writable, why, sizeof why) ? EPERM : 0;
 }
