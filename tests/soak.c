@@ -14,8 +14,8 @@ enum { THREADS = 4, CHAIN = 16, LOOK_MS = 50 };
 #define RAM_BYTES (48 * KV_MIB)
 #define SSD_BYTES (160 * KV_MIB)
 #define SEGMENT_BYTES (8 * KV_MIB)
-#define GROWTH_BYTES                                                                               \
-  (24 * KV_MIB) /* of the process, once the disk is full: buffers, stacks, the allocator */
+/* Of the process, once the disk is full: buffers, stacks, the allocator. */
+#define GROWTH_BYTES (24 * KV_MIB)
 #define GROWTH_FDS 8
 
 static atomic_bool stop;
@@ -134,7 +134,10 @@ int main(int argc, char **argv) {
          s.segments_reclaimed, s.write_amplification, (double)after.disk / (double)KV_MIB,
          (unsigned long long)(SSD_BYTES / KV_MIB), (double)warm.resident / (double)KV_MIB,
          (double)after.resident / (double)KV_MIB, warm.fds, after.fds);
-  KV_CHECK(after.resident <= warm.resident + GROWTH_BYTES, "memory grows");
+  if (KV_TSAN) /* its own notes on every lock and page are resident, too, and grow for minutes */
+    printf("[  SKIPPED ] memory_does_not_grow\n");
+  else
+    KV_CHECK(after.resident <= warm.resident + GROWTH_BYTES, "memory grows");
   KV_CHECK(after.fds <= warm.fds + GROWTH_FDS, "descriptors are not closed");
   KV_CHECK(s.leases == 0 && s.corrupt_blocks == 0 && s.tier.io_errors == 0,
            "%" PRIu64 " leases, %" PRIu64 " corrupt blocks, %" PRIu64 " errors", s.leases,

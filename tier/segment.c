@@ -18,8 +18,8 @@
 
 #include "tier/pump.h"
 
-#define UNREAD_MAX                                                                                 \
-  4u /* pages in a row, while a header page is looked for: more is no bad spot but a bad device */
+/* Unreadable pages in a row, while a header page is looked for: more is no bad spot but a bad device. */
+#define UNREAD_MAX 4u
 
 bool kvstow__segment_alive(const kvstow__segment *segment, uint32_t generation) {
   return (segment->state == KVSTOW_SEGMENT_OPEN || segment->state == KVSTOW_SEGMENT_SEALED ||
