@@ -23,10 +23,15 @@ static uint64_t draw(uint64_t below) {
   return mix(atomic_fetch_add(&device.random, UINT64_C(0x9e3779b97f4a7c15))) % below;
 }
 
+/* No bytes are nowhere: a read of no planes reads its header alone. */
+static bool is_bad(uint64_t from, uint64_t bytes) {
+  return bytes > 0 && from < device.bad_to && from + bytes > device.bad_from;
+}
+
 static int carry_out(kvstow__op *op) {
   if (op->kind == KVSTOW__SYNC) return 0;
   const bool read = op->kind == KVSTOW__READ;
-  if (read && op->offset < device.bad_to && op->offset + op->length > device.bad_from) return EIO;
+  if (read && is_bad(op->offset, op->length)) return EIO;
   const uint32_t one_in = device.fail_one_in;
   const bool fails = read && one_in > 0 && draw(one_in) == 0;
   uint64_t left = fails ? draw(op->length + 1) : op->length, at = op->offset;
@@ -147,10 +152,8 @@ static void asked_free(asked *a) {
 
 static bool touches_bad(const kvstow_record_read *read) {
   const uint64_t at = (uint64_t)read->loc.page * 4096;
-  const uint64_t from = at + 4096 + (uint64_t)read->plane_first * read->plane_bytes;
-  const uint64_t to = from + (uint64_t)read->plane_count * read->plane_bytes;
-  return (at < device.bad_to && at + 4096 > device.bad_from) ||
-         (from < device.bad_to && to > device.bad_from);
+  return is_bad(at, 4096) || is_bad(at + 4096 + (uint64_t)read->plane_first * read->plane_bytes,
+                                    (uint64_t)read->plane_count * read->plane_bytes);
 }
 
 /* Requests on their way at a failure are tried again once, alone: a read may fail if the device fails
