@@ -140,16 +140,6 @@ static void take_cancelled(struct kvs_async *async, struct op_list *over) {
   }
 }
 
-static void wait_for(pthread_cond_t *wake, kvstow__mutex *lock, uint64_t deadline_us) {
-  if (deadline_us == UINT64_MAX) {
-    kvstow__wait(wake, lock);
-    return;
-  }
-  const struct timespec until = {.tv_sec = (time_t)(deadline_us / 1000000),
-                                 .tv_nsec = (long)(deadline_us % 1000000) * 1000};
-  kvstow__wait_until(wake, lock, &until);
-}
-
 static void complete_cancelled(struct op_list *over) {
   for (kvstow_op *op = over->head, *next; op != NULL; op = next) {
     next = op->next;
@@ -182,7 +172,7 @@ static void *poller_main(void *arg) {
     take_cancelled(async, &over);
     if (over.head == NULL && async->polled.head == NULL && seen == async->changes &&
         kvs_now_us() < earliest(&mine)) {
-      wait_for(&async->poller_wake, &async->lock, earliest(&mine));
+      kvstow__wait_until(&async->poller_wake, &async->lock, earliest(&mine));
       continue;
     }
     seen = async->changes;

@@ -471,8 +471,7 @@ static void idle(kvstow *store) {
   const uint64_t now_us = kvs_now_us(), rest_us = store->victims_rest_until_us;
   uint64_t until_us = now_us + IDLE_MS * 1000u;
   if (rest_us > now_us && rest_us < until_us) until_us = rest_us;
-  const struct timespec until = {(time_t)(until_us / 1000000u), (long)(until_us % 1000000u) * 1000};
-  kvstow__wait_until(&store->demote_wake, &store->lock, &until);
+  kvstow__wait_until(&store->demote_wake, &store->lock, until_us);
 }
 
 static void *demoter_main(void *arg) {

@@ -231,16 +231,10 @@ static bool is_here(struct kvs_window *w, struct cell *cell) {
 }
 
 bool kvs_window_wait(struct kvs_window *w, uint64_t deadline_us) {
-  const struct timespec until = {.tv_sec = (time_t)(deadline_us / 1000000),
-                                 .tv_nsec = (long)(deadline_us % 1000000) * 1000};
   bool in_time = true;
   kvstow__lock(&w->lock);
-  while (in_time && w->flying > 0 && (w->awaited == NULL || !w->awaited->here)) {
-    if (deadline_us == UINT64_MAX)
-      kvstow__wait(&w->arrived, &w->lock);
-    else
-      in_time = kvstow__wait_until(&w->arrived, &w->lock, &until) == 0;
-  }
+  while (in_time && w->flying > 0 && (w->awaited == NULL || !w->awaited->here))
+    in_time = kvstow__wait_until(&w->arrived, &w->lock, deadline_us);
   kvstow__unlock(&w->lock);
   return in_time;
 }

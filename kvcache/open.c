@@ -1,7 +1,6 @@
 /* open.c - opening, recovering, closing a store; time and messages.
  *
  * SPDX-License-Identifier: Apache-2.0 */
-#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,9 +42,7 @@ uint64_t kvs_deadline(const kvstow *store, uint32_t timeout_ms) {
 
 bool kvs_wait_load(kvstow *store, uint64_t deadline_us) {
   if (kvs_now_us() >= deadline_us) return false;
-  const struct timespec until = {.tv_sec = (time_t)(deadline_us / 1000000),
-                                 .tv_nsec = (long)(deadline_us % 1000000) * 1000};
-  const bool woken = kvstow__wait_until(&store->changed, &store->lock, &until) != ETIMEDOUT;
+  const bool woken = kvstow__wait_until(&store->changed, &store->lock, deadline_us);
   kvs_tell(store);
   return woken;
 }

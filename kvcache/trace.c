@@ -245,12 +245,10 @@ static void write_chunk(struct kvs_trace *trace, struct buffer *buffer) {
 /* Waits for a full buffer; after a while for any. NULL: it is time to stop. */
 static struct buffer *wait_full(struct kvs_trace *trace) {
   const uint64_t until_us = kvs_now_us() + WRITE_EVERY_MS * UINT64_C(1000);
-  const struct timespec until = {.tv_sec = (time_t)(until_us / 1000000),
-                                 .tv_nsec = (long)(until_us % 1000000) * 1000};
   kvstow__lock(&trace->lock);
-  int rc = 0;
-  while (trace->full == NULL && !trace->stop && rc == 0)
-    rc = kvstow__wait_until(&trace->wake, &trace->lock, &until);
+  bool in_time = true;
+  while (trace->full == NULL && !trace->stop && in_time)
+    in_time = kvstow__wait_until(&trace->wake, &trace->lock, until_us);
   struct buffer *full = trace->full;
   kvstow__unlock(&trace->lock);
   return full;

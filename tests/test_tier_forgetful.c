@@ -105,21 +105,25 @@ static void close_failing(kvstow_tier *tier) {
   atomic_store(&faults.sync_error, 0);
 }
 
-/* As the next process finds it, and after the power was gone. */
-static void expect_for_good(uint32_t records, uint32_t from, uint32_t to) {
-  kvstow_tier *tier = open_here();
-  expect_all_but(tier, records, from, to);
+/* Closes it, and opens what the power's loss would have left of it. */
+static kvstow_tier *lose_power_and_open(kvstow_tier *tier) {
   char *place = crash_copy(dir, 8);
   cache_volatile = false;
   assert_int_equal(kvstow_tier_close(tier), 0);
   lose_power(place);
-  const char *home = dirs[0];
-  dirs[0] = place;
-  tier = open_here();
+  scratch_remove(dir);
+  dir = place;
+  dirs[0] = dir;
+  return open_here();
+}
+
+/* As the next process finds it, and after the power was gone. */
+static void expect_for_good(uint32_t records, uint32_t from, uint32_t to) {
+  kvstow_tier *tier = open_here();
+  expect_all_but(tier, records, from, to);
+  tier = lose_power_and_open(tier);
   expect_all_but(tier, records, from, to);
   assert_int_equal(kvstow_tier_close(tier), 0);
-  dirs[0] = home;
-  scratch_remove(place);
 }
 
 /* ---- tests ---------------------------------------------------------------------------------- */
@@ -186,20 +190,12 @@ static void a_footer_that_can_not_be_written_again_is_the_next_erases_business(v
   atomic_store(&failing_writes, 0);
   assert_int_equal(kvstow_tier_erase(tier, &locs[0], 1), 0);
   expect_all_but(tier, EACH, 0, 1);
-  char *place = crash_copy(dir, 8);
-  cache_volatile = false;
-  assert_int_equal(kvstow_tier_close(tier), 0);
-  lose_power(place);
-  const char *home = dirs[0];
-  dirs[0] = place;
-  tier = open_here();
+  tier = lose_power_and_open(tier);
   seen *s = scan_all(tier);
   for (uint32_t i = 0; i < RECORDS; i++)
     assert_int_equal(seen_find(s, i) == NULL, i == 0 || i == 5);
   free(s);
   assert_int_equal(kvstow_tier_close(tier), 0);
-  dirs[0] = home;
-  scratch_remove(place);
 }
 
 int main(void) {

@@ -17,7 +17,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "tier/io.h"
@@ -253,13 +252,8 @@ static void threads_submit(kvstow__engine *engine, kvstow__op *ops) {
 
 /* lock held; false: it is late enough. */
 static bool wait_news(kvstow__engine *engine) {
-  const uint64_t until_us = engine->until_us;
-  const struct timespec until = {.tv_sec = (time_t)(until_us / 1000000u),
-                                 .tv_nsec = (long)(until_us % 1000000u) * 1000};
-  if (!engine->led && until_us != KVSTOW__FOREVER)
-    return kvstow__wait_until(&engine->news, &engine->lock, &until) != ETIMEDOUT;
-  kvstow__wait(&engine->news, &engine->lock);
-  return true;
+  const uint64_t until_us = engine->led ? KVSTOW__FOREVER : engine->until_us;
+  return kvstow__wait_until(&engine->news, &engine->lock, until_us);
 }
 
 static kvstow__op *threads_reap(kvstow__engine *engine, uint64_t until_us) {

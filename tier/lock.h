@@ -11,6 +11,8 @@
 #define KVSTOW_TIER_LOCK_H
 
 #include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
 #include <time.h>
 
 /* The tier's, outermost first. Whoever is above the tier has lower ones (kvcache/rank.h). */
@@ -70,11 +72,15 @@ static inline void kvstow__wait(pthread_cond_t *change, kvstow__mutex *lock) {
   pthread_cond_wait(change, &lock->mutex);
 }
 
-/* 0, or ETIMEDOUT when that time of the condition's clock has come. */
-static inline int kvstow__wait_until(pthread_cond_t *change, kvstow__mutex *lock,
-                                     const struct timespec *until) {
+/* The same, but not past that time of the condition's clock, in us (UINT64_MAX: there is none). False: it has come. */
+static inline bool kvstow__wait_until(pthread_cond_t *change, kvstow__mutex *lock,
+                                      uint64_t until_us) {
+  const struct timespec until = {.tv_sec = (time_t)(until_us / 1000000u),
+                                 .tv_nsec = (long)(until_us % 1000000u) * 1000};
   kvstow__lock_waiting(lock);
-  return pthread_cond_timedwait(change, &lock->mutex, until);
+  if (until_us < UINT64_MAX) return pthread_cond_timedwait(change, &lock->mutex, &until) == 0;
+  pthread_cond_wait(change, &lock->mutex);
+  return true;
 }
 
 #endif
