@@ -46,7 +46,8 @@ static const char usage_text[] =
     "Only with --sim:\n"
     "  --size S[,S...]       one tier: every policy at every size; A..B:N is N sizes from A to B\n"
     "                        in equal ratios (0.1%..100%:20)\n"
-    "  --order front|back    in which order a request's blocks are touched\n"
+    "  --order front|back|store  in which order a request's blocks are touched; store: as the\n"
+    "                        engine does: what was found, then what is new, each last to first\n"
     "  --in-flight N         requests overlap: what one has to compute enters when N later ones\n"
     "                        have begun; 0, as without it: before the next begins\n"
     "  --tiers ideal|engine  two tiers: block by block, or with segments as the engine has them\n"
@@ -311,6 +312,14 @@ static int parse_either(int code, const char *text, const char *first, const cha
   return bad_value(code, text, wanted);
 }
 
+static int parse_order(const char *text, enum sim_order *order) {
+  for (unsigned i = 0; sim_order_name(i) != NULL; i++) {
+    *order = (enum sim_order)i;
+    if (strcmp(text, sim_order_name(i)) == 0) return -1;
+  }
+  return bad_value(OPT_ORDER, text, "front, back or store");
+}
+
 static int parse_output(enum replay_output output, struct replay_args *args) {
   if (args->output != REPLAY_TABLE && args->output != output) {
     fputs("kvstow replay: --json or --csv, not both\n", stderr);
@@ -365,9 +374,7 @@ static int parse_option(int code, char *value, struct replay_args *args) {
     case OPT_SIZE:
       return parse_sizes(value, args);
     case OPT_ORDER:
-      status = parse_either(code, value, "front", "back", &second);
-      args->order = second ? REPLAY_BACK : REPLAY_FRONT;
-      return status;
+      return parse_order(value, &args->order);
     case OPT_TIERS:
       status = parse_either(code, value, "ideal", "engine", &second);
       args->tiers = second ? REPLAY_TIERS_ENGINE : REPLAY_TIERS_IDEAL;

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "cli/sim/sim.h"
 #include "cli/size.h"
 #include "cli/trace/sample.h"
 
@@ -20,7 +21,6 @@ enum {
   REPLAY_IN_FLIGHT_MAX = 1 << 16
 };
 
-enum replay_order { REPLAY_FRONT, REPLAY_BACK };
 enum replay_tiers { REPLAY_TIERS_IDEAL, REPLAY_TIERS_ENGINE };
 enum replay_output { REPLAY_TABLE, REPLAY_JSON, REPLAY_CSV };
 
@@ -44,7 +44,7 @@ struct replay_args {
   /* --sim */
   struct size sizes[REPLAY_SIZES_MAX]; /* of one tier; none: has_ram and has_ssd, two tiers */
   unsigned size_count;
-  enum replay_order order;
+  enum sim_order order;
   enum replay_tiers tiers;
   uint32_t in_flight;      /* requests that begin before a request's new blocks enter */
   uint32_t segment_blocks; /* --tiers engine: records a segment; 0: its default */

@@ -111,6 +111,22 @@ static struct sim_result expect(bool lru, bool back, uint64_t size, uint64_t in_
   return model.result;
 }
 
+/* As a store does it: what was found, then what is new, though nothing overlaps. */
+static void the_order_of_a_store_is_the_models_with_none_in_flight(void **state) {
+  static const uint64_t sizes[] = {1, 30, 500};
+  (void)state;
+  for (unsigned i = 0; i < 2 * 3; i++) {
+    const struct sim_options options = {
+        .policy = i % 2 != 0 ? "lru" : "fifo", .order = SIM_STORE, .blocks = sizes[i / 2]};
+    const struct sim_result got = simulate(&options);
+    const struct sim_result want = expect(i % 2 != 0, true, options.blocks, 0);
+    assert_int_equal(got.prefix_hit_blocks, want.prefix_hit_blocks);
+    assert_int_equal(got.ssd_writes, want.ssd_writes);
+    assert_int_equal(got.writes_read, want.writes_read);
+    assert_int_equal(got.misses, want.ssd_writes);
+  }
+}
+
 static void lru_and_fifo_equal_the_model(void **state) {
   static const uint64_t sizes[] = {1, 30, 500};
   static const uint32_t in_flight[] = {1, 2, 16, 400};
@@ -249,11 +265,23 @@ static const struct told back[] = {
     {INSERT, 6, 0, NONE, 50},
 };
 
+/* With nothing in flight, as a store does. */
+static const struct told apart[] = {
+    {INSERT, 1, 2, NONE, 0},  {INSERT, 1, 1, NONE, 0}, {INSERT, 1, 0, NONE, 0},
+    {TOUCH, 2, 1, 0, 10},     {TOUCH, 2, 0, NONE, 10}, {INSERT, 2, 2, 1, 10},
+    {TOUCH, 3, 2, 1, 20},     {TOUCH, 3, 1, 0, 20},    {TOUCH, 3, 0, NONE, 20},
+    {INSERT, 3, 3, 3, 20},    {TOUCH, 4, 2, 1, 30},    {TOUCH, 4, 1, 0, 30},
+    {TOUCH, 4, 0, NONE, 30},  {TOUCH, 5, 2, 1, 40},    {TOUCH, 5, 1, 0, 40},
+    {TOUCH, 5, 0, NONE, 40},  {INSERT, 5, 4, 3, 40},   {INSERT, 5, 3, 3, 40},
+    {INSERT, 6, 0, NONE, 50},
+};
+
 static void check_told(const struct trace *of, const char *object, struct recorder *recorder,
                        enum sim_order order, const struct told *want, uint32_t count) {
   static const uint32_t chain[] = {3, 3, 4, 3, 5, 1};
+  const bool apart_only = order == SIM_STORE;
   const struct sim_options options = {
-      .policy = object, .order = order, .blocks = 100, .in_flight = 1};
+      .policy = object, .order = order, .blocks = 100, .in_flight = apart_only ? 0 : 1};
   struct sim_result result;
   char why[256];
   recorder->count = 0;
@@ -268,8 +296,8 @@ static void check_told(const struct trace *of, const char *object, struct record
     assert_int_equal(got->now_ms, want[i].now_ms);
     assert_int_equal(got->chain_blocks, chain[want[i].request - 1]);
   }
-  assert_int_equal(result.prefix_hit_blocks, 2 + 3 + 3);
-  assert_int_equal(result.misses, 3 + 3 + 2 + 0 + 2 + 1);
+  assert_int_equal(result.prefix_hit_blocks, apart_only ? 2 + 3 + 3 + 3 : 2 + 3 + 3);
+  assert_int_equal(result.misses, apart_only ? 8 : 3 + 3 + 2 + 0 + 2 + 1);
   assert_int_equal(result.ssd_writes, 8);
 }
 
@@ -296,6 +324,7 @@ static void policies_are_told_what_the_engine_would_tell(void **state) {
   if (of == NULL) fail_msg("%s", why);
   check_told(of, object, recorder, SIM_FRONT, front, sizeof front / sizeof front[0]);
   check_told(of, object, recorder, SIM_BACK, back, sizeof back / sizeof back[0]);
+  check_told(of, object, recorder, SIM_STORE, apart, sizeof apart / sizeof apart[0]);
   trace_free(of);
   unlink(path);
   unlink(object);
@@ -312,6 +341,10 @@ static void optima_are_refused_with_a_reason(void **state) {
     assert_int_equal(sim_run(trace, &options, &result, why, sizeof why), -1);
     assert_non_null(strstr(why, optima[i]));
     assert_non_null(strstr(why, "infinite"));
+    const struct sim_options store = {.policy = optima[i], .blocks = 9, .order = SIM_STORE};
+    assert_int_equal(sim_run(trace, &store, &result, why, sizeof why), -1);
+    assert_non_null(strstr(why, optima[i]));
+    assert_non_null(strstr(why, "order"));
   }
 }
 
@@ -330,6 +363,7 @@ static int discard(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(the_order_of_a_store_is_the_models_with_none_in_flight),
       cmocka_unit_test(lru_and_fifo_equal_the_model),
       cmocka_unit_test(none_in_flight_is_one_request_at_a_time),
       cmocka_unit_test(infinite_is_the_bound),

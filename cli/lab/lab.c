@@ -201,7 +201,7 @@ static void run_row(void *context, size_t i) {
   const struct trace_sample *sample = &row->of->sample;
   struct sim_options options = {
       .tiers = SIM_ONE,
-      .order = args->order == REPLAY_FRONT ? SIM_FRONT : SIM_BACK,
+      .order = args->order,
       .policy = row->policy,
       .ssd_policy = ssd_policy_of(args, row->policy),
       .params = args->policy_params,

@@ -82,7 +82,7 @@ METRIC(policy) {
 
 METRIC(order) {
   UNUSED;
-  return text(lab->args->order == REPLAY_FRONT ? "front" : "back");
+  return text(sim_order_name(lab->args->order));
 }
 
 METRIC(tiers) {

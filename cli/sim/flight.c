@@ -94,14 +94,18 @@ static int fly(const struct sim_pass *pass, struct flights *flights) {
 
 /* Each request ends before the next begins. */
 static void walk(const struct sim_pass *pass, struct flights *flights) {
+  const bool found_first = pass->options->order == SIM_STORE;
   const struct trace_request *request;
   for (uint64_t number = 1; (request = trace_walk_next(pass->walk)) != NULL; number++) {
-    const struct sim_part all = {.request = request,
-                                 .number = number,
-                                 .now_ms = request->timestamp_ms,
-                                 .end = request->blocks};
-    flights->cache->begin(flights->self, request);
-    flights->stored += flights->cache->use(flights->self, &all);
+    struct sim_part part = {.request = request, .number = number, .now_ms = request->timestamp_ms};
+    const uint32_t found = flights->cache->begin(flights->self, request);
+    if (found_first) {
+      part.end = found;
+      flights->stored += flights->cache->use(flights->self, &part);
+      part.first = found;
+    }
+    part.end = request->blocks;
+    flights->stored += flights->cache->use(flights->self, &part);
   }
   pass->result->misses = flights->stored;
 }

@@ -10,7 +10,7 @@
  * may be evicted while their request is in flight: leases are not simulated.
  *
  * N 0 means that a request ends before the next begins. All its blocks are then used in one go: back to
- * front, the new ones come before the run that was found.
+ * front, the new ones come before the run that was found; only SIM_STORE keeps the two apart.
  *
  * Internal to cli/sim/.
  *

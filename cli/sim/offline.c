@@ -43,6 +43,11 @@ static int offline_init(struct offline *off, const struct sim_pass *pass) {
              pass->options->policy);
     return -1;
   }
+  if (pass->options->order == SIM_STORE) {
+    snprintf(pass->why, pass->why_bytes, "%s knows no order but front and back",
+             pass->options->policy);
+    return -1;
+  }
   if (accesses >= NEVER) {
     snprintf(pass->why, pass->why_bytes, "%s knows no future of more than %u accesses",
              pass->options->policy, NEVER - 1);

@@ -151,6 +151,12 @@ static int run(const struct sim_pass *pass) {
   return sim_one_tier(pass);
 }
 
+const char *sim_order_name(unsigned order) {
+  static const char *const names[] = {
+      [SIM_FRONT] = "front", [SIM_BACK] = "back", [SIM_STORE] = "store"};
+  return order < sizeof names / sizeof *names ? names[order] : NULL;
+}
+
 int sim_run(const struct trace *trace, const struct sim_options *options, struct sim_result *result,
             char *why, size_t why_bytes) {
   memset(result, 0, sizeof *result);

@@ -24,7 +24,11 @@
 enum sim_order {
   SIM_FRONT, /* a request's blocks are touched first to last */
   SIM_BACK,  /* last to first: ancestors end up younger than their leaves */
+  SIM_STORE, /* as a store: the leading run found, last to first, then the rest so; not opt, belady */
 };
+
+/* "front", "back", "store"; NULL past the last. */
+const char *sim_order_name(unsigned order);
 
 enum sim_tiers { SIM_ONE, SIM_IDEAL, SIM_ENGINE };
 

@@ -130,7 +130,7 @@ static inline void sim_access_parent(kvstow_access *access, const struct sim_par
   access->parent = KVSTOW_NO_ID;
   if (at > 0 && sim_tier_holds(tier, ids[at - 1]))
     access->parent = ids[at - 1];
-  else if (order == SIM_BACK && part->first > 0 && sim_tier_holds(tier, ids[part->first - 1]))
+  else if (order != SIM_FRONT && part->first > 0 && sim_tier_holds(tier, ids[part->first - 1]))
     access->parent = ids[part->first - 1];
 }
 

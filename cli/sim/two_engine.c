@@ -26,8 +26,8 @@
  *     wrote 5.98 M blocks where this writes 0.34 M, for the same hits within 0.2 points.)
  *
  * Left out: time (demotion is instant; the engine rewrites ahead of need, into the segment before), leases (a block of this very request may be evicted before
- * its turn; it is then stored anew), the daily limit of writes. The engine uses a request's blocks last to first
- * (--order back), and leaves on SSD what is stored again while it is only there, behind a hole.
+ * its turn; it is then stored anew), the daily limit of writes. A store tells what was found before what is new,
+ * each last to first (--order store), and leaves on SSD what is stored again while it is only there, behind a hole.
  *
  * SPDX-License-Identifier: Apache-2.0 */
 #include <stdio.h>
